@@ -1,0 +1,1 @@
+//! Benchmarks of Trackbed beside its peers.

@@ -1,0 +1,1 @@
+//! The dataset cache engine: manifests, origins, store, placement and fill.

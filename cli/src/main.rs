@@ -1,0 +1,2 @@
+//! The `trackbed` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The CSI driver that mounts cached datasets in pods.

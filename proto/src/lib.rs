@@ -1,0 +1,1 @@
+//! gRPC interfaces Trackbed speaks: CSI and its own peer and node control.

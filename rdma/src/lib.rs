@@ -1,0 +1,1 @@
+//! Safe verbs, the io_uring shard, and the peer fabric over verbs or TCP.
