@@ -128,6 +128,8 @@ mod post;
 mod queue_pair;
 mod ring;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use completion::{

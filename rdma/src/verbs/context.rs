@@ -166,7 +166,7 @@ impl Context {
         unsafe { BorrowedFd::borrow_raw(self.raw_async_fd()) }
     }
 
-    pub(super) fn raw_async_fd(&self) -> RawFd {
+    pub(crate) fn raw_async_fd(&self) -> RawFd {
         // SAFETY: the context is open; the field never changes.
         unsafe { (*self.raw.as_ptr()).async_fd }
     }
