@@ -1,1 +1,6 @@
 //! Safe verbs, the io_uring shard, and the peer fabric over verbs or TCP.
+
+#[cfg(any(test, feature = "mock"))]
+pub mod mock;
+pub mod sys;
+pub mod verbs;
