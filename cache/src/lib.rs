@@ -1,1 +1,13 @@
 //! The dataset cache engine: manifests, origins, store, placement and fill.
+//!
+//! A dataset version is an immutable [`manifest`] named by its [`digest`]. Its bytes come from an
+//! [`origin`], once, and from then on from the nodes that hold them.
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+pub mod digest;
+pub mod manifest;
+pub mod origin;
+pub mod registry;
+
+pub use digest::Digest;
+pub use manifest::{Entry, EntryIndex, EntryKind, Manifest};
