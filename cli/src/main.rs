@@ -6,7 +6,9 @@
 
 mod demo;
 mod exit;
+
 mod node;
+mod size;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
