@@ -5,7 +5,9 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 pub mod digest;
+pub mod manifest;
 pub mod origin;
 pub mod registry;
 
 pub use digest::Digest;
+pub use manifest::{Entry, EntryIndex, EntryKind, Manifest};
