@@ -7,7 +7,11 @@
 pub mod digest;
 pub mod manifest;
 pub mod origin;
+pub mod placement;
 pub mod registry;
+pub mod seal;
+pub mod verified;
 
 pub use digest::Digest;
 pub use manifest::{Entry, EntryIndex, EntryKind, Manifest};
+pub use verified::VerifiedBytes;
