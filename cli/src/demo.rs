@@ -7,8 +7,13 @@
 mod certificates;
 mod conductor;
 mod dataset;
+mod mounts;
 mod network;
+mod nodes;
 mod progress;
+mod registry;
+mod report;
+mod roce;
 mod sandbox;
 mod supervise;
 mod tree;
@@ -64,6 +69,10 @@ pub(crate) struct DemoArgs {
     /// After the report, leave the nodes running until Ctrl-C
     #[arg(long)]
     keep: bool,
+
+    /// What the nodes log to their files, shown when one fails [default: info]
+    #[arg(long, value_name = "FILTER")]
+    node_log: Option<String>,
 
     /// For the demo's own inner processes.
     #[arg(long, hide = true, value_parser = parse_inside)]

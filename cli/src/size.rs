@@ -35,7 +35,10 @@ impl FromStr for Size {
         let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.');
         let (number, unit) = trimmed.split_at(digits.unwrap_or(trimmed.len()));
         let unit = unit.trim().to_ascii_uppercase();
-        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refuse)?;
+        let (_, factor) = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(refuse)?;
         if let Ok(whole) = number.parse::<u64>() {
             return whole.checked_mul(*factor).map(Size).ok_or_else(refuse);
         }
@@ -63,7 +66,9 @@ impl fmt::Display for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -73,8 +78,13 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        let cases =
-            [("0", 0), ("512", 512), ("64KiB", 65_536), ("1.5 MiB", 1_572_864), ("2gb", 2_000_000_000)];
+        let cases = [
+            ("0", 0),
+            ("512", 512),
+            ("64KiB", 65_536),
+            ("1.5 MiB", 1_572_864),
+            ("2gb", 2_000_000_000),
+        ];
         for (text, bytes) in cases {
             assert_eq!(text.parse::<Size>().unwrap(), Size(bytes), "{text}");
         }
@@ -82,8 +92,16 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_with_an_example() {
-        for text in ["", "MiB", "-1", "1 parsec", "1.2.3", "99999999999999999999", "9e99", "99999999TiB"]
-        {
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1 parsec",
+            "1.2.3",
+            "99999999999999999999",
+            "9e99",
+            "99999999TiB",
+        ] {
             let error = text.parse::<Size>().expect_err(text).to_string();
             assert!(error.contains("512MiB"), "{error}");
         }
@@ -91,7 +109,9 @@ mod tests {
 
     #[test]
     fn sizes_are_shown_in_the_largest_unit_that_fits() {
-        let shown: Vec<_> = [5, 2048, 5 << 30].map(|bytes| Size(bytes).to_string()).into();
+        let shown: Vec<_> = [5, 2048, 5 << 30]
+            .map(|bytes| Size(bytes).to_string())
+            .into();
         assert_eq!(shown, ["5 B", "2.0 KiB", "5.0 GiB"]);
     }
 }

@@ -105,10 +105,16 @@ mod tests {
     fn a_dataset_that_cannot_be_used_is_named_with_the_remedy() {
         let empty = tempfile::tempdir().unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
-        for path in ["/nowhere/at/all", empty.path().to_str().unwrap(), file.path().to_str().unwrap()]
-        {
+        for path in [
+            "/nowhere/at/all",
+            empty.path().to_str().unwrap(),
+            file.path().to_str().unwrap(),
+        ] {
             let sentence = refusal(path);
-            assert!(sentence.contains(path) && sentence.contains("--dataset"), "{sentence}");
+            assert!(
+                sentence.contains(path) && sentence.contains("--dataset"),
+                "{sentence}"
+            );
         }
     }
 

@@ -2,12 +2,11 @@
 
 use super::settings::NodeConfig;
 use crate::exit::Failure;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::Path;
 use tonic::transport::{Certificate, ClientTlsConfig, ServerTlsConfig};
 use webpki::EndEntityCert;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-
 
 /// The certificate, the key and the authorities, read and looked at.
 #[derive(Clone)]
@@ -27,7 +26,11 @@ impl Identity {
             Failure::usage(format!("{flag} {}: {why}", path.display()))
         };
         let own = CertificateDer::from_pem_slice(&certificate).map_err(|error| {
-            refuse("--tls-cert", &config.tls_cert, format!("no certificate in PEM form: {error}"))
+            refuse(
+                "--tls-cert",
+                &config.tls_cert,
+                format!("no certificate in PEM form: {error}"),
+            )
         })?;
         let names = dns_names(&own);
         if !names.contains(&config.name) {

@@ -38,18 +38,34 @@ pub(crate) enum Kind {
 
 /// The text format of some metrics, each with the same labels.
 pub(crate) fn text(metrics: &[Metric], labels: &[(&str, &str)]) -> String {
-    let escape = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    let labels: Vec<_> =
-        labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+    let escape = |value: &str| {
+        value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
+    };
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
+        .collect();
     let labels = labels.join(",");
     let mut text = String::new();
-    for Metric { name, help, kind, value } in metrics {
+    for Metric {
+        name,
+        help,
+        kind,
+        value,
+    } in metrics
+    {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}");
+        let _ = writeln!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}"
+        );
     }
     text
 }
@@ -114,7 +130,10 @@ mod tests {
     async fn ask(request: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, Arc::new(|| text(&[METRIC], &[("node", "a\"b")]))));
+        tokio::spawn(serve(
+            listener,
+            Arc::new(|| text(&[METRIC], &[("node", "a\"b")])),
+        ));
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -126,13 +145,22 @@ mod tests {
     async fn a_scraper_gets_every_metric_with_its_meaning() {
         let answer = ask("GET /metrics HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.contains("# HELP trackbed_cache_origin_bytes Bytes read"), "{answer}");
-        assert!(answer.contains("trackbed_cache_origin_bytes{node=\"a\\\"b\"} 7\n"), "{answer}");
+        assert!(
+            answer.contains("# HELP trackbed_cache_origin_bytes Bytes read"),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("trackbed_cache_origin_bytes{node=\"a\\\"b\"} 7\n"),
+            "{answer}"
+        );
     }
 
     #[tokio::test]
     async fn another_path_says_where_the_metrics_are() {
         let answer = ask("GET / HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("/metrics"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 404") && answer.contains("/metrics"),
+            "{answer}"
+        );
     }
 }

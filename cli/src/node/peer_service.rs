@@ -59,15 +59,17 @@ impl PeerService {
             .registry
             .members()
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        names.iter().find(|name| members.iter().any(|member| member.name == **name)).cloned().ok_or_else(
-            || {
+        names
+            .iter()
+            .find(|name| members.iter().any(|member| member.name == **name))
+            .cloned()
+            .ok_or_else(|| {
                 Status::permission_denied(format!(
                     "the certificate is for [{}], none of them a member: add the node to the \
                      registry, or give it a certificate with its name",
                     names.join(", ")
                 ))
-            },
-        )
+            })
     }
 }
 
@@ -92,17 +94,25 @@ impl PeerControl for PeerService {
     ) -> Result<Response<Self::GetManifestStream>, Status> {
         self.caller(&request)?;
         let digest: [u8; 32] =
-            request.into_inner().digest.try_into().map_err(|digest: Vec<u8>| {
-                let got = digest.len();
-                Status::invalid_argument(format!("a digest has 32 bytes, this one {got}"))
-            })?;
+            request
+                .into_inner()
+                .digest
+                .try_into()
+                .map_err(|digest: Vec<u8>| {
+                    let got = digest.len();
+                    Status::invalid_argument(format!("a digest has 32 bytes, this one {got}"))
+                })?;
         let digest = Digest::from(digest);
         let Some(manifest) = self.host.manifest(digest).await else {
-            return Err(Status::not_found(format!("version {digest} is not on this node")));
+            return Err(Status::not_found(format!(
+                "version {digest} is not on this node"
+            )));
         };
         let parts = (0..manifest.len()).step_by(PART_BYTES).map(move |start| {
             let end = manifest.len().min(start + PART_BYTES);
-            Ok(ManifestPart { bytes: manifest[start..end].to_vec() })
+            Ok(ManifestPart {
+                bytes: manifest[start..end].to_vec(),
+            })
         });
         Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }

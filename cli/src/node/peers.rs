@@ -108,7 +108,12 @@ impl Peers {
         registry: Arc<dyn Registry>,
         runtime: tokio::runtime::Handle,
     ) -> Peers {
-        Peers { identity, registry, runtime, known: Arc::default() }
+        Peers {
+            identity,
+            registry,
+            runtime,
+            known: Arc::default(),
+        }
     }
 
     /// Brings our fabric's offer to `peer` and its answer back.
@@ -118,7 +123,9 @@ impl Peers {
         offer: Vec<u8>,
     ) -> Result<Vec<u8>, PeerError> {
         self.call(peer, |mut client| async move {
-            let answer = client.connect_fabric(ConnectFabricRequest { offer }).await?;
+            let answer = client
+                .connect_fabric(ConnectFabricRequest { offer })
+                .await?;
             Ok(answer.into_inner().answer)
         })
         .await
@@ -127,7 +134,9 @@ impl Peers {
     /// The encoded manifest of a version, as `peer` has it: to be checked against the digest.
     pub(crate) async fn manifest(&self, peer: &str, digest: Digest) -> Result<Vec<u8>, PeerError> {
         self.call(peer, move |mut client| async move {
-            let request = GetManifestRequest { digest: digest.as_bytes().to_vec() };
+            let request = GetManifestRequest {
+                digest: digest.as_bytes().to_vec(),
+            };
             let mut parts = client.get_manifest(request).await?.into_inner();
             let mut manifest = Vec::new();
             while let Some(part) = parts.next().await {
@@ -152,9 +161,15 @@ impl Peers {
         let (address, channel) = self.channel(peer)?;
         let work = act(PeerControlClient::new(channel));
         let timed = tokio::time::timeout(CALL_TIMEOUT, work);
-        let outcome = self.runtime.spawn(timed).await.map_err(|_| PeerError::ShuttingDown)?;
+        let outcome = self
+            .runtime
+            .spawn(timed)
+            .await
+            .map_err(|_| PeerError::ShuttingDown)?;
         let outcome = outcome.unwrap_or_else(|_| {
-            Err(Status::deadline_exceeded(format!("no answer within {CALL_TIMEOUT:?}")))
+            Err(Status::deadline_exceeded(format!(
+                "no answer within {CALL_TIMEOUT:?}"
+            )))
         });
         let status = match outcome {
             Ok(value) => {
@@ -166,7 +181,12 @@ impl Peers {
         let why = reason(&status);
         let unreachable = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
         self.remember(peer, unreachable.then_some(&*why));
-        Err(PeerError::Call { peer: peer.to_owned(), address, why, code: status.code() })
+        Err(PeerError::Call {
+            peer: peer.to_owned(),
+            address,
+            why,
+            code: status.code(),
+        })
     }
 
     /// The peer's channel, unless it is to be left alone for now. A channel connects when it is
@@ -185,7 +205,11 @@ impl Peers {
                 && let Some(again) = pause.until.checked_duration_since(Instant::now())
             {
                 let why = pause.why.clone();
-                return Err(PeerError::Paused { peer: name.to_owned(), why, again });
+                return Err(PeerError::Paused {
+                    peer: name.to_owned(),
+                    why,
+                    again,
+                });
             }
             return Ok((peer.address.clone(), peer.channel.clone()));
         }
@@ -207,8 +231,11 @@ impl Peers {
             let _current = self.runtime.enter();
             channel.connect_lazy()
         };
-        let peer =
-            Peer { address: member.control.clone(), channel: channel.clone(), pause: None };
+        let peer = Peer {
+            address: member.control.clone(),
+            channel: channel.clone(),
+            pause: None,
+        };
         known.insert(name.to_owned(), peer);
         Ok((member.control, channel))
     }
@@ -216,13 +243,19 @@ impl Peers {
     /// Takes note of a call's outcome: why the peer could not be reached, or that it could.
     fn remember(&self, name: &str, failure: Option<&str>) {
         let mut known = self.known.lock();
-        let Some(peer) = known.get_mut(name) else { return };
+        let Some(peer) = known.get_mut(name) else {
+            return;
+        };
         peer.pause = failure.map(|why| {
             let length = match &peer.pause {
                 Some(earlier) => LONGEST_PAUSE.min(earlier.length * 2),
                 None => FIRST_PAUSE,
             };
-            Pause { length, until: Instant::now() + length, why: why.to_owned() }
+            Pause {
+                length,
+                until: Instant::now() + length,
+                why: why.to_owned(),
+            }
         });
     }
 }

@@ -128,9 +128,13 @@ fn read(path: &Path) -> Result<Settings, Failure> {
     let refuse = |why: &dyn std::fmt::Display| {
         Failure::usage(format!("configuration {}: {why}", path.display()))
     };
-    let size = std::fs::metadata(path).map_err(|error| refuse(&error))?.len();
+    let size = std::fs::metadata(path)
+        .map_err(|error| refuse(&error))?
+        .len();
     if size > MAX_FILE_BYTES {
-        return Err(refuse(&format!("{size} bytes are no configuration: name another file")));
+        return Err(refuse(&format!(
+            "{size} bytes are no configuration: name another file"
+        )));
     }
     let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
     if text.trim().is_empty() {
@@ -163,8 +167,9 @@ impl Settings {
 
     fn complete(self) -> Result<NodeConfig, Failure> {
         let cache_dir = required(self.cache_dir, "cache-dir")?;
-        let control_listen =
-            self.control_listen.unwrap_or((Ipv4Addr::UNSPECIFIED, 7420).into());
+        let control_listen = self
+            .control_listen
+            .unwrap_or((Ipv4Addr::UNSPECIFIED, 7420).into());
         let csi_endpoint = match self.csi_endpoint {
             None => None,
             Some(endpoint) => Some(unix_path(&endpoint).ok_or_else(|| {
@@ -193,7 +198,9 @@ impl Settings {
                 .fabric_listen
                 .unwrap_or_else(|| SocketAddr::new(control_listen.ip(), 0)),
             rdma_device: self.rdma_device,
-            admin_socket: self.admin_socket.unwrap_or_else(|| cache_dir.join("admin.sock")),
+            admin_socket: self
+                .admin_socket
+                .unwrap_or_else(|| cache_dir.join("admin.sock")),
             csi_endpoint,
             metrics_listen: self.metrics_listen,
             cache_dir,
@@ -216,14 +223,18 @@ fn is_dns_name(name: &str) -> bool {
             && label.len() <= 63
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+            && label
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
     };
     name.len() <= 253 && name.split('.').all(label)
 }
 
 /// The path of `unix:///path`, `unix:/path` or `/path`.
 fn unix_path(endpoint: &str) -> Option<PathBuf> {
-    let path = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:"));
+    let path = endpoint
+        .strip_prefix("unix://")
+        .or_else(|| endpoint.strip_prefix("unix:"));
     let path = Path::new(path.unwrap_or(endpoint));
     path.is_absolute().then(|| path.to_owned())
 }
@@ -264,7 +275,9 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_its_line() {
         let file = file("name: n\nmemory: 64MiB\ncache-capacty: 1TiB\n");
-        let error = resolve(Settings::default(), Some(file.path())).unwrap_err().to_string();
+        let error = resolve(Settings::default(), Some(file.path()))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("cache-capacty"), "{error}");
         assert!(error.contains("line 3"), "{error}");
     }
@@ -272,14 +285,22 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_line() {
         let file = file("name: n\nmemory: much\n");
-        let error = resolve(Settings::default(), Some(file.path())).unwrap_err().to_string();
-        assert!(error.contains("much") && error.contains("line 2"), "{error}");
+        let error = resolve(Settings::default(), Some(file.path()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("much") && error.contains("line 2"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_missing_setting_is_named_in_all_its_spellings() {
         let error = resolve(Settings::default(), None).unwrap_err().to_string();
-        assert!(error.contains("--cache-dir") && error.contains("TRACKBED_CACHE_DIR"), "{error}");
+        assert!(
+            error.contains("--cache-dir") && error.contains("TRACKBED_CACHE_DIR"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -292,7 +313,10 @@ mod tests {
 
     #[test]
     fn a_csi_endpoint_is_an_absolute_unix_path() {
-        assert_eq!(unix_path("unix:///run/csi.sock"), Some("/run/csi.sock".into()));
+        assert_eq!(
+            unix_path("unix:///run/csi.sock"),
+            Some("/run/csi.sock".into())
+        );
         assert_eq!(unix_path("unix://run/csi.sock"), None);
         assert_eq!(unix_path("tcp://127.0.0.1:1"), None);
     }
