@@ -3,5 +3,6 @@
 //!
 //! All unsafe code of Trackbed lives in this crate.
 
+pub mod fabric;
 pub mod shard;
 pub mod slab;
