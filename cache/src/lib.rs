@@ -6,11 +6,14 @@
 
 pub mod digest;
 pub mod manifest;
+pub mod metrics;
 pub mod origin;
 pub mod placement;
 pub mod registry;
 pub mod seal;
+pub mod store;
 pub mod verified;
+mod workers;
 
 pub use digest::Digest;
 pub use manifest::{Entry, EntryIndex, EntryKind, Manifest};
