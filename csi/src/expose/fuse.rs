@@ -16,6 +16,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::unistd::{getegid, geteuid};
+use parking_lot::Mutex;
 
 use super::choose::{Findings, Way, choose};
 use super::mountinfo::MountTable;
@@ -25,6 +26,7 @@ mod readers;
 mod tree;
 
 use readers::Readers;
+pub use tree::Failure;
 use tree::VersionTree;
 
 /// The file system's type in the mount table is `fuse.` with this.
@@ -45,6 +47,7 @@ pub struct FuseMount {
     mount_point: PathBuf,
     device: (u32, u32),
     way: Way,
+    last_failure: Arc<Mutex<Option<Failure>>>,
     /// `None` once taken apart.
     session: Option<BackgroundSession>,
 }
@@ -74,6 +77,7 @@ impl FuseMount {
             .clamp(*THREADS.start(), *THREADS.end());
         let readers = Readers::start(threads).map_err(failed("start threads to mount"))?;
         let tree = VersionTree::new(view, dataset, readers);
+        let last_failure = tree.last_failure();
         let session = match way {
             Way::Direct => mount_directly(tree, dataset, &mount_point, threads)?,
             Way::Fusermount => mount_by_helper(tree, dataset, &mount_point, threads)
@@ -83,6 +87,7 @@ impl FuseMount {
             mount_point,
             device: (0, 0),
             way,
+            last_failure,
             session: Some(session),
         };
         mounted.device = MountTable::read()
@@ -112,6 +117,11 @@ impl FuseMount {
         self.session
             .as_ref()
             .is_some_and(|session| !session.guard.is_finished())
+    }
+
+    /// The last read that was answered with an I/O error, if any was.
+    pub fn last_failure(&self) -> Option<Failure> {
+        self.last_failure.lock().clone()
     }
 
     /// Unmounts, as dropping does, and says what went wrong.

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
@@ -15,6 +15,7 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr,
     Request,
 };
+use parking_lot::Mutex;
 use trackbed_cache::manifest::{Entry, EntryIndex, EntryKind, Manifest, shown};
 
 use super::readers::Readers;
@@ -50,11 +51,21 @@ const WANTED: [InitFlags; 7] = [
     InitFlags::FUSE_ALLOW_IDMAP,
 ];
 
+/// A read that was answered with an I/O error.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When.
+    pub at: Instant,
+    /// Which file, and why.
+    pub what: String,
+}
+
 /// A version as fuser serves it.
 pub(super) struct VersionTree {
     view: Arc<dyn VersionView>,
     dataset: Arc<str>,
     readers: Readers,
+    last_failure: Arc<Mutex<Option<Failure>>>,
     /// The kernel needs not ask to open a file once it was told so.
     opens_unasked: bool,
     /// The same for directories.
@@ -67,9 +78,15 @@ impl VersionTree {
             view,
             dataset: dataset.into(),
             readers,
+            last_failure: Arc::default(),
             opens_unasked: false,
             opens_directories_unasked: false,
         }
+    }
+
+    /// Where the last failed read is noted.
+    pub(super) fn last_failure(&self) -> Arc<Mutex<Option<Failure>>> {
+        self.last_failure.clone()
     }
 
     fn entry(&self, inode: INodeNo) -> Result<Entry<'_>, Errno> {
@@ -329,18 +346,20 @@ impl Filesystem for VersionTree {
             return reply.error(Errno::EISDIR);
         };
         let (index, view, dataset) = (entry.index, self.view.clone(), self.dataset.clone());
+        let last_failure = self.last_failure.clone();
         self.readers.run(async move {
             match fill(view.clone(), index, file_size, offset, size).await {
                 Ok(filled) => reply.data(filled.bytes()),
                 Err(reason) => {
+                    let file = path_of(view.manifest(), index);
                     tracing::error!(
-                        %dataset,
-                        file = path_of(view.manifest(), index),
-                        offset,
-                        size,
-                        %reason,
+                        %dataset, file, offset, size, %reason,
                         "a read failed and was answered with an I/O error"
                     );
+                    *last_failure.lock() = Some(Failure {
+                        at: Instant::now(),
+                        what: format!("{file}: {reason}"),
+                    });
                     reply.error(Errno::EIO);
                 }
             }
