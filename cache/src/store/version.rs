@@ -19,7 +19,7 @@ use super::{ChunkFault, StoreError, StoreParts};
 use crate::digest::Digest;
 use crate::manifest::{CHUNK_BYTES, Manifest};
 use crate::origin::OriginUrl;
-use crate::seal::{BLOCK_BYTES, SEAL_BYTES, Seal, SealError};
+use crate::seal::{BLOCK_BYTES, SEAL_BYTES, Seal, SealError, put_trailer};
 
 /// What O_DIRECT wants offsets and lengths to be a multiple of.
 const DIRECT_BYTES: usize = 4096;
@@ -151,7 +151,7 @@ impl VersionStore {
         if result.is_ok()
             && let Some(seal) = self.seals.recent(chunk)
         {
-            lease[CHUNK_BYTES..][..SEAL_BYTES].copy_from_slice(&seal.encode());
+            put_trailer(&mut lease, &seal);
         }
         (lease, result)
     }
