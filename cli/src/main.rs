@@ -6,7 +6,9 @@
 
 mod demo;
 mod exit;
+
 mod node;
+mod size;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
@@ -48,7 +50,6 @@ struct Command {
 enum Role {
     Demo(demo::DemoArgs),
     Node(node::NodeArgs),
-    Dataset(node::DatasetArgs),
 }
 
 /// The form of what is printed on stdout.
@@ -72,7 +73,6 @@ fn main() -> ExitCode {
     let outcome = match command.role {
         Role::Demo(args) => demo::run(args),
         Role::Node(args) => node::run(args),
-        Role::Dataset(args) => node::dataset(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,6 +87,9 @@ fn log_to_stderr(filter: &str) -> Result<(), exit::Failure> {
              target=level pairs"
         ))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }

@@ -95,7 +95,7 @@ write_command() {
     local name
     printf 'cd %q || exit 125\n' "$repository"
     # shellcheck disable=SC2016 # the guest expands it
-    printf 'export PATH=%q:%q:$PATH TERM=%q TRACKBED_SCRATCH=/scratch\n' \
+    printf 'export PATH=%q:%q:$PATH TERM=%q TRACKBED_GUEST=1 TRACKBED_SCRATCH=/scratch\n' \
         "$target_folder/release" "$target_folder/debug" "${TERM:-linux}"
     for name in "${!environment[@]}"; do
         printf 'export %s=%q\n' "$name" "${environment[$name]}"
