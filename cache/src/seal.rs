@@ -12,6 +12,8 @@ use crate::manifest::CHUNK_BYTES;
 pub const BLOCK_BYTES: usize = 64 << 10;
 /// Length of an encoded seal.
 pub const SEAL_BYTES: usize = 512;
+/// A slot of pinned memory: a chunk, then a page for its seal.
+pub const SLOT_BYTES: usize = CHUNK_BYTES + 4096;
 /// The most blocks a chunk has.
 pub const MAX_BLOCKS: usize = CHUNK_BYTES / BLOCK_BYTES;
 
@@ -170,6 +172,16 @@ impl Seal {
         let crcs = (0..blocks).map(|block| word(CRCS_AT + 4 * block)).collect();
         Ok(Seal { len, blake3, crcs })
     }
+}
+
+/// Puts the seal where it travels in a slot: after the space for the chunk.
+pub(crate) fn put_trailer(slot: &mut [u8], seal: &Seal) {
+    slot[CHUNK_BYTES..][..SEAL_BYTES].copy_from_slice(&seal.encode());
+}
+
+/// The seal in a slot's trailer, if there is one.
+pub(crate) fn trailer(slot: &[u8]) -> Option<Seal> {
+    Seal::decode(slot.get(CHUNK_BYTES..CHUNK_BYTES + SEAL_BYTES)?).ok()
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ mod setup;
 mod table;
 mod transfer;
 
-use std::any::Any;
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
@@ -28,9 +27,9 @@ use futures::channel::oneshot;
 use crate::slab::{Lease, Slab};
 use transfer::Transfer;
 
+pub(crate) use ops::Message;
+pub(crate) use ring::{Ring, Socket, spawn_local};
 pub use setup::ShardError;
-#[allow(unused_imports, reason = "the fabric is what uses them")]
-pub(crate) use {ops::Message, ring::Ring};
 
 /// How to start a shard.
 #[derive(Debug, Clone)]
@@ -157,15 +156,7 @@ impl Shard {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let shard = self.inner.name.clone();
-        self.run(Box::new(move || {
-            ring::spawn_local(async move {
-                let task = AssertUnwindSafe(async move { make().await });
-                if let Err(panic) = task.catch_unwind().await {
-                    tracing::error!(shard, panic = panic_text(&*panic), "a task panicked");
-                }
-            });
-        }));
+        self.run(Box::new(move || spawn_local(async move { make().await })));
     }
 
     /// As [`Shard::spawn`], with the task's result. A panic inside continues in the caller.
@@ -179,7 +170,7 @@ impl Shard {
     {
         let (sender, result) = oneshot::channel();
         self.run(Box::new(move || {
-            ring::spawn_local(async move {
+            spawn_local(async move {
                 let task = AssertUnwindSafe(async move { make().await });
                 // Nobody listens any more: the result is dropped like the caller's future was.
                 let _ = sender.send(task.catch_unwind().await);
@@ -223,13 +214,3 @@ const ANSWERS: &str = "a shard answers every operation before its thread ends";
 
 /// Why handing work to a shard can't fail.
 const RECEIVES: &str = "a shard takes work for as long as a handle lives";
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        text
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text
-    } else {
-        "(not a text)"
-    }
-}

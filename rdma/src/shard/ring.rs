@@ -1,16 +1,19 @@
 //! The ring as tasks on the shard's thread see it: operations under way, what they own, who waits.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use async_executor::LocalExecutor;
+use futures::FutureExt;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::buffers::Buffers;
@@ -347,13 +350,29 @@ pub(super) fn begin_here(id: u64, transfer: Transfer) -> Option<Transfer> {
     }
 }
 
-/// Runs a task on the calling thread's shard. On a thread that is no shard (any more) the task is
-/// dropped, as those running are when a shard ends.
+/// Runs a task on the calling thread's shard. A panic inside ends that task alone and is logged.
+/// On a thread that is no shard (any more) the task is dropped, as those running are when a shard
+/// ends.
 pub(crate) fn spawn_local(task: impl Future<Output = ()> + 'static) {
     let executor =
         CURRENT.with_borrow(|current| current.as_ref().map(|current| Rc::clone(&current.executor)));
     if let Some(executor) = executor {
+        let task = AssertUnwindSafe(task).catch_unwind().map(|ended| {
+            if let Err(panic) = ended {
+                tracing::error!(panic = panic_text(&*panic), "a task on a shard panicked");
+            }
+        });
         executor.spawn(task).detach();
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text
+    } else {
+        "(not a text)"
     }
 }
 

@@ -102,12 +102,13 @@ fn credentials_missing(error: &Error) -> bool {
 }
 
 /// Codes that servers answer to wrong credentials with a status other than 401 and 403.
-const REFUSED: [&str; 5] = [
+const REFUSED: [&str; 6] = [
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "InvalidToken",
     "ExpiredToken",
     "AccessDenied",
+    "NotSignedUp",
 ];
 
 /// Whether there is no such bucket, or it is in another region. What a listing answers comes
