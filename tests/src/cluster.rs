@@ -97,6 +97,15 @@ impl Cluster {
         self.folder.path()
     }
 
+    /// Registers what is in the folder `origin` through the first node.
+    pub async fn register(&self, name: &str, origin: &Path) {
+        let url = format!("file://{}", origin.display());
+        self.nodes[0]
+            .register(name, &url)
+            .await
+            .expect("a readable folder registers");
+    }
+
     /// Bytes that all nodes together have read from origins.
     pub async fn origin_bytes(&self) -> u64 {
         let mut total = 0;
