@@ -43,18 +43,8 @@ pub struct Cluster {
 impl Cluster {
     /// Starts as many nodes.
     pub async fn start(nodes: usize) -> io::Result<Self> {
-        Self::start_with(nodes, |_| Vec::new()).await
-    }
-
-    /// Starts as many nodes, each with flags of its own besides the usual ones.
-    pub async fn start_with(
-        nodes: usize,
-        flags: impl Fn(&Node) -> Vec<String>,
-    ) -> io::Result<Self> {
         let mut cluster = Self::prepare(nodes)?;
         for node in &mut cluster.nodes {
-            let more = flags(node);
-            node.command.extend(more);
             node.start().await?;
         }
         Ok(cluster)

@@ -38,7 +38,7 @@ pub struct Node {
     pub address: Ipv4Addr,
     /// Its folder: cache, sockets, log, volumes.
     pub folder: PathBuf,
-    pub(crate) command: Vec<String>,
+    command: Vec<String>,
     child: Option<Child>,
 }
 
@@ -56,6 +56,17 @@ impl Node {
             command,
             child: None,
         }
+    }
+
+    /// Gives the process, not yet started, one more flag.
+    pub fn flag(&mut self, name: &str, value: impl ToString) {
+        self.command.extend([name.to_owned(), value.to_string()]);
+    }
+
+    /// Has the process, not yet started, be started by another program.
+    pub fn prefix(&mut self, words: &[&str]) {
+        self.command
+            .splice(0..0, words.iter().map(|&word| word.to_owned()));
     }
 
     /// Starts the process; returns when its sockets answer.
