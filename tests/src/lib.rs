@@ -8,5 +8,7 @@
 
 pub mod cluster;
 pub mod node;
+pub mod privilege;
 pub mod s3_server;
+pub mod tree;
 pub mod wire;
