@@ -29,9 +29,10 @@ pub(crate) type Files = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Bytes that differ from place to place and file to file.
 pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random(seed);
-    let mut bytes: Vec<u8> = (0..len.div_ceil(8))
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect();
+    let mut bytes = vec![0; len.next_multiple_of(8)];
+    for place in bytes.chunks_exact_mut(8) {
+        place.copy_from_slice(&random.next().to_le_bytes());
+    }
     bytes.truncate(len);
     bytes
 }
