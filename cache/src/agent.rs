@@ -10,7 +10,7 @@ mod versions;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -156,6 +156,7 @@ impl Agent {
             workers: workers.clone(),
             counters: Arc::clone(&counters),
             capacity: config.capacity,
+            writing: AtomicU64::new(0),
             direct: AtomicBool::new(true),
         };
         let store = Store::open(config.cache_dir.clone(), parts).await?;

@@ -120,7 +120,7 @@ fn a_dataset_is_opened_on_nodes_that_never_saw_its_origin_listed() {
     let (there, here) = (nodes[0].open(), nodes[1].open());
     assert_eq!(here.manifest().digest(), record.version);
     assert_eq!(here.manifest().encode(), there.manifest().encode());
-    assert_eq!(here.origin(), &record.origin);
+    assert_eq!(here.origin(), record.origin);
 }
 
 #[test]
