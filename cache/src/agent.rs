@@ -45,7 +45,7 @@ pub struct AgentConfig {
     pub cache_dir: PathBuf,
     /// The most bytes of datasets to keep there.
     pub capacity: u64,
-    /// Chunks fetched ahead of a reader who met one that was missing.
+    /// Chunks fetched ahead of a reader who begins a chunk, or meets one that is missing.
     pub read_ahead: u32,
     /// How long a read may take before it fails.
     pub read_deadline: Duration,

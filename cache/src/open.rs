@@ -21,6 +21,7 @@ use crate::fill::{FillError, Filled, For};
 use crate::manifest::layout::Location;
 use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
 use crate::origin::{OpenOrigin, Origin, OriginError, OriginUrl};
+use crate::seal::BLOCK_BYTES;
 use crate::store::VersionStore;
 use crate::verified::VerifiedBytes;
 
@@ -267,19 +268,35 @@ impl OpenVersion {
         range: Range<usize>,
     ) -> Result<VerifiedBytes, Arc<FillError>> {
         let filler = &self.inner.filler;
+        // Whoever begins a chunk is likely to read on: keep what follows on its way, so that such
+        // readers do not meet a missing chunk again.
+        let begins = range.start < BLOCK_BYTES;
         if let Some(filled) = filler.recent(&self.version, chunk) {
+            if begins {
+                self.read_ahead(chunk);
+            }
             return Ok(part(Bytes::from_owner(InMemory(filled)), range));
         }
         let store = self.version.store();
         if store.has(chunk) {
+            if begins {
+                self.read_ahead(chunk);
+            }
             let lease = filler.slab.lease().await;
             let (lease, read) = store.read(chunk, range.clone(), lease).await;
             if read.is_ok() {
                 return Ok(part(Bytes::from_owner(Slot(lease)), range));
             }
         }
-        self.read_ahead(chunk);
-        let filled = filler.fill(&self.version, chunk, For::Reader).await?;
+        let mut fill = std::pin::pin!(filler.fill(&self.version, chunk, For::Reader));
+        // Polled once before the others are started, so that what is waited for comes first.
+        let filled = match fill.as_mut().now_or_never() {
+            Some(filled) => filled?,
+            None => {
+                self.read_ahead(chunk);
+                fill.await?
+            }
+        };
         Ok(part(Bytes::from_owner(InMemory(filled)), range))
     }
 
