@@ -265,14 +265,7 @@ impl Filler {
             }),
         };
         match brought {
-            Ok(filled) => {
-                let filled = Arc::new(filled);
-                if wanted == For::Reader {
-                    self.recent
-                        .insert((version.digest(), chunk), Arc::clone(&filled));
-                }
-                Ok(filled)
-            }
+            Ok(filled) => Ok(filled),
             Err(error) => {
                 self.counters.fill_errors.add(1);
                 tracing::warn!(version = %version.digest().short(), chunk, %error, "a fill failed");
@@ -286,20 +279,27 @@ impl Filler {
         version: &Arc<Version>,
         chunk: u32,
         wanted: For,
-    ) -> Result<Filled, FillError> {
+    ) -> Result<Arc<Filled>, FillError> {
         // Someone may have brought it since the caller looked.
+        if let Some(filled) = self.recent(version, chunk) {
+            return Ok(filled);
+        }
         if version.store().has(chunk)
             && let Some(filled) = self.reread(version, chunk).await
         {
-            return Ok(filled);
+            return Ok(Arc::new(filled));
         }
         let (lease, seal) = self.ask_around(version, chunk, wanted).await?;
         self.counters.fills.add(1);
         let (lease, stored) = version.store().write(chunk, &seal, lease).await;
+        let filled = Arc::new(Filled { lease, seal });
         if let Err(fault) = stored {
             self.note_unstored(version, chunk, &fault);
+            // Memory is then the only place where others can find it for a while.
+            self.recent
+                .insert((version.digest(), chunk), Arc::clone(&filled));
         }
-        Ok(Filled { lease, seal })
+        Ok(filled)
     }
 
     async fn reread(&self, version: &Arc<Version>, chunk: u32) -> Option<Filled> {

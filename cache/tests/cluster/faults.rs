@@ -2,10 +2,15 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::executor::block_on;
 use trackbed_cache::manifest::CHUNK_BYTES;
+use trackbed_cache::seal::{SEAL_BYTES, Seal};
+use trackbed_rdma::fabric::{ChunkRequest, ChunkSource, Payload, Refusal};
+use trackbed_rdma::slab::Slab;
 
 use crate::support::*;
 
@@ -148,6 +153,109 @@ fn when_an_owner_dies_others_read_on() {
         from_origin <= cluster.origin.total(),
         "the second owner stood in, for everyone"
     );
+}
+
+/// Answers every request with bytes of its own and a seal that fits them, or with damaged bytes.
+struct Liar {
+    slab: Arc<Slab>,
+    seal_of_its_own: bool,
+    len: u32,
+}
+
+impl ChunkSource for Liar {
+    fn serve(
+        &self,
+        _: &str,
+        _: ChunkRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<Payload, Refusal>> + Send>> {
+        let (slab, len) = (Arc::clone(&self.slab), self.len);
+        let own = self.seal_of_its_own;
+        Box::pin(async move {
+            let mut lease = slab.lease().await;
+            lease[..len as usize].fill(0x66);
+            let sealed = Seal::of(&lease[..len as usize]).ok_or(Refusal::Failed)?;
+            lease[CHUNK_BYTES..][..SEAL_BYTES].copy_from_slice(&sealed.encode());
+            if !own {
+                lease[len as usize / 2] ^= 1;
+            }
+            Ok(Payload { lease, len })
+        })
+    }
+}
+
+#[test]
+fn wrong_bytes_from_a_peer_are_counted_and_fetched_elsewhere() {
+    // The peer's chunks are damaged on the way, or are right but shorter than they must be.
+    for (seal_of_its_own, len) in [(false, 4 << 20), (true, 1 << 20)] {
+        let file = (b"big".to_vec(), bytes(3, 8 * (4 << 20)));
+        let cluster = Cluster::new(Files::from([file]));
+        let node = cluster.start("a");
+        cluster.add_impostor("liar", |slab| {
+            let slab = Arc::clone(slab);
+            Arc::new(Liar {
+                slab,
+                seal_of_its_own,
+                len,
+            })
+        });
+        cluster.register(&node);
+        assert_all_right(&node.open(), cluster.origin.files());
+        let counters = node.agent.counters();
+        assert!(counters.peer_corrupt_chunks > 0);
+        assert_eq!(counters.peer_in_chunks, 0);
+        assert_eq!(counters.origin_bytes, cluster.origin.total());
+    }
+}
+
+#[test]
+fn an_owner_that_dies_in_the_middle_of_reading_is_not_noticed_by_readers() {
+    let cluster = Cluster::new(some_files());
+    let [a, b, c] = cluster.start_all(["a", "b", "c"]);
+    cluster.register(&a);
+    let version = c.open();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| assert_all_right(&version, cluster.origin.files()));
+        while cluster.origin.reads.load(Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        b.stop();
+        reading.join().expect("read");
+    });
+}
+
+/// Needs a mount namespace, which takes CAP_SYS_ADMIN; the test of a used-up capacity does not.
+#[test]
+fn a_disk_that_is_full_still_reads_right() {
+    if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
+        eprintln!("skipped: making a mount namespace takes CAP_SYS_ADMIN");
+        return;
+    }
+    let cluster = Cluster::new(some_files());
+    let directory = cluster.cache_dir("a");
+    std::fs::create_dir_all(&directory).expect("made");
+    let private = nix::mount::MsFlags::MS_PRIVATE | nix::mount::MsFlags::MS_REC;
+    let none: Option<&str> = None;
+    nix::mount::mount(none, "/", none, private, none).expect("a namespace of its own");
+    let size = Some("size=12m");
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), &directory, Some("tmpfs"), flags, size).expect("mounted");
+
+    let node = cluster.start("a");
+    cluster.register(&node);
+    let version = node.open();
+    for _ in 0..2 {
+        assert_all_right(&version, cluster.origin.files());
+        block_on(node.agent.flush());
+    }
+    let counters = node.agent.counters();
+    assert!(
+        counters.stored_chunks > 0 && counters.unstored_chunks > 0,
+        "{counters:?}"
+    );
+    assert!(counters.stored_bytes < 12 << 20, "{counters:?}");
+    assert_eq!(counters.corrupt_blocks, 0);
+    node.stop();
+    nix::mount::umount2(&directory, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use trackbed_cache::{
     Agent, AgentConfig, AgentError, ControlError, DatasetName, DatasetRecord, Digest, EntryKind,
     Member, OpenVersion, OriginUrl, PeerControl, ReadError, Registry,
 };
-use trackbed_rdma::fabric::{Fabric, FabricConfig};
+use trackbed_rdma::fabric::{ChunkSource, Fabric, FabricConfig};
 use trackbed_rdma::shard::{Shard, ShardConfig};
 use trackbed_rdma::slab::Slab;
 
@@ -29,9 +29,10 @@ pub(crate) type Files = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Bytes that differ from place to place and file to file.
 pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random(seed);
-    let mut bytes: Vec<u8> = (0..len.div_ceil(8))
-        .flat_map(|_| random.next().to_le_bytes())
-        .collect();
+    let mut bytes = vec![0; len.next_multiple_of(8)];
+    for place in bytes.chunks_exact_mut(8) {
+        place.copy_from_slice(&random.next().to_le_bytes());
+    }
     bytes.truncate(len);
     bytes
 }
@@ -208,7 +209,15 @@ impl OpenOrigin for OpenMemory {
 pub(crate) struct Town {
     pub(crate) members: Mutex<Vec<Member>>,
     datasets: Mutex<HashMap<DatasetName, DatasetRecord>>,
-    agents: Mutex<HashMap<String, Agent>>,
+    agents: Mutex<HashMap<String, Answering>>,
+}
+
+/// Who answers at a node's control interface.
+#[derive(Clone)]
+enum Answering {
+    Agent(Agent),
+    /// A fabric alone, serving whatever it likes.
+    Impostor(Fabric),
 }
 
 impl Registry for Town {
@@ -240,7 +249,7 @@ struct Phone {
 }
 
 impl Phone {
-    fn call(&self, member: &Member) -> Result<Agent, ControlError> {
+    fn call(&self, member: &Member) -> Result<Answering, ControlError> {
         let agent = lock(&self.town.agents).get(&member.name).cloned();
         agent.ok_or_else(|| self.error(member, "connection refused"))
     }
@@ -262,11 +271,16 @@ impl PeerControl for Phone {
         offer: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, ControlError>> {
         async move {
-            let agent = self.call(member)?;
-            agent
-                .accept_peer(&self.node, offer)
-                .await
-                .map_err(|e| self.error(member, e))
+            match self.call(member)? {
+                Answering::Agent(agent) => {
+                    let answer = agent.accept_peer(&self.node, offer).await;
+                    answer.map_err(|e| self.error(member, e))
+                }
+                Answering::Impostor(fabric) => {
+                    let answer = fabric.accept(&self.node, offer).await;
+                    answer.map_err(|e| self.error(member, e))
+                }
+            }
         }
         .boxed()
     }
@@ -277,11 +291,13 @@ impl PeerControl for Phone {
         version: Digest,
     ) -> BoxFuture<'a, Result<Option<Bytes>, ControlError>> {
         async move {
-            let agent = self.call(member)?;
-            agent
-                .manifest_bytes(version)
-                .await
-                .map_err(|e| self.error(member, e))
+            match self.call(member)? {
+                Answering::Agent(agent) => {
+                    let found = agent.manifest_bytes(version).await;
+                    found.map_err(|e| self.error(member, e))
+                }
+                Answering::Impostor(_) => Ok(None),
+            }
         }
         .boxed()
     }
@@ -353,8 +369,17 @@ impl Cluster {
         fabric.arena_slots = 4;
         let fabric = Fabric::new(fabric, shard, agent.source()).expect("a port");
         agent.set_fabric(fabric);
+        self.join(&name, Answering::Agent(agent.clone()));
+        Ok(Node {
+            name,
+            agent,
+            town: Arc::clone(&self.town),
+        })
+    }
+
+    fn join(&self, name: &str, answering: Answering) {
         let member = Member {
-            name: name.clone(),
+            name: name.to_owned(),
             control: String::new(),
             weight: 1,
         };
@@ -362,12 +387,20 @@ impl Cluster {
         if !members.contains(&member) {
             members.push(member);
         }
-        lock(&self.town.agents).insert(name.clone(), agent.clone());
-        Ok(Node {
-            name,
-            agent,
-            town: Arc::clone(&self.town),
-        })
+        lock(&self.town.agents).insert(name.to_owned(), answering);
+    }
+
+    /// Adds a member that is trusted like any other and serves what `source` makes up.
+    pub(crate) fn add_impostor(
+        &self,
+        name: &str,
+        source: impl FnOnce(&Arc<Slab>) -> Arc<dyn ChunkSource>,
+    ) {
+        let slab = Slab::new(name, SLOT_BYTES, 4).expect("some memory");
+        let shard = Shard::start(ShardConfig::new(name, Arc::clone(&slab))).expect("an io_uring");
+        let config = FabricConfig::tcp("127.0.0.1:0".parse().expect("an address"));
+        let fabric = Fabric::new(config, shard, source(&slab)).expect("a port");
+        self.join(name, Answering::Impostor(fabric));
     }
 
     /// Registers the origin as dataset `d` through `node`.
