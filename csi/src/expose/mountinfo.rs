@@ -66,7 +66,7 @@ impl MountTable {
         let here = || self.0.iter().filter(|mount| mount.mount_point == path);
         here()
             .filter(|mount| !here().any(|other| other.parent == mount.id && other.id != mount.id))
-            .last()
+            .next_back()
     }
 
     /// All mounts, in the kernel's order.
