@@ -247,9 +247,14 @@ impl Manifest {
         }
     }
 
-    fn file_size(&self, entry: EntryIndex) -> u64 {
-        match self.records[entry.0 as usize].body {
-            Body::File { size, .. } => size,
+    /// A file's size in bytes; 0 for what is no file.
+    pub fn file_size(&self, entry: EntryIndex) -> u64 {
+        match self
+            .records
+            .get(entry.0 as usize)
+            .map(|record| &record.body)
+        {
+            Some(&Body::File { size, .. }) => size,
             _ => 0,
         }
     }
