@@ -18,10 +18,9 @@ impl Datasets for Agent {
         async move {
             match Agent::open(self, dataset, version).await {
                 Ok(open) => Ok(open as Arc<dyn VersionView>),
-                Err(error @ AgentError::UnknownDataset(_)) => {
-                    Err(OpenFailure::Unknown(error.to_string()))
-                }
-                // A version that no member has now may be on one that is down.
+                Err(
+                    error @ (AgentError::UnknownDataset(_) | AgentError::UnknownVersion { .. }),
+                ) => Err(OpenFailure::Unknown(error.to_string())),
                 Err(error) => Err(OpenFailure::Unavailable(error.to_string())),
             }
         }

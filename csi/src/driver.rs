@@ -32,7 +32,7 @@ mod record;
 mod volume;
 mod volumes;
 
-pub use endpoint::{CsiEndpoint, EndpointError};
+pub use endpoint::{CsiEndpoint, EndpointError, SocketFile, listen};
 
 use identity::IdentityService;
 use node::NodeService;

@@ -22,10 +22,10 @@ pub struct CsiEndpoint(PathBuf);
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// Not an endpoint.
-    #[error("{0:?} is not a CSI endpoint: use unix:///absolute/path.sock, of at most 95 bytes")]
+    #[error("{0:?} is not an endpoint: use unix:///absolute/path.sock, of at most 95 bytes")]
     Malformed(String),
     /// Another process answers there.
-    #[error("another driver listens on {}: stop it first", .0.display())]
+    #[error("another process listens on {}: stop it first", .0.display())]
     InUse(PathBuf),
     /// Something that is no socket is in the way.
     #[error("{} is there and is not a socket: remove it, or choose another endpoint", .0.display())]
@@ -74,14 +74,14 @@ fn beside(path: &Path) -> PathBuf {
 
 /// A listening socket's file, removed when dropped, if it is still this one.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }
 
 /// Listens. Only this user can connect, from the first moment. A socket that nobody listens on any
 /// more is replaced, and nothing else ever is.
-pub(super) fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), EndpointError> {
+pub fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), EndpointError> {
     let path = endpoint.path();
     let failed = |source| EndpointError::Io {
         path: path.to_owned(),

@@ -134,7 +134,10 @@ impl VersionView for MemoryVersion {
         async move {
             let fault = self.faults.lock().get(&entry).copied();
             match fault {
-                Some(Fault::Error) => return Err(ReadFailure("no holder answers".to_owned())),
+                Some(Fault::Error) => {
+                    let path = String::from_utf8_lossy(&self.manifest.path(entry)).into_owned();
+                    return Err(ReadFailure(format!("{path}: no holder answers")));
+                }
                 Some(Fault::Short) => return Ok(Box::new(Vec::new()) as VerifiedPiece),
                 Some(Fault::Panic) => panic!("on purpose"),
                 Some(Fault::Hang) => {
