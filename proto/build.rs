@@ -4,7 +4,11 @@ use std::error::Error;
 
 /// Every interface in use, relative to [`ROOT`]. A new one needs a line here and a module in
 /// `src/lib.rs`.
-const PROTOS: &[&str] = &["csi/v1/csi.proto"];
+const PROTOS: &[&str] = &[
+    "csi/v1/csi.proto",
+    "trackbed/peer/v1/peer.proto",
+    "trackbed/node/v1/node.proto",
+];
 
 const ROOT: &str = "proto";
 

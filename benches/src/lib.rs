@@ -7,9 +7,11 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+pub mod command;
 pub mod paired;
 pub mod rdma;
 pub mod row;
+pub mod soft_roce;
 
 /// Why a part could not be measured at all: exit status 3.
 #[derive(Debug, thiserror::Error)]

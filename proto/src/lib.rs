@@ -18,3 +18,31 @@ pub mod csi {
 
     mod redact;
 }
+
+/// What Trackbed nodes say to each other.
+pub mod peer {
+    /// Version 1 of the peers' control.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("trackbed.peer.v1");
+    }
+}
+
+/// What an administrator asks of a node.
+pub mod node {
+    /// Version 1 of a node's control.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("trackbed.node.v1");
+    }
+}
