@@ -51,7 +51,8 @@ macro_rules! code {
 
 #[tokio::test]
 async fn kubelet_learns_who_serves_and_what() {
-    let mut cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let mut cluster = Cluster::start(&datasets).await;
     let info = cluster
         .identity
         .get_plugin_info(GetPluginInfoRequest {})
@@ -114,7 +115,8 @@ async fn a_pod_reads_its_dataset_and_every_call_may_come_twice() {
     if !can_mount() {
         return;
     }
-    let mut cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let mut cluster = Cluster::start(&datasets).await;
     for _ in 0..2 {
         for _ in 0..2 {
             cluster
@@ -185,7 +187,8 @@ async fn a_pod_reads_its_dataset_and_every_call_may_come_twice() {
 
 #[tokio::test]
 async fn a_request_with_something_missing_or_wrong_is_invalid() {
-    let mut cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let mut cluster = Cluster::start(&datasets).await;
     let context = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     let with = |access_type| {
         let mut capability = capability(Mode::SingleNodeWriter);
@@ -334,7 +337,8 @@ async fn what_cannot_be_has_the_code_that_csi_gives_it() {
     if !can_mount() {
         return;
     }
-    let mut cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let mut cluster = Cluster::start(&datasets).await;
     let mut node = cluster.node.clone();
     let stats = |volume: &str, path: &str| NodeGetVolumeStatsRequest {
         volume_id: volume.to_owned(),
@@ -347,12 +351,12 @@ async fn what_cannot_be_has_the_code_that_csi_gives_it() {
         code!(node.node_stage_volume(cluster.stage("lions"))),
         Code::NotFound
     );
-    *cluster.datasets.down.lock() = true;
+    *datasets.down.lock() = true;
     assert_eq!(
         code!(node.node_stage_volume(cluster.stage("cats"))),
         Code::Unavailable
     );
-    *cluster.datasets.down.lock() = false;
+    *datasets.down.lock() = false;
     assert_eq!(mounts_below(cluster.folder.path()), 0);
     assert_eq!(
         fs::read_dir(cluster.path("state")).expect("lists").count(),
@@ -470,7 +474,8 @@ async fn what_is_not_trackbed_s_is_never_covered_or_removed() {
     if !can_mount() {
         return;
     }
-    let cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let cluster = Cluster::start(&datasets).await;
     let mut node = cluster.node.clone();
     assert_eq!(
         code!(node.node_stage_volume(cluster.stage("cats"))),
@@ -534,7 +539,8 @@ async fn a_claim_to_write_is_mounted_read_only_and_noexec_is_held() {
     if !can_mount() {
         return;
     }
-    let cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let cluster = Cluster::start(&datasets).await;
     let mut node = cluster.node.clone();
     let mut wanted = capability(Mode::SingleNodeWriter);
     wanted.access_type = Some(AccessType::Mount(MountVolume {
@@ -573,15 +579,11 @@ async fn a_call_while_another_is_under_way_is_aborted_and_one_that_is_left_ends_
     if !can_mount() {
         return;
     }
-    let cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let cluster = Cluster::start(&datasets).await;
     let mut node = cluster.node.clone();
-    let held = cluster
-        .datasets
-        .gate
-        .acquire_many(1000)
-        .await
-        .expect("free");
-    let mut opening = cluster.datasets.opening.subscribe();
+    let held = datasets.gate.acquire_many(1000).await.expect("free");
+    let mut opening = datasets.opening.subscribe();
     let (mut slow, request) = (node.clone(), cluster.stage("cats"));
     let first = tokio::spawn(async move { slow.node_stage_volume(request).await });
     opening.wait_for(|&count| count == 1).await.expect("opens");
@@ -612,7 +614,8 @@ async fn any_mix_of_concurrent_calls_ends_in_order() {
     if !can_mount() {
         return;
     }
-    let cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let cluster = Cluster::start(&datasets).await;
     let mut calls = tokio::task::JoinSet::new();
     for caller in 0..8u64 {
         let mut node = cluster.node.clone();
@@ -662,7 +665,8 @@ async fn a_staged_volume_keeps_its_version_until_it_is_unstaged() {
     if !can_mount() {
         return;
     }
-    let mut cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let mut cluster = Cluster::start(&datasets).await;
     let mut node = cluster.node.clone();
     let cat = cluster.path("staging-cats/cat.txt");
     let read = || fs::read_to_string(&cat);
@@ -670,7 +674,7 @@ async fn a_staged_volume_keeps_its_version_until_it_is_unstaged() {
         code!(node.node_stage_volume(cluster.stage("cats"))),
         Code::Ok
     );
-    cluster.datasets.put("cats", &cats("purr, purr"));
+    datasets.put("cats", &cats("purr, purr"));
     cluster.kill_mount("cats", "staging-cats").await;
     assert_eq!(
         code!(node.node_stage_volume(cluster.stage("cats"))),
@@ -704,7 +708,8 @@ async fn a_dead_mount_is_told_and_repaired_and_blocks_nothing() {
     if !can_mount() {
         return;
     }
-    let mut cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let mut cluster = Cluster::start(&datasets).await;
     let mut node = cluster.node.clone();
     let folder = cluster.folder.path().to_owned();
     let read = |name: &str| fs::read_to_string(folder.join(name).join("cat.txt"));
@@ -749,7 +754,7 @@ async fn a_restarted_driver_mounts_again_what_the_last_one_left_dead() {
     }
     let datasets = datasets();
     let folder = Folder::new();
-    let cluster = Cluster::start_in(folder, &datasets, false).await;
+    let cluster = Cluster::start_in(folder, datasets.clone(), false).await;
     let mut node = cluster.node.clone();
     assert_eq!(
         code!(node.node_stage_volume(cluster.stage("cats"))),
@@ -773,7 +778,7 @@ async fn a_restarted_driver_mounts_again_what_the_last_one_left_dead() {
     umount2(&folder.path().join("t2"), MntFlags::MNT_DETACH).expect("unmounts");
     datasets.put("cats", &cats("purr, purr"));
 
-    let mut cluster = Cluster::start_in(folder, &datasets, true).await;
+    let mut cluster = Cluster::start_in(folder, datasets.clone(), true).await;
     while cluster.condition("cats", "t1").await.abnormal {
         tokio::task::yield_now().await;
     }
@@ -802,7 +807,7 @@ async fn a_driver_that_cannot_mount_again_says_so_and_goes_on_with_other_volumes
     }
     let datasets = datasets();
     let folder = Folder::new();
-    let cluster = Cluster::start_in(folder, &datasets, false).await;
+    let cluster = Cluster::start_in(folder, datasets.clone(), false).await;
     let mut node = cluster.node.clone();
     assert_eq!(
         code!(node.node_stage_volume(cluster.stage("cats"))),
@@ -815,7 +820,7 @@ async fn a_driver_that_cannot_mount_again_says_so_and_goes_on_with_other_volumes
     abort_connection(connection);
     *datasets.down.lock() = true;
 
-    let mut cluster = Cluster::start_in(folder, &datasets, true).await;
+    let mut cluster = Cluster::start_in(folder, datasets.clone(), true).await;
     while !cluster
         .condition("cats", "staging-cats")
         .await
@@ -846,7 +851,8 @@ async fn unstaging_waits_for_no_open_file() {
     if !can_mount() {
         return;
     }
-    let cluster = Cluster::start(&datasets()).await;
+    let datasets = datasets();
+    let cluster = Cluster::start(&datasets).await;
     let mut node = cluster.node.clone();
     assert_eq!(
         code!(node.node_stage_volume(cluster.stage("cats"))),

@@ -109,7 +109,6 @@ impl Drop for Folder {
 /// A running driver.
 pub(crate) struct Cluster {
     pub(crate) folder: Folder,
-    pub(crate) datasets: Arc<MemoryDatasets>,
     pub(crate) node: NodeClient<Channel>,
     pub(crate) identity: IdentityClient<Channel>,
     stop: oneshot::Sender<()>,
@@ -118,12 +117,16 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(datasets: &Arc<MemoryDatasets>) -> Cluster {
+        Cluster::start_with(datasets.clone()).await
+    }
+
+    pub(crate) async fn start_with(datasets: Arc<dyn Datasets>) -> Cluster {
         Cluster::start_in(Folder::new(), datasets, true).await
     }
 
     pub(crate) async fn start_in(
         folder: Folder,
-        datasets: &Arc<MemoryDatasets>,
+        datasets: Arc<dyn Datasets>,
         unmount_on_exit: bool,
     ) -> Cluster {
         let config = DriverConfig {
@@ -132,7 +135,7 @@ impl Cluster {
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
         };
-        let driver = Driver::new(config, datasets.clone()).expect("a driver");
+        let driver = Driver::new(config, datasets).expect("a driver");
         let endpoint = format!("unix://{}/csi.sock", folder.path().display());
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(driver.serve(
@@ -151,7 +154,6 @@ impl Cluster {
         };
         Cluster {
             folder,
-            datasets: datasets.clone(),
             node: NodeClient::new(channel.clone()),
             identity: IdentityClient::new(channel),
             stop,
