@@ -847,6 +847,34 @@ async fn a_driver_that_cannot_mount_again_says_so_and_goes_on_with_other_volumes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_leaves_nothing_behind_takes_dead_mounts_away_too() {
+    if !can_mount() {
+        return;
+    }
+    let datasets = datasets();
+    let cluster = Cluster::start_in(Folder::new(), datasets.clone(), false).await;
+    let mut node = cluster.node.clone();
+    assert_eq!(
+        code!(node.node_stage_volume(cluster.stage("cats"))),
+        Code::Ok
+    );
+    assert_eq!(
+        code!(node.node_publish_volume(cluster.publish("cats", "t"))),
+        Code::Ok
+    );
+    let connection = cluster.connection("t");
+    drop(node);
+    let (folder, ended) = cluster.stop().await;
+    ended.expect("ends well");
+    abort_connection(connection);
+    *datasets.down.lock() = true;
+    let cluster = Cluster::start_in(folder, datasets, true).await;
+    let (folder, ended) = cluster.stop().await;
+    ended.expect("ends well");
+    assert_eq!(mounts_below(folder.path()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unstaging_waits_for_no_open_file() {
     if !can_mount() {
         return;

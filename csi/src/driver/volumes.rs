@@ -170,6 +170,7 @@ impl Volumes {
                         Ok(())
                     }
                     Some(shown) => stage::take_away(shown, &volume.record),
+                    None if unmount => stage::take_remains(&volume.record),
                     None => Ok(()),
                 };
                 if let Err(error) = ended {
