@@ -4,5 +4,9 @@
 //! All unsafe code of Trackbed lives in this crate.
 
 pub mod fabric;
+#[cfg(any(test, feature = "mock"))]
+pub mod mock;
 pub mod shard;
 pub mod slab;
+pub mod sys;
+pub mod verbs;

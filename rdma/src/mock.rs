@@ -1,0 +1,44 @@
+//! A provider for tests: queue pairs in memory, deterministic and without any device.
+//!
+//! It stands behind the same functions and operation tables as a real provider, so everything in
+//! [`crate::verbs`] runs on it unchanged. Work requests are carried out inside `ibv_post_send`, in order;
+//! [`hold`] stops a queue pair from doing so, and other functions here make calls fail that a healthy
+//! device would not. Devices are called `mock0` (with the extended operation table) and `mock1`
+//! (with the classic one only); queue pairs of the whole process reach each other.
+
+mod calls;
+mod fabric;
+
+use std::sync::Arc;
+
+use crate::verbs::{Context, VerbsError};
+
+/// Opens a mock device.
+pub fn open(name: &str) -> Result<Arc<Context>, VerbsError> {
+    Context::open_in(&calls::LIBRARY, name)
+}
+
+/// Lets a queue pair's work requests wait instead of carrying them out when posted.
+pub fn hold(qp_number: u32) {
+    fabric::lock().hold(qp_number, true);
+}
+
+/// Carries out what waits on a held queue pair, and from now on what is posted.
+pub fn release(qp_number: u32) {
+    fabric::lock().hold(qp_number, false);
+}
+
+/// Makes a queue pair take this many more sends and refuse the one after them with an errno.
+pub fn refuse_sends_after(qp_number: u32, taken: u32, errno: i32) {
+    fabric::lock().refuse_sends_after(qp_number, taken, errno);
+}
+
+/// Makes a queue pair fail to be destroyed with an errno, once.
+pub fn refuse_destruction(qp_number: u32, errno: i32) {
+    fabric::lock().refuse_destruction(qp_number, errno);
+}
+
+/// Lets a context report that a port went down or came up.
+pub fn report_port(context: &Context, port: u8, active: bool) {
+    fabric::lock().report_port(context.raw_async_fd(), port, active);
+}

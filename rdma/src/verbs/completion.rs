@@ -1,0 +1,487 @@
+//! Completion queues and what their entries say.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use thiserror::Error;
+
+use super::context::{Context, Operations};
+use super::error::VerbsError;
+use super::event;
+use crate::sys;
+
+/// Entries taken from the adapter at a time.
+const BATCH: usize = 32;
+
+/// A completion queue, polled from one place.
+pub struct CompletionQueue {
+    shared: Arc<SharedQueue>,
+    operations: Operations,
+    batch: Box<[sys::ibv_wc; BATCH]>,
+    next: usize,
+    filled: usize,
+    // `poll` is for one thread at a time; moving the queue to another one is fine.
+    _not_sync: PhantomData<std::cell::Cell<()>>,
+}
+
+/// What queue pairs hold of their completion queue.
+pub(super) struct SharedQueue {
+    raw: NonNull<sys::ibv_cq>,
+    channel: Option<NonNull<sys::ibv_comp_channel>>,
+    context: Arc<Context>,
+    capacity: u32,
+    reserved: AtomicU32,
+}
+
+// SAFETY: libibverbs' functions on a queue are thread safe; polling is left to the one CompletionQueue.
+unsafe impl Send for SharedQueue {}
+// SAFETY: as above.
+unsafe impl Sync for SharedQueue {}
+
+impl CompletionQueue {
+    /// Makes a queue that is only polled. `entries` is the least capacity, for all work requests of its
+    /// queue pairs, signalled or not: after an error every one of them completes.
+    pub fn new(context: &Arc<Context>, entries: u32) -> Result<CompletionQueue, VerbsError> {
+        Self::create(context, entries, None)
+    }
+
+    /// Makes a queue with a descriptor that becomes readable when a requested notification is due.
+    pub fn with_events(
+        context: &Arc<Context>,
+        entries: u32,
+    ) -> Result<CompletionQueue, VerbsError> {
+        // SAFETY: the context is open.
+        let channel = unsafe { (context.library().create_comp_channel)(context.as_ptr()) };
+        let channel = NonNull::new(channel)
+            .ok_or_else(|| VerbsError::last("ibv_create_comp_channel", context.name()))?;
+        // SAFETY: the channel was just made.
+        let fd = unsafe { (*channel.as_ptr()).fd };
+        let made = event::make_nonblocking(fd)
+            .map_err(|source| VerbsError::Call {
+                verb: "fcntl",
+                object: context.name().to_owned(),
+                source,
+            })
+            .and_then(|()| Self::create(context, entries, Some(channel)));
+        if made.is_err() {
+            // SAFETY: the channel is ours and no queue uses it.
+            unsafe { (context.library().destroy_comp_channel)(channel.as_ptr()) };
+        }
+        made
+    }
+
+    fn create(
+        context: &Arc<Context>,
+        entries: u32,
+        channel: Option<NonNull<sys::ibv_comp_channel>>,
+    ) -> Result<CompletionQueue, VerbsError> {
+        let wanted = i32::try_from(entries.max(1)).unwrap_or(i32::MAX);
+        let channel_pointer = channel.map_or(null_mut(), NonNull::as_ptr);
+        // SAFETY: the context is open, and the channel is of it.
+        let raw = unsafe {
+            (context.library().create_cq)(context.as_ptr(), wanted, null_mut(), channel_pointer, 0)
+        };
+        let raw = NonNull::new(raw).ok_or_else(|| {
+            VerbsError::last(
+                "ibv_create_cq",
+                format!("{} ({entries} entries)", context.name()),
+            )
+        })?;
+        // SAFETY: the queue was just made; the field holds the granted capacity and never changes.
+        let capacity = u32::try_from(unsafe { (*raw.as_ptr()).cqe }).unwrap_or(0);
+        Ok(CompletionQueue {
+            shared: Arc::new(SharedQueue {
+                raw,
+                channel,
+                context: Arc::clone(context),
+                capacity,
+                reserved: AtomicU32::new(0),
+            }),
+            operations: context.operations(),
+            batch: Box::new([sys::ibv_wc::default(); BATCH]),
+            next: 0,
+            filled: 0,
+            _not_sync: PhantomData,
+        })
+    }
+
+    /// The device it is of.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.shared.context
+    }
+
+    /// Entries granted.
+    pub fn capacity(&self) -> u32 {
+        self.shared.capacity
+    }
+
+    /// Takes the next completion, if there is one. Nothing is lost by stopping in between.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<WorkCompletion>, VerbsError> {
+        if self.next == self.filled {
+            self.next = 0;
+            self.filled = 0;
+            // SAFETY: the queue lives as long as `shared`, the array has BATCH entries, and `&mut self`
+            // keeps anyone else from polling.
+            let polled = unsafe {
+                (self.operations.poll_cq)(
+                    self.shared.raw.as_ptr(),
+                    BATCH as i32,
+                    self.batch.as_mut_ptr(),
+                )
+            };
+            if polled < 0 {
+                return Err(VerbsError::Broken {
+                    verb: "ibv_poll_cq",
+                    object: self.shared.context.name().to_owned(),
+                    code: polled,
+                });
+            }
+            self.filled = (polled as usize).min(BATCH);
+            if self.filled == 0 {
+                return Ok(None);
+            }
+        }
+        let raw = &self.batch[self.next];
+        self.next += 1;
+        Ok(Some(WorkCompletion { raw: *raw }))
+    }
+
+    /// The descriptor that becomes readable; `None` for a queue made with [`CompletionQueue::new`].
+    /// It doesn't block. Watch it level-triggered, or call [`CompletionQueue::drain_events`] each time.
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.shared.channel.map(|channel| {
+            // SAFETY: the channel lives as long as `shared`, which `self` keeps.
+            unsafe { BorrowedFd::borrow_raw((*channel.as_ptr()).fd) }
+        })
+    }
+
+    /// Asks for one notification, for the next completion that arrives from now on. Poll to empty
+    /// *after* this and before waiting, since what arrived before causes none.
+    pub fn request_notification(&mut self) -> Result<(), VerbsError> {
+        // SAFETY: the queue lives as long as `shared`.
+        let code = unsafe { (self.operations.request_notify)(self.shared.raw.as_ptr(), 0) };
+        if code != 0 {
+            return Err(VerbsError::code(
+                "ibv_req_notify_cq",
+                self.shared.context.name(),
+                code,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes all notifications that are due and acknowledges them together; how many there were.
+    pub fn drain_events(&mut self) -> Result<u32, VerbsError> {
+        let Some(channel) = self.shared.channel else {
+            return Ok(0);
+        };
+        let library = self.shared.context.library();
+        let mut events = 0;
+        let outcome = loop {
+            let (mut queue, mut tag) = (null_mut(), null_mut());
+            // SAFETY: the channel is ours alone and doesn't block; the out pointers are ours.
+            let code = unsafe { (library.get_cq_event)(channel.as_ptr(), &mut queue, &mut tag) };
+            if code == 0 {
+                events += 1;
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::WouldBlock => break Ok(events),
+                io::ErrorKind::Interrupted => {}
+                _ => {
+                    break Err(VerbsError::Call {
+                        verb: "ibv_get_cq_event",
+                        object: self.shared.context.name().to_owned(),
+                        source: error,
+                    });
+                }
+            }
+        };
+        if events > 0 {
+            // SAFETY: this queue is the only one on the channel, so all events were its own.
+            unsafe { (library.ack_cq_events)(self.shared.raw.as_ptr(), events) };
+        }
+        outcome
+    }
+
+    pub(super) fn shared(&self) -> &Arc<SharedQueue> {
+        &self.shared
+    }
+}
+
+impl SharedQueue {
+    pub(super) fn as_ptr(&self) -> *mut sys::ibv_cq {
+        self.raw.as_ptr()
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Sets entries aside for a queue pair, so that the queue can't overrun.
+    pub(super) fn reserve(&self, wanted: u32) -> Result<(), VerbsError> {
+        self.reserved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
+                reserved
+                    .checked_add(wanted)
+                    .filter(|sum| *sum <= self.capacity)
+            })
+            .map(drop)
+            .map_err(|reserved| VerbsError::CompletionQueueTooSmall {
+                capacity: self.capacity,
+                reserved,
+                wanted,
+            })
+    }
+
+    pub(super) fn release(&self, entries: u32) {
+        self.reserved.fetch_sub(entries, Ordering::Relaxed);
+    }
+}
+
+impl Drop for SharedQueue {
+    fn drop(&mut self) {
+        let library = self.context.library();
+        // SAFETY: queue pairs on it held it alive; all events taken were acknowledged.
+        unsafe {
+            (library.destroy_cq)(self.raw.as_ptr());
+            if let Some(channel) = self.channel {
+                (library.destroy_comp_channel)(channel.as_ptr());
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CompletionQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompletionQueue")
+            .field("device", &self.shared.context.name())
+            .field("capacity", &self.shared.capacity)
+            .finish()
+    }
+}
+
+/// One entry of a completion queue, to be given to `settle` of its queue pair, once.
+#[must_use = "its queue pair's `settle` hands the buffers back"]
+pub struct WorkCompletion {
+    raw: sys::ibv_wc,
+}
+
+impl fmt::Debug for WorkCompletion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkCompletion")
+            .field("qp_number", &self.raw.qp_num)
+            .field("wr_id", &self.raw.wr_id)
+            .field("status", &self.raw.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WorkCompletion {
+    /// The number of the queue pair it is of.
+    #[inline]
+    pub fn qp_number(&self) -> u32 {
+        self.raw.qp_num
+    }
+
+    #[inline]
+    pub(super) fn id(&self) -> u64 {
+        self.raw.wr_id
+    }
+
+    /// What it says, for the given queue (which a failed entry doesn't tell itself).
+    pub(super) fn outcome(&self, queue: Queue) -> Result<Completion, CompletionError> {
+        let raw = &self.raw;
+        if raw.status != sys::IBV_WC_SUCCESS {
+            return Err(CompletionError {
+                status: Status::from_raw(raw.status),
+                vendor_code: raw.vendor_err,
+                qp_number: raw.qp_num,
+                queue,
+            });
+        }
+        let immediate = (raw.wc_flags & sys::IBV_WC_WITH_IMM != 0).then(|| {
+            // SAFETY: the flag says that the union holds an immediate.
+            u32::from_be(unsafe { raw.__bindgen_anon_1.imm_data })
+        });
+        let operation = match raw.opcode {
+            sys::IBV_WC_SEND => Operation::Send,
+            sys::IBV_WC_RDMA_WRITE => Operation::Write,
+            sys::IBV_WC_RDMA_READ => Operation::Read,
+            sys::IBV_WC_RECV => Operation::Receive,
+            sys::IBV_WC_RECV_RDMA_WITH_IMM => Operation::ReceiveWrite,
+            other => Operation::Other(other),
+        };
+        Ok(Completion {
+            operation,
+            bytes: raw.byte_len,
+            immediate,
+        })
+    }
+}
+
+/// Which queue of a queue pair a work request was on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// The send queue.
+    Send,
+    /// The receive queue.
+    Receive,
+}
+
+/// What a work request did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Sent a message.
+    Send,
+    /// Wrote into the peer's memory.
+    Write,
+    /// Read from the peer's memory.
+    Read,
+    /// Received a message.
+    Receive,
+    /// Took the immediate of a peer's write.
+    ReceiveWrite,
+    /// Another one, by its number in `enum ibv_wc_opcode`.
+    Other(u32),
+}
+
+/// A work request that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// What it did.
+    pub operation: Operation,
+    /// Bytes received or read, or written by the peer with this immediate. Not set for sends and writes.
+    pub bytes: u32,
+    /// The peer's immediate, if it gave one.
+    pub immediate: Option<u32>,
+}
+
+/// A work request that failed. Its queue pair is in the error state: all others on it come back flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("queue pair {qp_number}: {queue} failed: {status} (vendor code {vendor_code:#x}): {}", .status.meaning())]
+pub struct CompletionError {
+    /// Why.
+    pub status: Status,
+    /// The adapter's own code for it.
+    pub vendor_code: u32,
+    /// The queue pair's number.
+    pub qp_number: u32,
+    /// The queue it was on.
+    pub queue: Queue,
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Queue::Send => "a send",
+            Queue::Receive => "a receive",
+        })
+    }
+}
+
+/// The status of a failed work request, as in `enum ibv_wc_status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Status {
+    LocalLength,
+    LocalQueuePair,
+    LocalProtection,
+    Flushed,
+    BadResponse,
+    LocalAccess,
+    RemoteInvalidRequest,
+    RemoteAccess,
+    RemoteOperation,
+    RetryExceeded,
+    ReceiverNotReady,
+    RemoteAborted,
+    Fatal,
+    ResponseTimeout,
+    Other(u32),
+}
+
+impl Status {
+    fn from_raw(raw: sys::ibv_wc_status) -> Status {
+        match raw {
+            sys::IBV_WC_LOC_LEN_ERR => Status::LocalLength,
+            sys::IBV_WC_LOC_QP_OP_ERR => Status::LocalQueuePair,
+            sys::IBV_WC_LOC_PROT_ERR => Status::LocalProtection,
+            sys::IBV_WC_WR_FLUSH_ERR => Status::Flushed,
+            sys::IBV_WC_BAD_RESP_ERR => Status::BadResponse,
+            sys::IBV_WC_LOC_ACCESS_ERR => Status::LocalAccess,
+            sys::IBV_WC_REM_INV_REQ_ERR => Status::RemoteInvalidRequest,
+            sys::IBV_WC_REM_ACCESS_ERR => Status::RemoteAccess,
+            sys::IBV_WC_REM_OP_ERR => Status::RemoteOperation,
+            sys::IBV_WC_RETRY_EXC_ERR => Status::RetryExceeded,
+            sys::IBV_WC_RNR_RETRY_EXC_ERR => Status::ReceiverNotReady,
+            sys::IBV_WC_REM_ABORT_ERR => Status::RemoteAborted,
+            sys::IBV_WC_FATAL_ERR => Status::Fatal,
+            sys::IBV_WC_RESP_TIMEOUT_ERR => Status::ResponseTimeout,
+            other => Status::Other(other),
+        }
+    }
+
+    /// What it usually means.
+    pub fn meaning(&self) -> &'static str {
+        match self {
+            Status::LocalLength => "the message is longer than the buffers posted for it",
+            Status::LocalQueuePair => "the work request doesn't fit this queue pair",
+            Status::LocalProtection => {
+                "a buffer isn't in a registered region, or the region lacks the right"
+            }
+            Status::Flushed => {
+                "the queue pair had failed or was shut down before it; an earlier completion says why"
+            }
+            Status::BadResponse => {
+                "the peer's answer makes no sense; suspect its adapter or software"
+            }
+            Status::LocalAccess => "the region doesn't allow what the work request does",
+            Status::RemoteInvalidRequest => {
+                "the peer refused it: longer than its receive, or of a kind its queue pair doesn't allow"
+            }
+            Status::RemoteAccess => {
+                "the peer refused the address: the rkey is wrong or withdrawn, or the range leaves its region"
+            }
+            Status::RemoteOperation => "the peer could not carry it out, though it was in order",
+            Status::RetryExceeded => {
+                "the peer doesn't answer: it is gone or in the error state, its link is down, packets are \
+                 lost, or the MTU or GID doesn't fit the path"
+            }
+            Status::ReceiverNotReady => "the peer has no receive posted for it",
+            Status::RemoteAborted => "the peer gave it up",
+            Status::Fatal => "the adapter failed",
+            Status::ResponseTimeout => "the peer's answer is overdue",
+            Status::Other(_) => "see enum ibv_wc_status in rdma-core",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::LocalLength => "local length error",
+            Status::LocalQueuePair => "local queue pair operation error",
+            Status::LocalProtection => "local protection error",
+            Status::Flushed => "flushed",
+            Status::BadResponse => "bad response",
+            Status::LocalAccess => "local access error",
+            Status::RemoteInvalidRequest => "remote invalid request",
+            Status::RemoteAccess => "remote access error",
+            Status::RemoteOperation => "remote operation error",
+            Status::RetryExceeded => "transport retries exceeded",
+            Status::ReceiverNotReady => "receiver-not-ready retries exceeded",
+            Status::RemoteAborted => "aborted by the peer",
+            Status::Fatal => "fatal error",
+            Status::ResponseTimeout => "response timeout",
+            Status::Other(raw) => return write!(f, "status {raw}"),
+        })
+    }
+}

@@ -1,0 +1,330 @@
+//! Memory that an adapter may touch: who owns it, and what it may do there.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::context::Context;
+use super::error::VerbsError;
+use crate::sys;
+
+/// Memory that can be registered.
+///
+/// # Safety
+/// `as_ptr()` to `as_ptr() + len()` must be one valid, readable and writable mapping for as long as the
+/// value exists, at an address that never changes; and no reference to these bytes may be created
+/// except through the [`Source`] and [`Sink`] values that own parts of it (and never overlap, unless
+/// all of them are read only).
+pub unsafe trait Pinned: Send + Sync + 'static {
+    /// Start of the mapping.
+    fn as_ptr(&self) -> *mut u8;
+    /// Its length in bytes.
+    fn len(&self) -> usize;
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A buffer that can be sent from: it moves into the queue pair and back.
+///
+/// # Safety
+/// While the value exists, the bytes from `as_ptr()` on for `len()` must stay valid at that address,
+/// wherever the value itself is moved, and must not be written except through `&mut` of this value.
+pub unsafe trait Source: Send + 'static {
+    /// Start of the buffer.
+    fn as_ptr(&self) -> *const u8;
+    /// Its length in bytes.
+    fn len(&self) -> usize;
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A buffer that can be received or read into.
+///
+/// # Safety
+/// As [`Source`], and the value must be the only way to read or write its bytes.
+pub unsafe trait Sink: Source {}
+
+// SAFETY: no bytes at all. For receives that only take an immediate.
+unsafe impl Source for () {
+    fn as_ptr(&self) -> *const u8 {
+        NonNull::dangling().as_ptr()
+    }
+    fn len(&self) -> usize {
+        0
+    }
+}
+// SAFETY: no bytes at all.
+unsafe impl Sink for () {}
+
+/// A part of a payload: bytes `offset` to `offset + len` of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// First byte, counted from the payload's start.
+    pub offset: u32,
+    /// Number of bytes.
+    pub len: u32,
+}
+
+impl Segment {
+    /// `len` bytes from `offset` on.
+    pub const fn new(offset: u32, len: u32) -> Segment {
+        Segment { offset, len }
+    }
+}
+
+/// A group of regions and queue pairs that may be used together: one a peer, so that a peer's rkeys
+/// open nothing on another peer's connection.
+pub struct ProtectionDomain {
+    raw: NonNull<sys::ibv_pd>,
+    context: Arc<Context>,
+}
+
+// SAFETY: libibverbs' control functions are thread safe.
+unsafe impl Send for ProtectionDomain {}
+// SAFETY: as above.
+unsafe impl Sync for ProtectionDomain {}
+
+impl ProtectionDomain {
+    /// Makes one.
+    pub fn new(context: &Arc<Context>) -> Result<Arc<ProtectionDomain>, VerbsError> {
+        // SAFETY: the context is open.
+        let raw = unsafe { (context.library().alloc_pd)(context.as_ptr()) };
+        let raw =
+            NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_pd", context.name()))?;
+        Ok(Arc::new(ProtectionDomain {
+            raw,
+            context: Arc::clone(context),
+        }))
+    }
+
+    /// The device it is of.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::ibv_pd {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for ProtectionDomain {
+    fn drop(&mut self) {
+        // SAFETY: regions and queue pairs of it hold it alive, so none is left. One that failed to be
+        // destroyed was leaked and makes this fail too, which leaks it as well.
+        unsafe { (self.context.library().dealloc_pd)(self.raw.as_ptr()) };
+    }
+}
+
+/// What the adapter may do in a region, beyond reading for our own sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing more: for memory that is only sent.
+    LocalRead,
+    /// Write what our own receives and reads bring, into the payloads posted for them.
+    LocalWrite,
+}
+
+/// Registered memory: pinned, and known to the adapter under its keys.
+pub struct MemoryRegion {
+    raw: NonNull<sys::ibv_mr>,
+    lkey: u32,
+    rkey: Option<u32>,
+    writable: bool,
+    pd: Arc<ProtectionDomain>,
+    memory: Option<Arc<dyn Pinned>>,
+    start: usize,
+    len: usize,
+}
+
+// SAFETY: libibverbs' control functions are thread safe; the other fields never change.
+unsafe impl Send for MemoryRegion {}
+// SAFETY: as above.
+unsafe impl Sync for MemoryRegion {}
+
+impl MemoryRegion {
+    /// Registers all of `memory` for our own work requests. No peer can reach it.
+    pub fn register(
+        pd: &Arc<ProtectionDomain>,
+        memory: Arc<dyn Pinned>,
+        access: Access,
+    ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        match access {
+            Access::LocalRead => Self::register_with(pd, memory, 0),
+            Access::LocalWrite => Self::register_with(pd, memory, sys::IBV_ACCESS_LOCAL_WRITE),
+        }
+    }
+
+    /// Registers all of `memory` for our own work requests and for RDMA writes of peers that are told
+    /// its rkey. [`super::RemoteWindow`] is the safe way to have such memory.
+    ///
+    /// # Safety
+    /// From the moment a peer learns the rkey until the region (or the peer's queue pair) is gone, the
+    /// peer may write any byte at any time. The caller must see to it that no `&[u8]` or `&mut [u8]`
+    /// to bytes exists while a peer may write them: by a protocol that gives the peer leave for a part,
+    /// takes it back with the completion that says it is written, and tears the connection down before
+    /// trusting a part again whose writer broke the protocol.
+    pub unsafe fn register_remote_writable(
+        pd: &Arc<ProtectionDomain>,
+        memory: Arc<dyn Pinned>,
+    ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        Self::register_with(
+            pd,
+            memory,
+            sys::IBV_ACCESS_LOCAL_WRITE | sys::IBV_ACCESS_REMOTE_WRITE,
+        )
+    }
+
+    fn register_with(
+        pd: &Arc<ProtectionDomain>,
+        memory: Arc<dyn Pinned>,
+        access: u32,
+    ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        let (start, len) = (memory.as_ptr(), memory.len());
+        // SAFETY: `Pinned` promises a valid mapping, which the region keeps alive; what the adapter
+        // does there is bounded by `access` and by the payloads that posts own.
+        let raw = unsafe {
+            (pd.context.library().reg_mr)(
+                pd.as_ptr(),
+                start.cast::<c_void>(),
+                len,
+                access.cast_signed(),
+            )
+        };
+        let raw = NonNull::new(raw).ok_or_else(|| {
+            VerbsError::last("ibv_reg_mr", format!("{} ({len} bytes)", pd.context.name()))
+        })?;
+        // SAFETY: the region was just made.
+        let (lkey, rkey) = unsafe { ((*raw.as_ptr()).lkey, (*raw.as_ptr()).rkey) };
+        Ok(Arc::new(MemoryRegion {
+            raw,
+            lkey,
+            rkey: (access & sys::IBV_ACCESS_REMOTE_WRITE != 0).then_some(rkey),
+            writable: access & sys::IBV_ACCESS_LOCAL_WRITE != 0,
+            pd: Arc::clone(pd),
+            memory: Some(memory),
+            start: start as usize,
+            len,
+        }))
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The protection domain it is of.
+    pub fn protection_domain(&self) -> &Arc<ProtectionDomain> {
+        &self.pd
+    }
+
+    /// How a peer addresses it; `None` unless it was registered remotely writable.
+    pub fn remote(&self) -> Option<RemoteMemory> {
+        let (address, len) = (self.start as u64, self.len as u64);
+        self.rkey.map(|rkey| RemoteMemory { address, len, rkey })
+    }
+
+    pub(super) fn local(&self) -> LocalRange {
+        LocalRange {
+            start: self.start,
+            end: self.start + self.len,
+            lkey: self.lkey,
+            writable: self.writable,
+        }
+    }
+}
+
+impl Drop for MemoryRegion {
+    fn drop(&mut self) {
+        // SAFETY: queue pairs it is attached to hold it alive and have drained or are destroyed.
+        let code = unsafe { (self.pd.context.library().dereg_mr)(self.raw.as_ptr()) };
+        if code != 0 {
+            // Still registered: the memory must outlive what the adapter may do there.
+            std::mem::forget(self.memory.take());
+        }
+    }
+}
+
+/// What posting needs to know of an attached region.
+#[derive(Clone, Copy)]
+pub(super) struct LocalRange {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) lkey: u32,
+    pub(super) writable: bool,
+}
+
+/// A peer's remotely writable memory, as the peer described it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteMemory {
+    /// Its start in the peer's address space.
+    pub address: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The key that opens it.
+    pub rkey: u32,
+}
+
+impl RemoteMemory {
+    /// Length of an encoded description.
+    pub const ENCODED_BYTES: usize = 20;
+
+    /// The address of `len` bytes from `offset` on, when they lie inside.
+    pub fn at(&self, offset: u64, len: u64) -> Option<RemoteAddress> {
+        let end = offset.checked_add(len)?;
+        if end > self.len {
+            return None;
+        }
+        Some(RemoteAddress {
+            address: self.address.checked_add(offset)?,
+            rkey: self.rkey,
+        })
+    }
+
+    /// Encodes it, little endian.
+    pub fn encode(&self) -> [u8; Self::ENCODED_BYTES] {
+        let mut bytes = [0; Self::ENCODED_BYTES];
+        bytes[0..8].copy_from_slice(&self.address.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.len.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.rkey.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes what a peer sent; `None` when it isn't a range of an address space.
+    pub fn decode(bytes: &[u8]) -> Option<RemoteMemory> {
+        let bytes: &[u8; Self::ENCODED_BYTES] = bytes.try_into().ok()?;
+        let (address, rest) = bytes.split_first_chunk::<8>()?;
+        let (len, rest) = rest.split_first_chunk::<8>()?;
+        let rkey = u32::from_le_bytes(*rest.first_chunk::<4>()?);
+        let (address, len) = (u64::from_le_bytes(*address), u64::from_le_bytes(*len));
+        address.checked_add(len)?;
+        Some(RemoteMemory { address, len, rkey })
+    }
+}
+
+/// Where a write goes: an address in the peer's memory and the key that opens it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteAddress {
+    /// Address in the peer's address space.
+    pub address: u64,
+    /// The key. A wrong one fails the work request and puts both ends into the error state.
+    pub rkey: u32,
+}
+
+impl RemoteAddress {
+    /// The address `bytes` further on.
+    pub fn offset(self, bytes: u64) -> RemoteAddress {
+        RemoteAddress {
+            address: self.address.wrapping_add(bytes),
+            rkey: self.rkey,
+        }
+    }
+}
