@@ -220,7 +220,11 @@ impl Agent {
         let (manifest, encoded) = built.await?;
         let version = manifest.digest();
         self.0.store.create(manifest, encoded, origin).await?;
-        let record = DatasetRecord { name: name.clone(), origin: origin.clone(), version };
+        let record = DatasetRecord {
+            name: name.clone(),
+            origin: origin.clone(),
+            version,
+        };
         self.0.registry.put_dataset(&record).await?;
         Ok(record)
     }

@@ -164,7 +164,16 @@ pub(crate) struct FillerParts {
 
 impl Filler {
     pub(crate) fn new(parts: FillerParts) -> Filler {
-        let FillerParts { node, shard, slab, workers, counters, membership, peers, origins } = parts;
+        let FillerParts {
+            node,
+            shard,
+            slab,
+            workers,
+            counters,
+            membership,
+            peers,
+            origins,
+        } = parts;
         Filler {
             node,
             shard,
@@ -211,7 +220,12 @@ impl Filler {
             }
             None => self.counters.fills_joined.add(1),
         }
-        let broken_off = |_| Err(Arc::new(FillError::BrokenOff { chunk, version: digest }));
+        let broken_off = |_| {
+            Err(Arc::new(FillError::BrokenOff {
+                chunk,
+                version: digest,
+            }))
+        };
         arrival.await.unwrap_or_else(broken_off)
     }
 
@@ -229,7 +243,8 @@ impl Filler {
             Ok(filled) => {
                 let filled = Arc::new(filled);
                 if wanted == For::Reader {
-                    self.recent.insert((version.digest(), chunk), Arc::clone(&filled));
+                    self.recent
+                        .insert((version.digest(), chunk), Arc::clone(&filled));
                 }
                 Ok(filled)
             }
@@ -249,11 +264,13 @@ impl Filler {
     ) -> Result<Filled, FillError> {
         // Someone may have brought it since the caller looked.
         if version.store().has(chunk)
-            && let Some(filled) = self.from_store(version, chunk).await
+            && let Some(filled) = self.reread(version, chunk).await
         {
             return Ok(filled);
         }
-        let (lease, seal) = self.from_elsewhere(version, chunk, wanted == For::Peer).await?;
+        let (lease, seal) = self
+            .from_elsewhere(version, chunk, wanted == For::Peer)
+            .await?;
         self.counters.fills.add(1);
         let (lease, stored) = version.store().write(chunk, &seal, lease).await;
         if let Err(fault) = stored {
@@ -262,16 +279,19 @@ impl Filler {
         Ok(Filled { lease, seal })
     }
 
-    async fn from_store(&self, version: &Arc<Version>, chunk: u32) -> Option<Filled> {
+    async fn reread(&self, version: &Arc<Version>, chunk: u32) -> Option<Filled> {
         let lease = self.slab.lease().await;
         let (lease, read) = version.store().read_whole(chunk, lease).await;
         read.ok()?;
         let seal = crate::seal::trailer(&lease)?;
-        Some(Filled { lease, seal: Arc::new(seal) })
+        Some(Filled {
+            lease,
+            seal: Arc::new(seal),
+        })
     }
 
     /// Asks one source after the other, as planned, until one delivers.
-    async fn from_elsewhere(
+    async fn ask_around(
         &self,
         version: &Arc<Version>,
         chunk: u32,
@@ -288,19 +308,28 @@ impl Filler {
                 for_peer,
             };
             let usable = |source: &Source| match source {
-                Source::Peer { member, stored_only: true } => {
-                    self.peers.is_linked(&members[*member])
-                }
+                Source::Peer {
+                    member,
+                    stored_only: true,
+                } => self.peers.is_linked(&members[*member]),
                 Source::Peer { member, .. } => !self.peers.is_down(&members[*member].name),
                 Source::Origin => true,
             };
             match plan::next(&situation, &tried, usable) {
                 Step::Ask(Source::Origin) => {
-                    return self.from_origin(version, chunk).await.map_err(FillError::Origin);
+                    return self
+                        .from_origin(version, chunk)
+                        .await
+                        .map_err(FillError::Origin);
                 }
-                Step::Ask(source @ Source::Peer { member, stored_only }) => {
+                Step::Ask(
+                    source @ Source::Peer {
+                        member,
+                        stored_only,
+                    },
+                ) => {
                     let member = &members[member];
-                    match self.from_peer(version, chunk, member, stored_only).await {
+                    match self.ask_peer(version, chunk, member, stored_only).await {
                         Ok(filled) => return Ok(filled),
                         Err(failure) => {
                             if !stored_only {
@@ -318,7 +347,11 @@ impl Filler {
                 }
                 Step::GiveUp => {
                     let tried = told.join("; ");
-                    return Err(FillError::NoSource { chunk, version: version.digest(), tried });
+                    return Err(FillError::NoSource {
+                        chunk,
+                        version: version.digest(),
+                        tried,
+                    });
                 }
             }
         }

@@ -24,7 +24,10 @@ struct Known {
 
 impl Membership {
     pub(crate) fn new(registry: Arc<dyn Registry>) -> Membership {
-        Membership { registry, known: Mutex::default() }
+        Membership {
+            registry,
+            known: Mutex::default(),
+        }
     }
 
     /// The members; the last known ones while the registry can't be asked.

@@ -35,7 +35,10 @@ pub(crate) struct Version {
 
 impl Version {
     pub(crate) fn new(store: Arc<VersionStore>) -> Version {
-        Version { store, origin: futures::lock::Mutex::new(None) }
+        Version {
+            store,
+            origin: futures::lock::Mutex::new(None),
+        }
     }
 
     pub(crate) fn store(&self) -> &Arc<VersionStore> {
@@ -202,15 +205,24 @@ impl OpenVersion {
         len: usize,
     ) -> Result<VerifiedBytes, ReadError> {
         let Some(found) = self.manifest().entry(entry) else {
-            return Err(ReadError::NoSuchEntry { version: self.version.digest(), index: entry.0 });
+            return Err(ReadError::NoSuchEntry {
+                version: self.version.digest(),
+                index: entry.0,
+            });
         };
         if !matches!(found.kind, EntryKind::File { .. }) {
-            return Err(ReadError::NotAFile { path: self.shown(entry) });
+            return Err(ReadError::NotAFile {
+                path: self.shown(entry),
+            });
         }
         let Some(location) = self.manifest().locate(entry, offset).filter(|_| len > 0) else {
             return Ok(VerifiedBytes::EMPTY);
         };
-        let Location { chunk, chunk_offset, available } = location;
+        let Location {
+            chunk,
+            chunk_offset,
+            available,
+        } = location;
         let begin = chunk_offset as usize;
         let range = begin..begin + len.min(available as usize);
 
@@ -219,10 +231,18 @@ impl OpenVersion {
         let bytes = match future::select(read, Delay::new(waited)).await {
             Either::Left((Ok(bytes), _)) => bytes,
             Either::Left((Err(source), _)) => {
-                return Err(ReadError::Unavailable { path: self.shown(entry), offset, source });
+                return Err(ReadError::Unavailable {
+                    path: self.shown(entry),
+                    offset,
+                    source,
+                });
             }
             Either::Right(((), _)) => {
-                return Err(ReadError::Late { path: self.shown(entry), offset, waited });
+                return Err(ReadError::Late {
+                    path: self.shown(entry),
+                    offset,
+                    waited,
+                });
             }
         };
         self.inner.counters.served_bytes.add(bytes.len() as u64);
@@ -274,12 +294,17 @@ impl OpenVersion {
     /// Brings all chunks that are not here yet to this node's disk.
     pub async fn warm(&self) -> Result<Warmed, WarmError> {
         let store = self.version.store();
-        let missing: Vec<u32> =
-            (0..self.manifest().chunks()).filter(|&chunk| !store.has(chunk)).collect();
+        let missing: Vec<u32> = (0..self.manifest().chunks())
+            .filter(|&chunk| !store.has(chunk))
+            .collect();
         let chunks = missing.len() as u32;
         let mut fills = stream::iter(missing)
             .map(|chunk| self.inner.filler.fill(&self.version, chunk, For::Store))
-            .buffer_unordered(WARM_AT_A_TIME.min(self.inner.filler.slab.slots() / 2).max(1));
+            .buffer_unordered(
+                WARM_AT_A_TIME
+                    .min(self.inner.filler.slab.slots() / 2)
+                    .max(1),
+            );
         let (mut warmed, mut failed, mut first) = (Warmed::default(), 0, None);
         while let Some(result) = fills.next().await {
             match result {
@@ -295,7 +320,11 @@ impl OpenVersion {
         }
         match first {
             None => Ok(warmed),
-            Some(source) => Err(WarmError { failed, chunks, source }),
+            Some(source) => Err(WarmError {
+                failed,
+                chunks,
+                source,
+            }),
         }
     }
 

@@ -93,7 +93,11 @@ struct State {
 
 impl Peers {
     pub(crate) fn new(control: Arc<dyn PeerControl>) -> Peers {
-        Peers { control, fabric: OnceLock::new(), peers: Mutex::default() }
+        Peers {
+            control,
+            fabric: OnceLock::new(),
+            peers: Mutex::default(),
+        }
     }
 
     /// False if there is a fabric already.
@@ -175,7 +179,12 @@ impl Peers {
 
 impl Peer {
     fn live_link(&self) -> Option<PeerLink> {
-        self.state.lock().link.as_ref().filter(|link| link.is_alive()).cloned()
+        self.state
+            .lock()
+            .link
+            .as_ref()
+            .filter(|link| link.is_alive())
+            .cloned()
     }
 }
 

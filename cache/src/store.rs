@@ -30,7 +30,7 @@ use crate::origin::OriginUrl;
 use crate::seal::SealError;
 use crate::workers::Workers;
 
-pub(crate) use version::{Held, VersionStore};
+pub(crate) use version::VersionStore;
 
 /// Why the store cannot do something as a whole. What goes wrong with one chunk is a
 /// [`ChunkFault`].

@@ -68,7 +68,10 @@ async fn from_disk(inner: &Inner, version: &Version, chunk: u32) -> Option<Paylo
     let lease = inner.filler.slab.lease().await;
     let (lease, read) = version.store().read_whole(chunk, lease).await;
     read.ok()?;
-    Some(Payload { lease, len: version.manifest().chunk_len(chunk) })
+    Some(Payload {
+        lease,
+        len: version.manifest().chunk_len(chunk),
+    })
 }
 
 /// A slot of our own slab to send from. The fill's slot if nobody else needs it; a copy if others

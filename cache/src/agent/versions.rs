@@ -58,10 +58,12 @@ impl Inner {
     fn origin_of(&self, digest: Digest) -> Result<OriginUrl, AgentError> {
         let datasets = self.registry.datasets()?;
         let known = datasets.into_iter().find(|record| record.version == digest);
-        known.map(|record| record.origin).ok_or_else(|| AgentError::UnknownVersion {
-            version: digest,
-            tried: "no dataset has it as its current version".into(),
-        })
+        known
+            .map(|record| record.origin)
+            .ok_or_else(|| AgentError::UnknownVersion {
+                version: digest,
+                tried: "no dataset has it as its current version".into(),
+            })
     }
 
     async fn manifest_from_members(
@@ -70,7 +72,10 @@ impl Inner {
     ) -> Result<(Arc<Manifest>, Bytes), AgentError> {
         let mut tried = Vec::new();
         let members = self.filler.membership.now();
-        for member in members.iter().filter(|member| member.name != self.config.node) {
+        for member in members
+            .iter()
+            .filter(|member| member.name != self.config.node)
+        {
             match self.manifest_from(member, digest).await {
                 Ok(found) => return Ok(found),
                 Err(why) => {
@@ -83,7 +88,10 @@ impl Inner {
         if tried.is_empty() {
             tried.push("there are no other members".into());
         }
-        Err(AgentError::UnknownVersion { version: digest, tried: tried.join("; ") })
+        Err(AgentError::UnknownVersion {
+            version: digest,
+            tried: tried.join("; "),
+        })
     }
 
     async fn manifest_from(
@@ -99,7 +107,10 @@ impl Inner {
             Either::Right(((), _)) => return Err(format!("nothing came in {MANIFEST_DEADLINE:?}")),
         };
         let decoding = encoded.clone();
-        let decoded = self.workers.run(move || Manifest::decode_as(&decoding, digest)).await;
+        let decoded = self
+            .workers
+            .run(move || Manifest::decode_as(&decoding, digest))
+            .await;
         match decoded {
             Ok(manifest) => Ok((Arc::new(manifest), encoded)),
             Err(error) => Err(error.to_string()),

@@ -25,7 +25,9 @@ impl RetryBudget {
 
     /// Whether one more retry is allowed; takes it from the budget.
     pub(super) fn may_retry(&self) -> bool {
-        self.0.fetch_update(Relaxed, Relaxed, |saved| saved.checked_sub(RETRY_COST)).is_ok()
+        self.0
+            .fetch_update(Relaxed, Relaxed, |saved| saved.checked_sub(RETRY_COST))
+            .is_ok()
     }
 }
 

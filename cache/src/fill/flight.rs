@@ -33,7 +33,10 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
         let waiters = flights.entry(key.clone()).or_default();
         waiters.push(sender);
         let first = waiters.len() == 1;
-        let lead = first.then(|| Lead { flights: Arc::clone(&self.0), key: Some(key) });
+        let lead = first.then(|| Lead {
+            flights: Arc::clone(&self.0),
+            key: Some(key),
+        });
         (receiver, lead)
     }
 
@@ -57,7 +60,8 @@ impl<K: Hash + Eq, V> Lead<K, V> {
 
     fn land(&mut self) -> Waiters<V> {
         let key = self.key.take();
-        key.and_then(|key| self.flights.lock().remove(&key)).unwrap_or_default()
+        key.and_then(|key| self.flights.lock().remove(&key))
+            .unwrap_or_default()
     }
 }
 

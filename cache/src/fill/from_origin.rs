@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, TryStreamExt};
 use futures_timer::Delay;
 use trackbed_rdma::slab::Lease;
 
@@ -21,7 +21,7 @@ const ATTEMPTS: u32 = 4;
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 impl Filler {
-    pub(super) async fn from_origin(
+    pub(super) async fn read_origin(
         &self,
         version: &Arc<Version>,
         chunk: u32,
@@ -69,9 +69,15 @@ impl Filler {
     ) -> Result<(), OriginError> {
         let manifest = version.manifest();
         let path = manifest.path(extent.entry);
-        let identity = manifest.identity(extent.entry).expect("extents are parts of files");
+        let identity = manifest
+            .identity(extent.entry)
+            .expect("extents are parts of files");
         let size = manifest.file_size(extent.entry);
-        let object = ObjectRef { path: &path, size, identity: &identity };
+        let object = ObjectRef {
+            path: &path,
+            size,
+            identity: &identity,
+        };
         let mut wait = RETRY_WAIT;
         let mut attempt = 1;
         loop {

@@ -19,7 +19,10 @@ use crate::seal::{SEAL_BYTES, Seal, SealError, trailer};
 /// How long a peer may take to bring a chunk, reading it from the origin included.
 const FETCH_DEADLINE: Duration = Duration::from_secs(40);
 
-const _: () = assert!(TRAILER_BYTES == SEAL_BYTES, "a chunk's trailer on the wire is its seal");
+const _: () = assert!(
+    TRAILER_BYTES == SEAL_BYTES,
+    "a chunk's trailer on the wire is its seal"
+);
 
 /// Why a peer brought no chunk.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl fmt::Display for PeerFailure {
 }
 
 impl Filler {
-    pub(super) async fn from_peer(
+    pub(super) async fn ask_peer(
         &self,
         version: &Arc<Version>,
         chunk: u32,
@@ -96,11 +99,19 @@ impl Filler {
         member: &Member,
         stored_only: bool,
     ) -> Result<(Lease, Arc<Seal>), PeerFailure> {
-        let link = self.peers.link(member).await.map_err(PeerFailure::Connect)?;
+        let link = self
+            .peers
+            .link(member)
+            .await
+            .map_err(PeerFailure::Connect)?;
         let request = ChunkRequest {
             version: *version.digest().as_bytes(),
             chunk,
-            flags: if stored_only { ChunkRequest::FORWARDED } else { 0 },
+            flags: if stored_only {
+                ChunkRequest::FORWARDED
+            } else {
+                0
+            },
         };
         let fetch = std::pin::pin!(link.fetch(request));
         let payload = match future::select(fetch, Delay::new(FETCH_DEADLINE)).await {
@@ -122,7 +133,10 @@ impl Filler {
 
 /// The seal of what lies in the slot, if it is right about it and of the length we expect.
 fn check(slot: &[u8], len: u32, expected: u32) -> Result<Seal, SealError> {
-    let wrong_length = |sealed| SealError::Length { sealed, found: len as usize };
+    let wrong_length = |sealed| SealError::Length {
+        sealed,
+        found: len as usize,
+    };
     if len != expected {
         return Err(wrong_length(expected));
     }

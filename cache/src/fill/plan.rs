@@ -65,7 +65,10 @@ fn order(situation: &Situation) -> Vec<Source> {
     peers
         .filter(|&member| situation.me != Some(member))
         // The second owner asks the primary; if that is down it is the owner itself.
-        .map(|member| Source::Peer { member, stored_only })
+        .map(|member| Source::Peer {
+            member,
+            stored_only,
+        })
         .chain([Source::Origin])
         .collect()
 }
@@ -78,7 +81,14 @@ pub(super) fn next(
 ) -> Step {
     let untried = |source: &Source| tried.iter().all(|(asked, _)| asked != source);
     let someone_is_busy = tried.iter().any(|(source, outcome)| {
-        *outcome == Outcome::Busy && matches!(source, Source::Peer { stored_only: false, .. })
+        *outcome == Outcome::Busy
+            && matches!(
+                source,
+                Source::Peer {
+                    stored_only: false,
+                    ..
+                }
+            )
     });
     for source in order(situation).into_iter().filter(untried) {
         if source == Source::Origin && someone_is_busy {
@@ -96,12 +106,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const OWNERS: Option<Owners> = Some(Owners { primary: 0, secondary: Some(1) });
-    const PRIMARY: Source = Source::Peer { member: 0, stored_only: false };
-    const SECONDARY: Source = Source::Peer { member: 1, stored_only: false };
+    const OWNERS: Option<Owners> = Some(Owners {
+        primary: 0,
+        secondary: Some(1),
+    });
+    const PRIMARY: Source = Source::Peer {
+        member: 0,
+        stored_only: false,
+    };
+    const SECONDARY: Source = Source::Peer {
+        member: 1,
+        stored_only: false,
+    };
 
     fn steps(me: usize, for_peer: bool, down: &[usize], ends: Outcome) -> Vec<Step> {
-        let situation = Situation { me: Some(me), owners: OWNERS, for_peer };
+        let situation = Situation {
+            me: Some(me),
+            owners: OWNERS,
+            for_peer,
+        };
         let usable = |source: &Source| match source {
             Source::Peer { member, .. } => !down.contains(member),
             Source::Origin => true,
@@ -128,28 +151,53 @@ mod tests {
     #[test]
     fn a_busy_owner_is_waited_for_and_the_origin_left_alone() {
         let steps = steps(2, false, &[], Outcome::Busy);
-        assert_eq!(steps, [Step::Ask(PRIMARY), Step::Ask(SECONDARY), Step::Wait]);
+        assert_eq!(
+            steps,
+            [Step::Ask(PRIMARY), Step::Ask(SECONDARY), Step::Wait]
+        );
     }
 
     #[test]
     fn the_primary_reads_the_origin_unless_the_second_owner_has_it_on_disk() {
-        let helped = Source::Peer { member: 1, stored_only: true };
+        let helped = Source::Peer {
+            member: 1,
+            stored_only: true,
+        };
         let steps_taken = steps(0, false, &[], Outcome::NotDelivered);
-        assert_eq!(steps_taken[..2], [Step::Ask(helped), Step::Ask(Source::Origin)]);
-        assert_eq!(steps(0, false, &[1], Outcome::NotDelivered)[0], Step::Ask(Source::Origin));
+        assert_eq!(
+            steps_taken[..2],
+            [Step::Ask(helped), Step::Ask(Source::Origin)]
+        );
+        assert_eq!(
+            steps(0, false, &[1], Outcome::NotDelivered)[0],
+            Step::Ask(Source::Origin)
+        );
         // Even a busy second owner is not waited for: it would only save the origin a read.
-        assert_eq!(steps(0, false, &[], Outcome::Busy)[1], Step::Ask(Source::Origin));
+        assert_eq!(
+            steps(0, false, &[], Outcome::Busy)[1],
+            Step::Ask(Source::Origin)
+        );
     }
 
     #[test]
     fn the_second_owner_reads_the_origin_only_when_the_primary_fails_it() {
-        assert_eq!(steps(1, false, &[], Outcome::Busy), [Step::Ask(PRIMARY), Step::Wait]);
-        assert_eq!(steps(1, false, &[0], Outcome::Busy)[0], Step::Ask(Source::Origin));
+        assert_eq!(
+            steps(1, false, &[], Outcome::Busy),
+            [Step::Ask(PRIMARY), Step::Wait]
+        );
+        assert_eq!(
+            steps(1, false, &[0], Outcome::Busy)[0],
+            Step::Ask(Source::Origin)
+        );
     }
 
     #[test]
     fn without_members_the_origin_is_asked() {
-        let situation = Situation { me: None, owners: None, for_peer: false };
+        let situation = Situation {
+            me: None,
+            owners: None,
+            for_peer: false,
+        };
         assert_eq!(next(&situation, &[], |_| true), Step::Ask(Source::Origin));
     }
 

@@ -34,9 +34,12 @@ impl Recent {
         {
             let mut recent = self.0.lock();
             recent.retain(|(there, _)| *there != key);
-            let lent_by_same = |entry: &(Key, Arc<Filled>)| Arc::ptr_eq(entry.1.slab(), filled.slab());
+            let lent_by_same =
+                |entry: &(Key, Arc<Filled>)| Arc::ptr_eq(entry.1.slab(), filled.slab());
             while recent.iter().filter(|entry| lent_by_same(entry)).count() >= allowed {
-                let Some(oldest) = recent.iter().position(lent_by_same) else { return };
+                let Some(oldest) = recent.iter().position(lent_by_same) else {
+                    return;
+                };
                 dropped.extend(recent.remove(oldest));
             }
             recent.push_back((key, filled));
@@ -67,7 +70,10 @@ mod tests {
         for chunk in 0..2 {
             recent.insert((version, chunk), filled(&own));
         }
-        assert!(recent.get(&(version, 0)).is_some(), "now used after chunk 1");
+        assert!(
+            recent.get(&(version, 0)).is_some(),
+            "now used after chunk 1"
+        );
         recent.insert((version, 2), filled(&own));
         assert!(recent.get(&(version, 1)).is_none());
         for chunk in [0, 2, 9] {

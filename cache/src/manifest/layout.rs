@@ -249,7 +249,11 @@ impl Manifest {
 
     /// A file's size in bytes; 0 for what is no file.
     pub fn file_size(&self, entry: EntryIndex) -> u64 {
-        match self.records.get(entry.0 as usize).map(|record| &record.body) {
+        match self
+            .records
+            .get(entry.0 as usize)
+            .map(|record| &record.body)
+        {
             Some(&Body::File { size, .. }) => size,
             _ => 0,
         }
