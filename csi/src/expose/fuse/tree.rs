@@ -16,7 +16,7 @@ use fuser::{
     Request,
 };
 use parking_lot::Mutex;
-use trackbed_cache::manifest::{Entry, EntryIndex, EntryKind, Manifest, shown};
+use trackbed_cache::manifest::{Entry, EntryIndex, EntryKind, shown};
 
 use super::readers::Readers;
 use crate::expose::{ReadFailure, VerifiedPiece, VersionView};
@@ -56,7 +56,7 @@ const WANTED: [InitFlags; 7] = [
 pub struct Failure {
     /// When.
     pub at: Instant,
-    /// Which file, and why.
+    /// Which file and why, in the cache's words.
     pub what: String,
 }
 
@@ -234,7 +234,8 @@ async fn fill(
     while joined.len() < wanted {
         if last == 0 {
             return Err(ReadFailure(format!(
-                "the data ended at byte {}, the file has {file_size}",
+                "{}: the data ended at byte {}, the file has {file_size}",
+                shown(&view.manifest().path(entry)),
                 offset + joined.len() as u64
             )));
         }
@@ -248,10 +249,6 @@ async fn fill(
         joined.extend_from_slice(&bytes[..last]);
     }
     Ok(Filled::Joined(joined))
-}
-
-fn path_of(manifest: &Manifest, entry: EntryIndex) -> String {
-    shown(&manifest.path(entry)).into_owned()
 }
 
 impl Filesystem for VersionTree {
@@ -351,14 +348,13 @@ impl Filesystem for VersionTree {
             match fill(view.clone(), index, file_size, offset, size).await {
                 Ok(filled) => reply.data(filled.bytes()),
                 Err(reason) => {
-                    let file = path_of(view.manifest(), index);
                     tracing::error!(
-                        %dataset, file, offset, size, %reason,
+                        %dataset, offset, size, %reason,
                         "a read failed and was answered with an I/O error"
                     );
                     *last_failure.lock() = Some(Failure {
                         at: Instant::now(),
-                        what: format!("{file}: {reason}"),
+                        what: reason.to_string(),
                     });
                     reply.error(Errno::EIO);
                 }
