@@ -1,2 +1,95 @@
-//! The `trackbed` command.
-fn main() {}
+//! The `trackbed` command: one binary, a subcommand per role.
+//!
+//! This file reads the command line, sets up logging and hands over to the role. A role answers
+//! with an exit code of [`exit`], having said in one sentence on stderr what went wrong, on what,
+//! why, and what to do next.
+
+mod demo;
+mod exit;
+
+mod node;
+mod size;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+const AFTER_HELP: &str = "\
+Examples:
+  trackbed demo                        three nodes, one dataset, every byte checked
+  trackbed demo --dataset /data/kitti  the same with files of your own
+  trackbed demo --output json          one object for a script
+  trackbed node --config node.yaml     the daemon that runs on every node
+
+Exit status:
+  0    done
+  1    it ran and the outcome is wrong, or something failed underway
+  2    the command line, the configuration or the input is at fault
+  3    this machine cannot do what was asked; the message says what can
+  130  interrupted";
+
+#[derive(Parser)]
+#[command(
+    name = "trackbed",
+    version,
+    about = "The RDMA and storage data plane under AI training on Kubernetes",
+    after_help = AFTER_HELP,
+    arg_required_else_help = true
+)]
+struct Command {
+    /// What to log to stderr: error, warn, info, debug, trace, or a filter such as
+    /// `info,trackbed_cache=debug`
+    #[arg(long, env = "TRACKBED_LOG", global = true, value_name = "FILTER")]
+    log: Option<String>,
+
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    Demo(demo::DemoArgs),
+    Node(node::NodeArgs),
+}
+
+/// The form of what is printed on stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs: one JSON value.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let default = match command.role {
+        Role::Node(_) => "info",
+        _ => "warn",
+    };
+    if let Err(failure) = log_to_stderr(command.log.as_deref().unwrap_or(default)) {
+        return exit::report(failure);
+    }
+    let outcome = match command.role {
+        Role::Demo(args) => demo::run(args),
+        Role::Node(args) => node::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => exit::report(failure),
+    }
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), exit::Failure> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        exit::Failure::usage(format!(
+            "--log {filter}: {error}: give a level (error, warn, info, debug, trace) or \
+             target=level pairs"
+        ))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}

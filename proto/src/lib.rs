@@ -1,1 +1,48 @@
 //! gRPC interfaces Trackbed speaks: CSI and its own peer and node control.
+//!
+//! The modules mirror the protobuf packages; everything in them is generated at build time from
+//! the files under `proto/`, client and server both.
+
+/// The Container Storage Interface, by which kubelet asks for volumes.
+pub mod csi {
+    /// Version 1 of CSI: the services and messages in use, with the specification's numbers.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("csi.v1");
+    }
+
+    mod redact;
+}
+
+/// What Trackbed nodes say to each other.
+pub mod peer {
+    /// Version 1 of the peers' control.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("trackbed.peer.v1");
+    }
+}
+
+/// What an administrator asks of a node.
+pub mod node {
+    /// Version 1 of a node's control.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("trackbed.node.v1");
+    }
+}

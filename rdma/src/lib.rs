@@ -1,8 +1,14 @@
-//! Safe verbs, the io_uring shard, and the peer fabric over verbs or TCP.
+//! The data plane's ground floor: pinned memory, the thread that drives one io_uring, safe verbs,
+//! and the fabric that brings chunks from peers over verbs or TCP.
+//!
+//! All unsafe code of Trackbed lives in this crate.
 
 pub mod bench;
 pub mod devices;
+pub mod fabric;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod shard;
+pub mod slab;
 pub mod sys;
 pub mod verbs;

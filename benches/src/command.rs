@@ -1,0 +1,116 @@
+//! Running the programs that are measured, with errors that name what was run.
+
+use std::{
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::BenchError;
+
+/// How much of a failed program's standard error an error quotes.
+const STDERR_QUOTED: usize = 2000;
+
+/// Runs a program to its end and returns what it printed.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String, BenchError> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    output(&mut command)
+}
+
+/// Runs a prepared command to its end and returns what it printed.
+pub fn output(command: &mut Command) -> Result<String, BenchError> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| start_error(command, source))?;
+    printed(&line(command), output)
+}
+
+/// Starts a program whose output is read when it has ended, by [`finish`].
+pub fn start(command: &mut Command) -> Result<Running, BenchError> {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| start_error(command, source))?;
+    Ok(Running { line: line(command), child: Some(child) })
+}
+
+/// A program in the background; dropping it ends it.
+#[derive(Debug)]
+pub struct Running {
+    line: String,
+    child: Option<Child>,
+}
+
+impl Running {
+    /// Waits for the program's own end, at most so long, and returns what it printed.
+    pub fn finish(mut self, limit: Duration) -> Result<String, BenchError> {
+        let deadline = Instant::now() + limit;
+        let mut child = self.child.take().expect("only finish and drop take the child");
+        loop {
+            match child.try_wait() {
+                Ok(Some(_)) => break,
+                Ok(None) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                _ => {
+                    self.child = Some(child);
+                    return Err(BenchError::Failed {
+                        command: self.line.clone(),
+                        status: format!("no end within {limit:?}"),
+                        stderr: String::new(),
+                    });
+                }
+            }
+        }
+        let output = child
+            .wait_with_output()
+            .map_err(BenchError::io(format!("reading the output of {}", self.line)))?;
+        printed(&self.line, output)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself; either way it is reaped here.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn printed(line: &str, output: Output) -> Result<String, BenchError> {
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let from = stderr.len().saturating_sub(STDERR_QUOTED);
+        let from = (from..stderr.len()).find(|&at| stderr.is_char_boundary(at)).unwrap_or(0);
+        return Err(BenchError::Failed {
+            command: line.to_owned(),
+            status: output.status.to_string(),
+            stderr: stderr[from..].trim().to_owned(),
+        });
+    }
+    String::from_utf8(output.stdout).map_err(|error| BenchError::Output {
+        program: line.to_owned(),
+        output: String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
+}
+
+fn line(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn start_error(command: &Command, source: std::io::Error) -> BenchError {
+    BenchError::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+        remedy: "install it, or run this part in the virtual machine of hack/vm, which has it",
+    }
+}

@@ -1,0 +1,63 @@
+//! `trackbed-bench`: measures one part beside its peers and prints the rows.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use trackbed_benches::{
+    BenchError,
+    paired::Verdict,
+    rdma,
+    row::{Row, table},
+};
+
+/// Measures a part of Trackbed beside its peers: pairs of runs in turn, and the ratio within each
+/// pair. Exit status: 0 every goal met, 1 a goal missed, 2 a goal undecided, 3 not measurable here.
+#[derive(Debug, Parser)]
+#[command(name = "hack/bench")]
+struct Arguments {
+    /// What to measure.
+    #[command(subcommand)]
+    part: Part,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Run as many pairs as a narrow interval takes.
+    #[arg(long, global = true)]
+    long: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// RDMA writes beside perftest's `ib_write_bw`, on the same two devices.
+    Rdma(rdma::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut rows = Vec::new();
+    let json = arguments.json;
+    let mut print = |row: Row| {
+        if json {
+            println!("{}", serde_json::to_string(&row).expect("a row is plain data"));
+        }
+        rows.push(row);
+    };
+    let measured: Result<(), BenchError> = match arguments.part {
+        Part::Rdma(options) => rdma::measure(&options, arguments.long, &mut print),
+    };
+    if !json && !rows.is_empty() {
+        println!("{}", table(&rows));
+    }
+    if let Err(error) = measured {
+        eprintln!("hack/bench: {error}");
+        return ExitCode::from(3);
+    }
+    let any = |verdict| rows.iter().any(|row| row.verdict == verdict);
+    ExitCode::from(if any(Verdict::Fail) {
+        1
+    } else if any(Verdict::Inconclusive) {
+        2
+    } else {
+        0
+    })
+}

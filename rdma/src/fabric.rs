@@ -1,0 +1,461 @@
+//! Chunks from peers: one interface over TCP and over verbs, with the same frames.
+//!
+//! A requester leases a slot of the arena it keeps for a peer and asks for a chunk; the peer brings
+//! the chunk from wherever it has it and writes data and trailer into that slot. Requests issued
+//! together travel together. Peers meet by opaque bytes that the control plane carries between
+//! sides it has authenticated: [`Fabric::offer`], [`Fabric::accept`], [`Fabric::complete`].
+//!
+//! The fabric does not look at what it carries: a payload is as trustworthy as the peer until the
+//! layer above has checked it against its seal. Time matters less than life: a link ends when a peer
+//! that owes answers gives no sign of life for [`FabricConfig::deadline`]; a peer that is only slow
+//! says that it is at work, and how long that is worth waiting for is decided above.
+
+mod counters;
+mod frame;
+mod link;
+mod meeting;
+mod serve;
+mod tcp;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::shard::Shard;
+use crate::slab::{Lease, PAGE_BYTES, Slab, SlabError};
+use counters::Counters;
+use serve::Server;
+
+pub use counters::FabricCounters;
+pub use frame::TRAILER_BYTES;
+pub use link::PeerLink;
+pub use meeting::GreetingError;
+
+/// What carries the chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FabricKind {
+    /// TCP connections.
+    Tcp,
+    /// RDMA: reliable connected queue pairs.
+    Verbs,
+}
+
+impl fmt::Display for FabricKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FabricKind::Tcp => "tcp",
+            FabricKind::Verbs => "verbs",
+        })
+    }
+}
+
+/// A text that names no fabric.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no fabric: say tcp or verbs")]
+pub struct UnknownFabric(String);
+
+impl FromStr for FabricKind {
+    type Err = UnknownFabric;
+
+    fn from_str(text: &str) -> Result<FabricKind, UnknownFabric> {
+        match text {
+            "tcp" => Ok(FabricKind::Tcp),
+            "verbs" => Ok(FabricKind::Verbs),
+            _ => Err(UnknownFabric(text.to_owned())),
+        }
+    }
+}
+
+/// What the layer above serves to peers.
+pub trait ChunkSource: Send + Sync + 'static {
+    /// Brings the chunk into a lease, trailer included, or says why not. `peer` is the name that
+    /// the control plane has authenticated. The slot must be of the shard's slot size.
+    ///
+    /// Called on the shard's thread, where the future also runs: it must not block. It is dropped
+    /// if the peer goes away.
+    fn serve(
+        &self,
+        peer: &str,
+        request: ChunkRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<Payload, Refusal>> + Send>>;
+}
+
+/// Which chunk, of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ChunkRequest {
+    /// Digest of the dataset version's manifest.
+    pub version: [u8; 32],
+    /// The chunk's index in the manifest.
+    pub chunk: u32,
+    /// Bits that the layers above agree on, such as [`ChunkRequest::FORWARDED`].
+    pub flags: u16,
+}
+
+impl ChunkRequest {
+    /// The requester is itself answering somebody: don't ask a third on its behalf.
+    pub const FORWARDED: u16 = 1;
+}
+
+/// A chunk in a slot: `len` bytes of data from the start, the trailer in the last page.
+#[derive(Debug)]
+pub struct Payload {
+    /// The slot.
+    pub lease: Lease,
+    /// Bytes of data.
+    pub len: u32,
+}
+
+impl Payload {
+    /// The chunk's bytes.
+    pub fn data(&self) -> &[u8] {
+        &self.lease[..self.len as usize]
+    }
+
+    /// The trailer's bytes that travel.
+    pub fn trailer(&self) -> &[u8] {
+        &self.lease[trailer_at(self.lease.slab())..][..TRAILER_BYTES]
+    }
+}
+
+/// Where in a slot the trailer is: the last page.
+pub fn trailer_at(slab: &Slab) -> usize {
+    slab.slot_bytes() - PAGE_BYTES
+}
+
+/// Bytes of data a slot has room for: all but the last page.
+pub fn chunk_capacity(slab: &Slab) -> usize {
+    slab.slot_bytes() - PAGE_BYTES
+}
+
+/// Why a peer does not bring a chunk; the numbers travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u16)]
+pub enum Refusal {
+    /// The peer does not have the chunk.
+    #[error("it does not have the chunk")]
+    NotHere = 1,
+    /// The peer does not know the dataset version.
+    #[error("it does not know the dataset version")]
+    UnknownVersion = 2,
+    /// The peer has too much to do.
+    #[error("it has too much to do")]
+    Busy = 3,
+    /// The peer tried and failed; its log says why.
+    #[error("it failed to bring the chunk (its log says why)")]
+    Failed = 4,
+    /// The request makes no sense to the peer.
+    #[error("it found the request malformed")]
+    Malformed = 5,
+}
+
+impl Refusal {
+    /// The refusal of that number.
+    pub(crate) fn from_wire(status: u16) -> Option<Refusal> {
+        Some(match status {
+            1 => Refusal::NotHere,
+            2 => Refusal::UnknownVersion,
+            3 => Refusal::Busy,
+            4 => Refusal::Failed,
+            5 => Refusal::Malformed,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a fetch brought nothing. Only [`FetchError::Refused`] leaves the link usable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The peer answered no.
+    #[error("the peer refused: {0}")]
+    Refused(Refusal),
+    /// The peer, or the way to it, is gone.
+    #[error("peer {peer} is gone: {reason}")]
+    Gone {
+        /// The peer's name.
+        peer: String,
+        /// What was observed.
+        reason: String,
+    },
+    /// The peer gave no sign of life.
+    #[error("peer {peer} gave no sign of life for {waited:?} while it owed an answer")]
+    Timeout {
+        /// The peer's name.
+        peer: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// The peer sent what it must not; the link is closed.
+    #[error("peer {peer} broke the protocol: {reason}")]
+    Malformed {
+        /// The peer's name.
+        peer: String,
+        /// What it sent.
+        reason: String,
+    },
+}
+
+/// Why a fabric could not start or peers could not meet.
+#[derive(Debug, thiserror::Error)]
+pub enum FabricError {
+    /// The data port.
+    #[error("{attempt} the data port {address} failed: {source}")]
+    Socket {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On which address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Peers can't be told where to connect.
+    #[error("peers can't connect to {listen}: listen on one address, or say which to advertise")]
+    Advertise {
+        /// Where the data port listens.
+        listen: SocketAddr,
+    },
+    /// A setting makes no sense.
+    #[error("fabric setting {name}: {reason}")]
+    Setting {
+        /// Which.
+        name: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// This fabric is not to be had here.
+    #[error("fabric {kind} can't be used: {reason}")]
+    Unavailable {
+        /// Which.
+        kind: FabricKind,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The memory for a peer's payloads.
+    #[error(transparent)]
+    Arena(#[from] SlabError),
+    /// No randomness for a ticket.
+    #[error("reading /dev/urandom for a ticket failed: {source}")]
+    Random {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Too many peers are connecting.
+    #[error("peer {peer} has to try again: too many are being connected")]
+    Busy {
+        /// The peer's name.
+        peer: String,
+    },
+    /// The bytes the control plane brought.
+    #[error("the greeting of peer {peer} can't be used: {source}")]
+    Greeting {
+        /// The peer's name.
+        peer: String,
+        /// What is wrong with it.
+        source: GreetingError,
+    },
+    /// The data connection.
+    #[error("{attempt} at {address}, the data port of peer {peer}, failed: {source}")]
+    Connect {
+        /// The peer's name.
+        peer: String,
+        /// Its data port.
+        address: SocketAddr,
+        /// What was attempted.
+        attempt: &'static str,
+        /// What the system or the peer said.
+        source: io::Error,
+    },
+}
+
+/// How to run a fabric.
+#[derive(Debug, Clone)]
+pub struct FabricConfig {
+    /// What carries the chunks.
+    pub kind: FabricKind,
+    /// TCP: where the data port listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// TCP: the address that peers are told to connect to, if not the one listened on.
+    pub advertise: Option<IpAddr>,
+    /// Slots of the arena kept for each peer we ask, and so the most requests under way to it.
+    pub arena_slots: usize,
+    /// Requests of one peer that are worked on at a time.
+    pub serves_per_peer: usize,
+    /// How long a peer that owes us an answer may give no sign of life.
+    pub deadline: Duration,
+    /// How long an accepted peer may take to open its data connection.
+    pub ticket_lifetime: Duration,
+}
+
+impl FabricConfig {
+    /// A fabric over TCP with the usual settings: arenas of 16 slots, 8 requests of a peer worked
+    /// on at a time, a deadline of 10 s.
+    pub fn tcp(listen: SocketAddr) -> FabricConfig {
+        FabricConfig {
+            kind: FabricKind::Tcp,
+            listen,
+            advertise: None,
+            arena_slots: 16,
+            serves_per_peer: 8,
+            deadline: Duration::from_secs(10),
+            ticket_lifetime: Duration::from_secs(30),
+        }
+    }
+
+    fn check(&self) -> Result<(), FabricError> {
+        let wrong = |name, reason: String| Err(FabricError::Setting { name, reason });
+        if !(1..=serve::MAX_PEER_SLOTS).contains(&self.arena_slots) {
+            let reason = format!(
+                "{} slots: 1 to {} work",
+                self.arena_slots,
+                serve::MAX_PEER_SLOTS
+            );
+            return wrong("arena_slots", reason);
+        }
+        if self.serves_per_peer == 0 {
+            return wrong("serves_per_peer", "0 would serve nobody".to_owned());
+        }
+        if self.deadline < Duration::from_millis(100) {
+            return wrong(
+                "deadline",
+                format!("{:?}: 100 ms is the least", self.deadline),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Our end of the network of peers: serves them from a source, and links to them for fetching.
+/// Cheap to clone; dropping the last clone closes the data port and the connections of those who
+/// ask us, while links on which we ask live on their own handles.
+#[derive(Clone)]
+pub struct Fabric {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kind: FabricKind,
+    counters: Arc<Counters>,
+    transport: Transport,
+}
+
+enum Transport {
+    Tcp(tcp::Tcp),
+}
+
+/// Our half of a meeting that is under way.
+#[derive(Debug)]
+pub struct PendingLink {
+    peer: String,
+    offer: Vec<u8>,
+}
+
+impl PendingLink {
+    /// What the control plane is to carry to the peer.
+    pub fn offer_bytes(&self) -> &[u8] {
+        &self.offer
+    }
+}
+
+impl Fabric {
+    /// Starts serving `source` to the peers that will be accepted.
+    pub fn new(
+        config: FabricConfig,
+        shard: Shard,
+        source: Arc<dyn ChunkSource>,
+    ) -> Result<Fabric, FabricError> {
+        config.check()?;
+        let capacity = chunk_capacity(shard.slab());
+        if u32::try_from(capacity).is_err() || capacity == 0 {
+            let reason = format!("{capacity} bytes of data: 1 page to 4 GiB work");
+            return Err(FabricError::Setting {
+                name: "slot size",
+                reason,
+            });
+        }
+        let counters = Arc::new(Counters::default());
+        let server = Arc::new(Server {
+            source,
+            counters: Arc::clone(&counters),
+            serves_per_peer: config.serves_per_peer,
+            chunk_capacity: capacity,
+        });
+        let transport = match config.kind {
+            FabricKind::Tcp => Transport::Tcp(tcp::Tcp::new(&config, shard, server)?),
+            FabricKind::Verbs => {
+                return Err(FabricError::Unavailable {
+                    kind: FabricKind::Verbs,
+                    reason: "this build has no verbs transport".to_owned(),
+                });
+            }
+        };
+        Ok(Fabric {
+            inner: Arc::new(Inner {
+                kind: config.kind,
+                counters,
+                transport,
+            }),
+        })
+    }
+
+    /// Begins a meeting with a peer that we want to ask.
+    pub async fn offer(&self, peer: &str) -> Result<PendingLink, FabricError> {
+        let offer = match &self.inner.transport {
+            Transport::Tcp(tcp) => tcp.offer(),
+        };
+        Ok(PendingLink {
+            peer: peer.to_owned(),
+            offer,
+        })
+    }
+
+    /// Lets a peer ask us: takes its offer, gives the answer to carry back. `peer` must be the name
+    /// that the control plane has authenticated.
+    pub async fn accept(&self, peer: &str, offer: &[u8]) -> Result<Vec<u8>, FabricError> {
+        match &self.inner.transport {
+            Transport::Tcp(tcp) => tcp.accept(peer, offer),
+        }
+    }
+
+    /// Ends a meeting: the link is ready for fetching.
+    pub async fn complete(
+        &self,
+        pending: PendingLink,
+        answer: &[u8],
+    ) -> Result<PeerLink, FabricError> {
+        match &self.inner.transport {
+            Transport::Tcp(tcp) => tcp.complete(&pending.peer, answer).await,
+        }
+    }
+
+    /// What carries the chunks.
+    pub fn kind(&self) -> FabricKind {
+        self.inner.kind
+    }
+
+    /// Where peers reach the data port, over TCP.
+    pub fn data_address(&self) -> Option<SocketAddr> {
+        match &self.inner.transport {
+            Transport::Tcp(tcp) => Some(tcp.address()),
+        }
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> FabricCounters {
+        self.inner.counters.snapshot(self.inner.kind)
+    }
+}
+
+impl fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fabric")
+            .field("kind", &self.inner.kind)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,395 @@
+//! Our side of a link, whatever carries it: what we asked, where the answers go, when it is over.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::channel::oneshot;
+use futures::future::{Either, select};
+use parking_lot::Mutex;
+
+use super::counters::Counters;
+use super::frame::{
+    Entry, FrameError, MAX_ENTRIES, Outcome, Reply, TRAILER_BYTES, encode_requests,
+};
+use super::{ChunkRequest, FetchError, Payload, chunk_capacity};
+use crate::shard::{Ring, Shard};
+use crate::slab::{Lease, Slab};
+
+/// A link to a peer on which we ask and it writes into our arena. Cheap to clone; ends with its
+/// last clone. Once it has ended it stays so: make another.
+#[derive(Clone)]
+pub struct PeerLink {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    asks: async_channel::Sender<Ask>,
+    /// Keeps the thread that drives the link.
+    _shard: Shard,
+}
+
+/// What both the askers and the driver of a link see.
+pub(super) struct Shared {
+    peer: String,
+    /// What the peer writes into. A slot is leased from before it is asked for until the payload
+    /// is dropped, so there are never more requests under way than slots.
+    pub(super) arena: Arc<Slab>,
+    end: Mutex<Option<LinkEnd>>,
+    /// Closed when the link ends: what waits for a slot learns of it.
+    ended: async_channel::Receiver<std::convert::Infallible>,
+}
+
+/// Why a link ended.
+#[derive(Debug, Clone)]
+pub(super) enum LinkEnd {
+    /// The peer or the way to it is gone.
+    Gone(String),
+    /// The peer gave no sign of life for that long while it owed answers.
+    Silent(Duration),
+    /// The peer sent what it must not.
+    Malformed(String),
+    /// All handles are dropped.
+    Unused,
+}
+
+impl LinkEnd {
+    pub(super) fn frame(error: FrameError) -> LinkEnd {
+        LinkEnd::Malformed(format!("a frame was refused: {error}"))
+    }
+
+    fn error(&self, peer: &str) -> FetchError {
+        let peer = peer.to_owned();
+        match self {
+            LinkEnd::Gone(reason) => FetchError::Gone {
+                peer,
+                reason: reason.clone(),
+            },
+            LinkEnd::Silent(waited) => FetchError::Timeout {
+                peer,
+                waited: *waited,
+            },
+            LinkEnd::Malformed(reason) => FetchError::Malformed {
+                peer,
+                reason: reason.clone(),
+            },
+            LinkEnd::Unused => FetchError::Gone {
+                peer,
+                reason: "the link was closed on this side".to_owned(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkEnd::Gone(reason) | LinkEnd::Malformed(reason) => f.write_str(reason),
+            LinkEnd::Silent(waited) => write!(f, "no sign of life for {waited:?}"),
+            LinkEnd::Unused => f.write_str("no longer used"),
+        }
+    }
+}
+
+/// A request on its way to the link's driver.
+pub(super) struct Ask {
+    request: ChunkRequest,
+    lease: Lease,
+    answer: oneshot::Sender<Result<Payload, FetchError>>,
+}
+
+impl PeerLink {
+    /// Brings a chunk: its data at the start of the lease, its trailer in the slot's last page.
+    ///
+    /// Waits for a slot of the arena, in order of arrival. Dropping the future is always safe: the
+    /// slot stays out of use until the peer has answered or the link is over.
+    pub async fn fetch(&self, request: ChunkRequest) -> Result<Payload, FetchError> {
+        let shared = &self.inner.shared;
+        let lease = {
+            let lease = std::pin::pin!(shared.arena.lease());
+            // Nothing is ever sent: it only ends, with the link.
+            let ended = std::pin::pin!(shared.ended.recv());
+            match select(ended, lease).await {
+                Either::Right((lease, _)) => lease,
+                Either::Left(_) => return Err(shared.error()),
+            }
+        };
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask {
+            request,
+            lease,
+            answer,
+        };
+        if self.inner.asks.send(ask).await.is_err() {
+            return Err(shared.error());
+        }
+        answered.await.unwrap_or_else(|_| Err(shared.error()))
+    }
+
+    /// Whether the link still works, as far as is known.
+    pub fn is_alive(&self) -> bool {
+        self.inner.shared.end.lock().is_none()
+    }
+
+    /// The peer's name.
+    pub fn peer(&self) -> &str {
+        &self.inner.shared.peer
+    }
+}
+
+impl fmt::Debug for PeerLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerLink")
+            .field("peer", &self.inner.shared.peer)
+            .field("end", &*self.inner.shared.end.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn error(&self) -> FetchError {
+        let end = self.end.lock();
+        end.as_ref().unwrap_or(&LinkEnd::Unused).error(&self.peer)
+    }
+}
+
+/// The driver's side of a link, before it runs on the shard.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    asks: async_channel::Receiver<Ask>,
+    ender: async_channel::Sender<std::convert::Infallible>,
+    counters: Arc<Counters>,
+    deadline: Duration,
+}
+
+/// Makes both sides of a link over an arena.
+pub(super) fn link(
+    peer: &str,
+    arena: Arc<Slab>,
+    shard: Shard,
+    counters: Arc<Counters>,
+    deadline: Duration,
+) -> (PeerLink, Driver) {
+    let (asks, asks_in) = async_channel::bounded(arena.slots());
+    let (ender, ended) = async_channel::bounded(1);
+    let shared = Arc::new(Shared {
+        peer: peer.to_owned(),
+        arena,
+        end: Mutex::new(None),
+        ended,
+    });
+    let inner = Inner {
+        shared: Arc::clone(&shared),
+        asks,
+        _shard: shard,
+    };
+    let driver = Driver {
+        shared,
+        asks: asks_in,
+        ender,
+        counters,
+        deadline,
+    };
+    (
+        PeerLink {
+            inner: Arc::new(inner),
+        },
+        driver,
+    )
+}
+
+/// A running link: its requests under way. Shared by the futures that drive it.
+pub(super) struct Session {
+    driver: Driver,
+    ring: Rc<Ring>,
+    under_way: RefCell<Vec<Option<UnderWay>>>,
+    next_tag: Cell<u32>,
+    last_sign: Cell<Instant>,
+}
+
+/// One request that the peer has or is about to get.
+pub(super) struct UnderWay {
+    pub(super) tag: u32,
+    pub(super) lease: Lease,
+    answer: oneshot::Sender<Result<Payload, FetchError>>,
+}
+
+impl Session {
+    /// Begins a session on the shard's thread.
+    pub(super) fn begin(driver: Driver, ring: Rc<Ring>) -> Session {
+        driver.counters.links_opened.increment();
+        ring.register(&driver.shared.arena);
+        let slots = driver.shared.arena.slots();
+        Session {
+            driver,
+            ring,
+            under_way: RefCell::new((0..slots).map(|_| None).collect()),
+            next_tag: Cell::new(0),
+            last_sign: Cell::new(Instant::now()),
+        }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.driver.counters
+    }
+
+    pub(super) fn arena(&self) -> &Arc<Slab> {
+        &self.driver.shared.arena
+    }
+
+    pub(super) fn peer(&self) -> &str {
+        &self.driver.shared.peer
+    }
+
+    /// Waits for requests; the frame for as many as there are, or none when nobody can ask any
+    /// more. `place` says what the peer needs to know of a lease: its address and key.
+    ///
+    /// One allocation a frame.
+    pub(super) async fn next_frame(&self, place: impl Fn(&Lease) -> (u64, u32)) -> Option<Vec<u8>> {
+        loop {
+            let mut next = Some(self.driver.asks.recv().await.ok()?);
+            let mut entries = Vec::with_capacity(MAX_ENTRIES);
+            while let Some(ask) = next {
+                entries.extend(self.admit(ask, &place));
+                if entries.len() == MAX_ENTRIES {
+                    break;
+                }
+                next = self.driver.asks.try_recv().ok();
+            }
+            if !entries.is_empty() {
+                self.counters().requests_sent.add(entries.len() as u64);
+                self.counters().request_frames_sent.increment();
+                return Some(encode_requests(&entries));
+            }
+        }
+    }
+
+    /// Notes a request as under way, unless whoever asked has left.
+    fn admit(&self, ask: Ask, place: impl Fn(&Lease) -> (u64, u32)) -> Option<Entry> {
+        let Ask {
+            request,
+            lease,
+            answer,
+        } = ask;
+        if answer.is_canceled() {
+            return None;
+        }
+        let mut under_way = self.under_way.borrow_mut();
+        if under_way.iter().all(Option::is_none) {
+            // The peer owed nothing until now.
+            self.last_sign.set(Instant::now());
+        }
+        let tag = self.next_tag.get();
+        self.next_tag.set(tag.wrapping_add(1));
+        let (address, rkey) = place(&lease);
+        let slot = lease.slot();
+        under_way[slot as usize] = Some(UnderWay { tag, lease, answer });
+        Some(Entry {
+            request,
+            slot: slot as u16,
+            tag,
+            address,
+            rkey,
+        })
+    }
+
+    /// The peer was heard.
+    pub(super) fn sign_of_life(&self) {
+        self.last_sign.set(Instant::now());
+    }
+
+    /// Takes the request that a reply answers.
+    pub(super) fn answered(&self, slot: u16, tag: u32) -> Result<UnderWay, LinkEnd> {
+        let mut under_way = self.under_way.borrow_mut();
+        let place = under_way.get_mut(usize::from(slot)).ok_or_else(|| {
+            LinkEnd::Malformed(format!("it answered for slot {slot}, which does not exist"))
+        })?;
+        match place.take_if(|request| request.tag == tag) {
+            Some(request) => Ok(request),
+            None => Err(LinkEnd::Malformed(format!(
+                "it answered for slot {slot}, tag {tag}, which was not asked"
+            ))),
+        }
+    }
+
+    /// Tags are 32 bits in frames, but an immediate has room for the lowest 8 only: the tag under
+    /// way in that slot, if those match.
+    pub(super) fn full_tag(&self, slot: u16, low: u8) -> Option<u32> {
+        let under_way = self.under_way.borrow();
+        let request = under_way.get(usize::from(slot))?.as_ref()?;
+        (request.tag as u8 == low).then_some(request.tag)
+    }
+
+    /// Checks a reply's payload length against the slot.
+    pub(super) fn check_len(&self, reply: &Reply) -> Result<(), LinkEnd> {
+        match reply.outcome {
+            Outcome::Payload(len) if len as usize > chunk_capacity(self.arena()) => {
+                Err(LinkEnd::Malformed(format!(
+                    "a payload of {len} bytes is larger than a slot holds"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers a request with what arrived in its lease, or with a refusal.
+    pub(super) fn finish(&self, request: UnderWay, outcome: Outcome) {
+        let UnderWay { lease, answer, .. } = request;
+        let result = match outcome {
+            Outcome::Payload(len) => {
+                self.counters().payloads_received.increment();
+                self.counters()
+                    .payload_bytes_received
+                    .add(u64::from(len) + TRAILER_BYTES as u64);
+                Ok(Payload { lease, len })
+            }
+            Outcome::Refused(refusal) => {
+                self.counters().refusals_received.increment();
+                Err(FetchError::Refused(refusal))
+            }
+            Outcome::Working => return,
+        };
+        // Whoever asked may have left: the lease then returns to the arena here.
+        let _ = answer.send(result);
+    }
+
+    /// Ends when the peer owed an answer and gave no sign of life for the deadline.
+    pub(super) async fn watch(&self) -> LinkEnd {
+        let deadline = self.driver.deadline;
+        loop {
+            self.ring.sleep(deadline / 4).await;
+            let owes = self.under_way.borrow().iter().any(Option::is_some);
+            if owes && self.last_sign.get().elapsed() >= deadline {
+                return LinkEnd::Silent(deadline);
+            }
+        }
+    }
+
+    /// Makes the end known: nobody new can ask, and those who wait will learn why as soon as their
+    /// requests are dropped, which is when the peer can no longer write.
+    pub(super) fn announce(&self, end: LinkEnd) {
+        match &end {
+            LinkEnd::Unused => tracing::debug!(peer = self.peer(), "link closed: {end}"),
+            _ => tracing::warn!(peer = self.peer(), "link ended: {end}"),
+        }
+        self.driver.shared.end.lock().get_or_insert(end);
+        self.driver.asks.close();
+        self.driver.ender.close();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The shard may be ending with the session still running.
+        let end = LinkEnd::Gone("this node's data path is shutting down".to_owned());
+        self.driver.shared.end.lock().get_or_insert(end);
+        self.driver.asks.close();
+        self.driver.ender.close();
+        while self.driver.asks.try_recv().is_ok() {}
+        self.ring.unregister(&self.driver.shared.arena);
+        self.driver.counters.links_ended.increment();
+    }
+}

@@ -1,0 +1,175 @@
+//! The side of a link that is asked, whatever carries it: bounds what a peer may have under way and
+//! turns its requests into payloads and refusals.
+
+use std::cell::{Cell, RefCell};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::join_all;
+
+use super::counters::Counters;
+use super::frame::{Entry, TRAILER_BYTES};
+use super::{ChunkSource, Payload, Refusal, chunk_capacity};
+
+/// The most slots a peer's arena may have; bounds what one peer can have queued here.
+pub(super) const MAX_PEER_SLOTS: usize = 1024;
+
+/// What all peers are served from.
+pub(super) struct Server {
+    pub(super) source: Arc<dyn ChunkSource>,
+    pub(super) counters: Arc<Counters>,
+    /// Requests of one peer that are worked on at a time; the others wait their turn.
+    pub(super) serves_per_peer: usize,
+    /// Bytes of data in a slot here, and so the most a peer can be sent.
+    pub(super) chunk_capacity: usize,
+}
+
+/// An answer to be sent.
+pub(super) struct Served {
+    pub(super) entry: Entry,
+    pub(super) result: Result<Payload, Refusal>,
+}
+
+/// One peer's requests: from its frames to answers. Lives on the shard's thread, driven by
+/// [`Desk::work`]; dropping that ends the serves under way.
+pub(super) struct Desk {
+    server: Arc<Server>,
+    peer: String,
+    /// Slots of the peer that an answer is owed for. Twice the same is a breach, and so the queues
+    /// below can't overflow.
+    owed: RefCell<Vec<bool>>,
+    owing: Cell<usize>,
+    queue: (async_channel::Sender<Entry>, async_channel::Receiver<Entry>),
+    answers: (
+        async_channel::Sender<Served>,
+        async_channel::Receiver<Served>,
+    ),
+}
+
+impl Desk {
+    /// A desk for a peer whose arena has that many slots.
+    pub(super) fn new(server: Arc<Server>, peer: &str, slots: usize) -> Desk {
+        let slots = slots.clamp(1, MAX_PEER_SLOTS);
+        Desk {
+            server,
+            peer: peer.to_owned(),
+            owed: RefCell::new(vec![false; slots]),
+            owing: Cell::new(0),
+            queue: async_channel::bounded(slots),
+            answers: async_channel::bounded(slots),
+        }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.server.counters
+    }
+
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// Takes in what a frame asks for, or says how it breaks the protocol.
+    pub(super) fn take_in(&self, entries: impl Iterator<Item = Entry>) -> Result<(), String> {
+        let mut owed = self.owed.borrow_mut();
+        for entry in entries {
+            self.counters().requests_received.increment();
+            let slots = owed.len();
+            match owed.get_mut(usize::from(entry.slot)) {
+                None => {
+                    return Err(format!(
+                        "slot {} was asked for, of an arena of {slots}",
+                        entry.slot
+                    ));
+                }
+                Some(true) => {
+                    return Err(format!(
+                        "slot {} was asked for again before its answer",
+                        entry.slot
+                    ));
+                }
+                Some(place) => *place = true,
+            }
+            self.owing.set(self.owing.get() + 1);
+            // One place a slot, and one entry a slot at most: there is room.
+            if self.queue.0.try_send(entry).is_err() {
+                return Err("more was asked for than there are slots".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves what was taken in, some at a time, until dropped.
+    pub(super) async fn work(&self) {
+        join_all((0..self.server.serves_per_peer.max(1)).map(|_| self.serve_in_turn())).await;
+    }
+
+    async fn serve_in_turn(&self) {
+        while let Ok(entry) = self.queue.1.recv().await {
+            let serve = async { self.server.source.serve(&self.peer, entry.request).await };
+            let result = match AssertUnwindSafe(serve).catch_unwind().await {
+                Ok(Ok(payload)) => self.check(payload),
+                Ok(Err(refusal)) => Err(refusal),
+                Err(_) => {
+                    tracing::error!(
+                        peer = self.peer,
+                        chunk = entry.request.chunk,
+                        "serving a chunk panicked"
+                    );
+                    Err(Refusal::Failed)
+                }
+            };
+            if self.answers.0.send(Served { entry, result }).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a payload can be sent as it is; if not, that is a defect above, told to the log.
+    fn check(&self, payload: Payload) -> Result<Payload, Refusal> {
+        let capacity = chunk_capacity(payload.lease.slab());
+        if payload.len as usize > self.server.chunk_capacity
+            || capacity != self.server.chunk_capacity
+        {
+            tracing::error!(
+                len = payload.len,
+                slab = payload.lease.slab().name(),
+                "a payload does not fit the slots peers have"
+            );
+            return Err(Refusal::Failed);
+        }
+        Ok(payload)
+    }
+
+    /// The next answer. From here on the peer may use that slot again.
+    pub(super) async fn next_answer(&self) -> Option<Served> {
+        let served = self.answers.1.recv().await.ok()?;
+        if let Some(owed) = self
+            .owed
+            .borrow_mut()
+            .get_mut(usize::from(served.entry.slot))
+        {
+            *owed = false;
+        }
+        self.owing.set(self.owing.get() - 1);
+        Some(served)
+    }
+
+    /// Whether the peer waits for anything.
+    pub(super) fn owes(&self) -> bool {
+        self.owing.get() > 0
+    }
+
+    /// Counts an answer that went out.
+    pub(super) fn count_sent(&self, result: Result<u32, Refusal>) {
+        match result {
+            Ok(len) => {
+                self.counters().payloads_sent.increment();
+                self.counters()
+                    .payload_bytes_sent
+                    .add(u64::from(len) + TRAILER_BYTES as u64);
+            }
+            Err(_) => self.counters().refusals_sent.increment(),
+        }
+    }
+}

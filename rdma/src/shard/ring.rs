@@ -1,0 +1,386 @@
+//! The ring as tasks on the shard's thread see it: operations under way, what they own, who waits.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use async_executor::LocalExecutor;
+use futures::FutureExt;
+use io_uring::{IoUring, opcode, squeue, types};
+
+use super::buffers::Buffers;
+use super::ops::Held;
+use super::table::{Key, Table};
+use super::transfer::Transfer;
+use crate::slab::Slab;
+
+/// One io_uring, used by the thread that made it.
+pub(crate) struct Ring {
+    state: RefCell<State>,
+    /// Completions on their way from the queue to their owners; kept for its allocation.
+    reaped: RefCell<Vec<(Key, i32)>>,
+    /// Written by other threads to end a sleep.
+    doorbell: Arc<OwnedFd>,
+    ending: Cell<bool>,
+}
+
+struct State {
+    uring: IoUring,
+    operations: Table<Operation>,
+    /// Entries that found the submission queue full, in order.
+    backlog: VecDeque<squeue::Entry>,
+    buffers: Buffers,
+}
+
+enum Operation {
+    /// A future on this thread waits.
+    Waiting { held: Held, waker: Option<Waker> },
+    /// Its result waits for the future to look.
+    Finished { held: Held, result: i32 },
+    /// The future is gone. What the operation owns stays until the kernel is through with it.
+    Orphan { held: Held },
+    /// A disk operation; it knows whom to answer.
+    Disk(Transfer),
+    /// The read on the doorbell, and its buffer.
+    Doorbell(#[expect(dead_code, reason = "written by the kernel")] Box<[u8; 8]>),
+    /// A request to cancel another operation.
+    Cancel,
+}
+
+impl Ring {
+    /// Wraps a ring made by the calling thread, which becomes the only one to use it.
+    pub(super) fn new(uring: IoUring, doorbell: Arc<OwnedFd>) -> Ring {
+        let buffers = Buffers::new(&uring);
+        let ring = Ring {
+            state: RefCell::new(State {
+                uring,
+                operations: Table::with_capacity(256),
+                backlog: VecDeque::new(),
+                buffers,
+            }),
+            reaped: RefCell::new(Vec::with_capacity(256)),
+            doorbell,
+            ending: Cell::new(false),
+        };
+        ring.listen_to_doorbell();
+        ring
+    }
+
+    /// The ring of the calling thread, if that is a shard's.
+    pub(crate) fn current() -> Option<Rc<Ring>> {
+        CURRENT.with_borrow(|current| current.as_ref().map(|current| Rc::clone(&current.ring)))
+    }
+
+    /// Makes the slab's leases fixed buffers of this ring. Failing only costs speed and is logged.
+    pub(crate) fn register(&self, slab: &Arc<Slab>) {
+        let state = &mut *self.state.borrow_mut();
+        state.buffers.register(&state.uring, slab);
+    }
+
+    /// Ends what [`Ring::register`] began. Leases of the slab still work, as plain buffers.
+    pub(crate) fn unregister(&self, slab: &Slab) {
+        let state = &mut *self.state.borrow_mut();
+        state.buffers.unregister(&state.uring, slab);
+    }
+
+    /// Begins a disk operation.
+    pub(super) fn begin(&self, mut transfer: Transfer) {
+        let state = &mut *self.state.borrow_mut();
+        let entry = transfer.entry(&state.buffers);
+        // SAFETY: the entry refers to the transfer's lease and file, which the table now owns until
+        // the completion.
+        unsafe { state.push(entry, Operation::Disk(transfer)) };
+    }
+
+    /// Begins an operation whose result the returned future brings.
+    ///
+    /// # Safety
+    /// All memory and descriptors that `entry` refers to must be owned by `held`, at addresses
+    /// that don't change when `held` moves.
+    pub(super) unsafe fn start(self: &Rc<Self>, entry: squeue::Entry, held: Held) -> Pending {
+        let operation = Operation::Waiting { held, waker: None };
+        // SAFETY: the caller's promise; the table keeps `held` until the completion.
+        let key = unsafe { self.state.borrow_mut().push(entry, operation) };
+        Pending {
+            ring: Rc::clone(self),
+            key: Some(key),
+        }
+    }
+
+    /// Hands entries to the kernel and, if `sleep`, waits there until something completes.
+    pub(super) fn enter(&self, sleep: bool) -> io::Result<()> {
+        let state = &mut *self.state.borrow_mut();
+        state.flush_backlog();
+        let idle = {
+            let queue = state.uring.submission();
+            queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
+        };
+        if idle && !sleep {
+            return Ok(());
+        }
+        // With a backlog there is more to submit as soon as the kernel took what is queued.
+        let want = usize::from(sleep && state.backlog.is_empty());
+        state.uring.submit_and_wait(want).map(|_| ())
+    }
+
+    /// Brings completions to their owners.
+    pub(super) fn reap(&self) {
+        let mut reaped = self.reaped.take();
+        reaped.extend(
+            self.state
+                .borrow_mut()
+                .uring
+                .completion()
+                .map(|entry| (Key::from_bits(entry.user_data()), entry.result())),
+        );
+        for (key, result) in reaped.drain(..) {
+            self.complete(key, result);
+        }
+        self.reaped.replace(reaped);
+    }
+
+    /// Cancels what only waits for other threads, so that what is left ends by itself.
+    pub(super) fn end(&self) {
+        self.ending.set(true);
+        let doorbell: u64 = 1;
+        // Answering the pending read is simpler than cancelling it. The counter is far from full.
+        let _ = nix::unistd::write(&*self.doorbell, &doorbell.to_ne_bytes());
+    }
+
+    /// Operations the kernel still has.
+    pub(super) fn in_flight(&self) -> usize {
+        self.state.borrow().operations.len()
+    }
+
+    fn complete(&self, key: Key, result: i32) {
+        let mut state = self.state.borrow_mut();
+        let Some(operation) = state.operations.get_mut(key) else {
+            tracing::error!(?key, result, "a completion belongs to no operation");
+            return;
+        };
+        if let Operation::Waiting { held, waker } = operation {
+            let waker = waker.take();
+            let held = std::mem::replace(held, Held::Nothing);
+            *operation = Operation::Finished { held, result };
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return;
+        }
+        let operation = state.operations.remove(key);
+        // Owners may give slots to waiters or close files as they are dropped: not under the borrow.
+        drop(state);
+        match operation {
+            Some(Operation::Disk(transfer)) => {
+                if let Some(transfer) = transfer.advance(result) {
+                    self.begin(transfer);
+                }
+            }
+            Some(Operation::Orphan { held }) => held.discard(result),
+            Some(Operation::Doorbell(_)) if !self.ending.get() => self.listen_to_doorbell(),
+            _ => {}
+        }
+    }
+
+    fn listen_to_doorbell(&self) {
+        let mut counter = Box::new([0u8; 8]);
+        let fd = types::Fd(self.doorbell.as_raw_fd());
+        let entry = opcode::Read::new(fd, counter.as_mut_ptr(), 8).build();
+        // SAFETY: the table owns the buffer until the completion, and the ring the descriptor.
+        unsafe {
+            self.state
+                .borrow_mut()
+                .push(entry, Operation::Doorbell(counter))
+        };
+    }
+
+    /// The future of an operation is gone.
+    fn abandon(&self, key: Key) {
+        let mut state = self.state.borrow_mut();
+        let Some(operation) = state.operations.get_mut(key) else {
+            return;
+        };
+        if let Operation::Waiting { held, .. } = operation {
+            let held = std::mem::replace(held, Held::Nothing);
+            *operation = Operation::Orphan { held };
+            let entry = opcode::AsyncCancel::new(key.to_bits()).build();
+            // SAFETY: a cancel request refers to no memory.
+            unsafe { state.push(entry, Operation::Cancel) };
+        } else if let Some(Operation::Finished { held, result }) = state.operations.remove(key) {
+            drop(state);
+            held.discard(result);
+        }
+    }
+}
+
+impl State {
+    /// Queues an entry for the kernel and keeps what it refers to.
+    ///
+    /// # Safety
+    /// `operation` must own all that `entry` refers to, at addresses that don't change as it moves.
+    unsafe fn push(&mut self, entry: squeue::Entry, operation: Operation) -> Key {
+        let key = self.operations.insert(operation);
+        self.backlog.push_back(entry.user_data(key.to_bits()));
+        self.flush_backlog();
+        key
+    }
+
+    /// Moves entries to the submission queue, making room once by handing it to the kernel.
+    fn flush_backlog(&mut self) {
+        let mut submitted = false;
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: what the entry refers to is owned by its operation in the table, which stays
+            // there until the completion.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                self.backlog.pop_front();
+            } else if submitted || self.uring.submit().is_err() {
+                // The loop tries again after it has made room by reaping completions.
+                return;
+            } else {
+                submitted = true;
+            }
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.operations.len() > 0 {
+            tracing::error!(
+                operations = self.operations.len(),
+                "a ring ended with operations under way: their memory is leaked, as the kernel may still use it"
+            );
+            self.operations.leak();
+        }
+    }
+}
+
+/// An operation under way. Dropped early, it is cancelled, and what it owns is kept until the
+/// kernel says that it is done.
+pub(super) struct Pending {
+    ring: Rc<Ring>,
+    key: Option<Key>,
+}
+
+impl Future for Pending {
+    type Output = (Held, i32);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(Held, i32)> {
+        let key = self.key.expect("a finished operation is not polled again");
+        let mut state = self.ring.state.borrow_mut();
+        match state
+            .operations
+            .get_mut(key)
+            .expect("a waiting operation is in the table")
+        {
+            Operation::Waiting { waker, .. } => {
+                if !waker
+                    .as_ref()
+                    .is_some_and(|waker| waker.will_wake(context.waker()))
+                {
+                    *waker = Some(context.waker().clone());
+                }
+                return Poll::Pending;
+            }
+            Operation::Finished { .. } => {}
+            _ => unreachable!("only its own drop makes a pending operation anything else"),
+        }
+        let operation = state.operations.remove(key);
+        drop(state);
+        self.key = None;
+        match operation {
+            Some(Operation::Finished { held, result }) => Poll::Ready((held, result)),
+            _ => unreachable!("matched above"),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.ring.abandon(key);
+        }
+    }
+}
+
+/// What a shard's thread knows of itself.
+pub(super) struct Current {
+    pub(super) id: u64,
+    pub(super) ring: Rc<Ring>,
+    pub(super) executor: Rc<LocalExecutor<'static>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+/// Says what the calling thread is, or that it no longer is.
+pub(super) fn set_current(current: Option<Current>) {
+    CURRENT.set(current);
+}
+
+/// Whether the calling thread runs the ring of that number.
+pub(super) fn is_current(id: u64) -> bool {
+    CURRENT.with_borrow(|current| current.as_ref().is_some_and(|current| current.id == id))
+}
+
+/// Begins the transfer if the calling thread runs that ring, else gives it back.
+pub(super) fn begin_here(id: u64, transfer: Transfer) -> Option<Transfer> {
+    let ring = CURRENT.with_borrow(|current| {
+        current
+            .as_ref()
+            .filter(|current| current.id == id)
+            .map(|current| Rc::clone(&current.ring))
+    });
+    match ring {
+        Some(ring) => {
+            ring.begin(transfer);
+            None
+        }
+        None => Some(transfer),
+    }
+}
+
+/// Runs a task on the calling thread's shard. A panic inside ends that task alone and is logged.
+/// On a thread that is no shard (any more) the task is dropped, as those running are when a shard
+/// ends.
+pub(crate) fn spawn_local(task: impl Future<Output = ()> + 'static) {
+    let executor =
+        CURRENT.with_borrow(|current| current.as_ref().map(|current| Rc::clone(&current.executor)));
+    if let Some(executor) = executor {
+        let task = AssertUnwindSafe(task).catch_unwind().map(|ended| {
+            if let Err(panic) = ended {
+                tracing::error!(panic = panic_text(&*panic), "a task on a shard panicked");
+            }
+        });
+        executor.spawn(task).detach();
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text
+    } else {
+        "(not a text)"
+    }
+}
+
+/// Keeps a socket alive beside operations that use its number.
+pub(crate) type Socket = Rc<OwnedFd>;
+
+/// The number of a descriptor for an entry.
+pub(super) fn fd_of(socket: &Socket) -> types::Fd {
+    let fd: RawFd = socket.as_raw_fd();
+    types::Fd(fd)
+}

@@ -1,0 +1,274 @@
+//! Two fabrics in one process, a source that makes chunks up, and a wire that can do harm.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use trackbed_rdma::fabric::{
+    ChunkRequest, ChunkSource, Fabric, FabricConfig, FabricError, Payload, PeerLink, Refusal,
+    TRAILER_BYTES, chunk_capacity, trailer_at,
+};
+use trackbed_rdma::shard::{Shard, ShardConfig};
+use trackbed_rdma::slab::{PAGE_BYTES, Slab};
+
+/// Data bytes of a slot in these tests.
+pub(crate) const CAPACITY: usize = 64 * PAGE_BYTES;
+
+/// Chunks from this number on are refused: the number less this is the refusal.
+pub(crate) const REFUSED: u32 = 1_000_000;
+/// Serving this chunk panics.
+pub(crate) const PANICS: u32 = 2_000_000;
+/// Serving this chunk or a later one waits for [`Source::gate`].
+pub(crate) const GATED: u32 = 3_000_000;
+
+/// A chunk's length: 0 and the capacity are among the first.
+pub(crate) fn length_of(chunk: u32) -> usize {
+    match chunk {
+        0 => 0,
+        1 => CAPACITY,
+        _ => (chunk as usize).wrapping_mul(7919) % CAPACITY,
+    }
+}
+
+/// Fills with what only that chunk of that version has.
+pub(crate) fn fill(request: &ChunkRequest, part: u64, bytes: &mut [u8]) {
+    let seed = (u64::from(request.version[0]) << 40) ^ (u64::from(request.chunk) << 8) ^ part;
+    let mut word = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for piece in bytes.chunks_mut(8) {
+        word = word
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(seed | 1);
+        piece.copy_from_slice(&word.to_le_bytes()[..piece.len()]);
+    }
+}
+
+/// Whether a payload is that chunk, byte for byte.
+pub(crate) fn is_right(request: &ChunkRequest, payload: &Payload) -> bool {
+    let mut data = vec![0; length_of(request.chunk)];
+    fill(request, 0, &mut data);
+    let mut trailer = vec![0; TRAILER_BYTES];
+    fill(request, 1, &mut trailer);
+    payload.data() == data && payload.trailer() == trailer
+}
+
+/// A request for a chunk of the one version these tests have.
+pub(crate) fn chunk(chunk: u32) -> ChunkRequest {
+    ChunkRequest {
+        version: [7; 32],
+        chunk,
+        flags: 0,
+    }
+}
+
+/// Makes chunks up.
+pub(crate) struct Source {
+    slab: Arc<Slab>,
+    pub(crate) gate: (async_channel::Sender<()>, async_channel::Receiver<()>),
+    pub(crate) serving: Arc<AtomicUsize>,
+    pub(crate) most_serving: Arc<AtomicUsize>,
+}
+
+impl Source {
+    pub(crate) fn new(slab: Arc<Slab>) -> Arc<Source> {
+        Arc::new(Source {
+            slab,
+            gate: async_channel::unbounded(),
+            serving: Arc::default(),
+            most_serving: Arc::default(),
+        })
+    }
+}
+
+impl ChunkSource for Source {
+    fn serve(
+        &self,
+        _peer: &str,
+        request: ChunkRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<Payload, Refusal>> + Send>> {
+        let slab = Arc::clone(&self.slab);
+        let gate = self.gate.1.clone();
+        let (serving, most) = (Arc::clone(&self.serving), Arc::clone(&self.most_serving));
+        Box::pin(async move {
+            match request.chunk {
+                PANICS => panic!("on purpose"),
+                chunk if chunk >= GATED => {
+                    let _ = gate.recv().await;
+                }
+                chunk if chunk >= REFUSED => {
+                    return Err([
+                        Refusal::NotHere,
+                        Refusal::UnknownVersion,
+                        Refusal::Busy,
+                        Refusal::Failed,
+                        Refusal::Malformed,
+                    ][(chunk - REFUSED) as usize % 5]);
+                }
+                _ => {}
+            }
+            let now = serving.fetch_add(1, Ordering::Relaxed) + 1;
+            most.fetch_max(now, Ordering::Relaxed);
+            let mut lease = slab.lease().await;
+            let len = length_of(request.chunk);
+            fill(&request, 0, &mut lease[..len]);
+            let at = trailer_at(lease.slab());
+            fill(&request, 1, &mut lease[at..at + TRAILER_BYTES]);
+            serving.fetch_sub(1, Ordering::Relaxed);
+            Ok(Payload {
+                lease,
+                len: len as u32,
+            })
+        })
+    }
+}
+
+/// A node: shard, source and fabric.
+pub(crate) struct Node {
+    pub(crate) shard: Shard,
+    pub(crate) source: Arc<Source>,
+    pub(crate) fabric: Fabric,
+}
+
+impl Node {
+    pub(crate) fn new(name: &str, slots: usize, config: FabricConfig) -> Node {
+        let slab = Slab::new(name, CAPACITY + PAGE_BYTES, slots).expect("slab");
+        assert_eq!(chunk_capacity(&slab), CAPACITY);
+        let shard = Shard::start(ShardConfig::new(name, Arc::clone(&slab))).expect("shard");
+        let source = Source::new(slab);
+        let fabric = Fabric::new(config, shard.clone(), source.clone()).expect("the fabric starts");
+        Node {
+            shard,
+            source,
+            fabric,
+        }
+    }
+
+    /// A link on which this node asks the other.
+    pub(crate) async fn link_to(&self, server: &Node) -> Result<PeerLink, FabricError> {
+        let pending = self.fabric.offer("server").await?;
+        let answer = server
+            .fabric
+            .accept("client", pending.offer_bytes())
+            .await?;
+        self.fabric.complete(pending, &answer).await
+    }
+}
+
+/// A configuration for loopback.
+pub(crate) fn loopback() -> FabricConfig {
+    FabricConfig::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+}
+
+/// As [`loopback`], but peers are told to connect to where a [`Wire`] is.
+pub(crate) fn behind_a_wire() -> FabricConfig {
+    FabricConfig {
+        advertise: Some(IpAddr::V4(WIRE)),
+        ..loopback()
+    }
+}
+
+const WIRE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// What a wire does to the bytes from the server to the client.
+#[derive(Clone, Copy)]
+pub(crate) enum Harm {
+    None,
+    /// Alters the byte at that position of the stream.
+    Flip(u64),
+    /// Closes both ends after that many bytes.
+    Cut(u64),
+    /// Forwards nothing more after that many bytes, and keeps the connection, until mended.
+    Stall(u64),
+}
+
+/// A proxy before a node's data port.
+pub(crate) struct Wire {
+    harm: Arc<Mutex<Harm>>,
+    pub(crate) forwarded: Arc<AtomicU64>,
+}
+
+impl Wire {
+    /// Stands between clients and that data port, which must be [`behind_a_wire`].
+    pub(crate) fn before(fabric: &Fabric, harm: Harm) -> Wire {
+        let port = fabric.data_address().expect("tcp").port();
+        let listener = TcpListener::bind((WIRE, port)).expect("the wire listens");
+        let harm = Arc::new(Mutex::new(harm));
+        let forwarded = Arc::new(AtomicU64::new(0));
+        let wire = Wire {
+            harm: Arc::clone(&harm),
+            forwarded: Arc::clone(&forwarded),
+        };
+        thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
+                    continue;
+                };
+                let (mut from, mut to) = (
+                    client.try_clone().expect("clone"),
+                    server.try_clone().expect("clone"),
+                );
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+                let (harm, forwarded) = (Arc::clone(&harm), Arc::clone(&forwarded));
+                thread::spawn(move || forward(server, client, &harm, &forwarded));
+            }
+        });
+        wire
+    }
+
+    pub(crate) fn set(&self, harm: Harm) {
+        *self.harm.lock().expect("not poisoned") = harm;
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, harm: &Mutex<Harm>, forwarded: &AtomicU64) {
+    let mut buffer = vec![0; 16 << 10];
+    let mut position = 0u64;
+    'reading: while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let end = position + count as u64;
+        let mut written = 0;
+        while written < count {
+            let harm = *harm.lock().expect("not poisoned");
+            let mut limit = count;
+            match harm {
+                Harm::Flip(at) if (position..end).contains(&at) => {
+                    buffer[(at - position) as usize] ^= 0x10;
+                }
+                Harm::Cut(at) | Harm::Stall(at) if at < end => {
+                    limit = at.saturating_sub(position) as usize;
+                }
+                _ => {}
+            }
+            if written < limit {
+                if to.write_all(&buffer[written..limit]).is_err() {
+                    break 'reading;
+                }
+                forwarded.fetch_add((limit - written) as u64, Ordering::Relaxed);
+                written = limit;
+            } else if matches!(harm, Harm::Cut(_)) {
+                break 'reading;
+            } else {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        position = end;
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// Waits for what another thread is about to do.
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < patience, "it never came about");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
