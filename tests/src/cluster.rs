@@ -15,20 +15,22 @@ use crate::node::Node;
 /// Port of every node's control interface; the addresses differ.
 const CONTROL_PORT: u16 = 7420;
 
-/// The `trackbed` binary next to this test's own, as `cargo test --workspace` builds it.
+/// The `trackbed` binary that was built with the running program: beside it, or a folder above it
+/// where `cargo test` puts tests.
 pub fn trackbed() -> PathBuf {
-    let test = std::env::current_exe().expect("a running program has a path");
-    let profile = test
+    let own = std::env::current_exe().expect("a running program has a path");
+    let mut found = own
         .ancestors()
-        .nth(2)
-        .expect("tests run in target/PROFILE/deps");
-    let binary = profile.join("trackbed");
-    assert!(
-        binary.exists(),
-        "{} is missing: run `cargo build -p trackbed` first, or `cargo test --workspace`",
-        binary.display()
-    );
-    binary
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("trackbed"));
+    found.find(|binary| binary.exists()).unwrap_or_else(|| {
+        panic!(
+            "there is no `trackbed` near {}: run `cargo build -p trackbed` first (with --release \
+             for a benchmark), or `cargo test --workspace`",
+            own.display()
+        )
+    })
 }
 
 /// Nodes that know each other; dropping it ends them and removes what they left.

@@ -1,7 +1,6 @@
 //! Bringing a node up, serving, and taking it down again.
 
 use super::admin::AdminService;
-use super::host::Mountable;
 use super::identity::Identity;
 use super::metrics;
 use super::peer_service::PeerService;
@@ -272,7 +271,7 @@ async fn serve_csi(
         topology: BTreeMap::new(),
         unmount_on_exit: config.unmount_on_exit,
     };
-    let datasets = Arc::new(Mountable(agent.clone()));
+    let datasets = Arc::new(agent.clone());
     let driver = tokio::task::spawn_blocking(move || Driver::new(driver, datasets))
         .await
         .map_err(Failure::failed)?

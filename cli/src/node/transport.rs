@@ -6,25 +6,53 @@ use crate::exit::Failure;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use trackbed_cache::{Agent, Registry};
-use trackbed_rdma::fabric::{Fabric, FabricConfig, FabricCounters};
+use trackbed_rdma::fabric::{Fabric, FabricConfig, FabricCounters, FabricError, FabricKind};
 use trackbed_rdma::shard::Shard;
 
-/// Makes the fabric that was chosen and hands it to the agent. Returns the name of the verbs
-/// device, empty with TCP.
+/// Makes the fabric that was chosen and hands it to the agent. Returns the verbs device
+/// that was named, empty with TCP.
 pub(crate) fn connect(
     config: &NodeConfig,
     agent: &Agent,
     shard: &Shard,
     registry: &Arc<dyn Registry>,
 ) -> Result<String, Failure> {
-    let (fabric, device) = match config.fabric {
-        FabricChoice::Tcp | FabricChoice::Auto | FabricChoice::Verbs => {
-            (tcp(config, agent, shard, registry)?, String::new())
-        }
+    let fabric = match config.fabric {
+        FabricChoice::Tcp => tcp(config, agent, shard, registry)?,
+        FabricChoice::Verbs => verbs(config, agent, shard).map_err(|error| {
+            Failure::unable(format!(
+                "--fabric verbs: {error}: `trackbed rdma devices` shows what is here; --fabric \
+                 tcp does without"
+            ))
+        })?,
+        FabricChoice::Auto => match verbs(config, agent, shard) {
+            Ok(fabric) => fabric,
+            Err(error) => {
+                tracing::info!(%error, "peers' data goes over TCP");
+                tcp(config, agent, shard, registry)?
+            }
+        },
+    };
+    let device = match fabric.kind() {
+        FabricKind::Tcp => String::new(),
+        FabricKind::Verbs => config.rdma_device.clone().unwrap_or_default(),
     };
     tracing::info!(kind = %fabric.kind(), device, address = ?fabric.data_address(), "peers' data");
     agent.set_fabric(fabric);
     Ok(device)
+}
+
+fn verbs(config: &NodeConfig, agent: &Agent, shard: &Shard) -> Result<Fabric, FabricError> {
+    let settings = FabricConfig::verbs(config.rdma_device.clone());
+    Fabric::new(with_arenas(settings, shard), shard.clone(), agent.source())
+}
+
+/// Arenas in proportion to the node's memory: each peer that is asked takes up to a quarter.
+fn with_arenas(settings: FabricConfig, shard: &Shard) -> FabricConfig {
+    FabricConfig {
+        arena_slots: (shard.slab().slots() / 4).clamp(2, 16),
+        ..settings
+    }
 }
 
 fn tcp(
@@ -37,7 +65,7 @@ fn tcp(
     if config.fabric_listen.ip().is_unspecified() {
         settings.advertise = Some(own_address(config, registry)?);
     }
-    Fabric::new(settings, shard.clone(), agent.source())
+    Fabric::new(with_arenas(settings, shard), shard.clone(), agent.source())
         .map_err(|error| Failure::usage(format!("--fabric-listen: {error}")))
 }
 
