@@ -62,7 +62,8 @@ impl Peers {
             .channel(member)
             .map_err(|error| refuse(error.to_string()))?;
         let work = act(PeerControlClient::new(channel));
-        let timed = tokio::time::timeout(CALL_TIMEOUT, work);
+        // Made on the runtime too, as a timer needs one.
+        let timed = async { tokio::time::timeout(CALL_TIMEOUT, work).await };
         match self.runtime.spawn(timed).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(status))) => Err(refuse(reason(&status))),
