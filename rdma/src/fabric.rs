@@ -379,6 +379,14 @@ impl Fabric {
         }
     }
 
+    /// The RDMA device in use, over verbs.
+    pub fn device(&self) -> Option<&str> {
+        match &self.inner.transport {
+            Transport::Tcp(_) => None,
+            Transport::Verbs(verbs) => Some(verbs.device()),
+        }
+    }
+
     /// What was done so far.
     pub fn counters(&self) -> FabricCounters {
         self.inner.counters.snapshot(self.inner.kind)

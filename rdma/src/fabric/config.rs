@@ -16,7 +16,8 @@ pub struct FabricConfig {
     pub listen: SocketAddr,
     /// TCP: the address that peers are told to connect to, if not the one listened on.
     pub advertise: Option<IpAddr>,
-    /// Verbs: the device's name; without one, the first that has an active port.
+    /// Verbs: the device's name; without one, the first of this network namespace that has an active
+    /// port.
     pub device: Option<String>,
     /// Verbs: the device's port, from 1; without one, the first that is active.
     pub device_port: Option<u8>,
@@ -50,7 +51,7 @@ impl FabricConfig {
         }
     }
 
-    /// A fabric over verbs on that device, or on the first that has an active port, with the settings
+    /// A fabric over verbs on that device, or on the first that will do, with the settings
     /// of [`FabricConfig::tcp`].
     pub fn verbs(device: Option<String>) -> FabricConfig {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));

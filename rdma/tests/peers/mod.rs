@@ -158,7 +158,7 @@ impl Node {
         })
     }
 
-    fn with(
+    pub(crate) fn with(
         name: &str,
         slots: usize,
         make: impl FnOnce(Shard, Arc<Source>) -> Result<Fabric, FabricError>,
