@@ -1,11 +1,32 @@
 //! The dataset cache engine: manifests, origins, store, placement and fill.
 //!
-//! A dataset version is an immutable [`manifest`] named by its [`digest`]. Its bytes come from an
-//! [`origin`], once, and from then on from the nodes that hold them.
+//! A dataset version is an immutable [`Manifest`] named by its [`Digest`]. Its bytes come from an
+//! [`origin`], once, and from then on from the nodes that hold them. An [`Agent`] is the cache on
+//! one node; an [`OpenVersion`] reads a version there.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+pub mod agent;
 pub mod digest;
+pub mod fill;
+pub mod manifest;
+mod membership;
+pub mod metrics;
+pub mod open;
 pub mod origin;
+pub mod peers;
+pub mod placement;
 pub mod registry;
+pub mod seal;
+pub mod store;
+pub mod verified;
+mod workers;
 
+pub use agent::{Agent, AgentConfig, AgentError};
 pub use digest::Digest;
+pub use manifest::{Entry, EntryIndex, EntryKind, Manifest};
+pub use metrics::AgentCounters;
+pub use open::{OpenVersion, Progress, ReadError};
+pub use origin::OriginUrl;
+pub use peers::{ControlError, PeerControl};
+pub use registry::{DatasetName, DatasetRecord, Member, Registry};
+pub use verified::VerifiedBytes;

@@ -1,0 +1,271 @@
+//! The cache on one node: registers datasets, opens versions, and serves peers.
+//!
+//! Made in two steps, since the fabric needs a source and the agent a fabric: [`Agent::start`],
+//! then [`Agent::source`] into a new fabric, then [`Agent::set_fabric`]. Without a fabric, as on a
+//! single node, everything comes from the origin.
+
+mod serve;
+mod versions;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use bytes::Bytes;
+use trackbed_rdma::fabric::{ChunkSource, Fabric, FabricError};
+use trackbed_rdma::shard::Shard;
+use trackbed_rdma::slab::Slab;
+
+use crate::digest::Digest;
+use crate::fill::{Filler, FillerParts};
+use crate::manifest::{Manifest, ManifestError};
+use crate::membership::Membership;
+use crate::metrics::{AgentCounters, Counters};
+use crate::open::OpenVersion;
+use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
+use crate::peers::{PeerControl, Peers};
+use crate::registry::{DatasetName, DatasetRecord, Registry, RegistryError};
+use crate::seal::SLOT_BYTES;
+use crate::store::{Store, StoreError, StoreParts};
+use crate::workers::Workers;
+
+use versions::Versions;
+
+/// The fewest slots the agent works with: some for reading, some for filling, some kept.
+pub const MIN_SLOTS: usize = 8;
+
+/// How an agent is to run.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// This node's name among the members.
+    pub node: String,
+    /// The directory that holds the cache; one agent's alone.
+    pub cache_dir: PathBuf,
+    /// The most bytes of datasets to keep there.
+    pub capacity: u64,
+    /// Chunks fetched ahead of a reader who begins a chunk, or meets one that is missing.
+    pub read_ahead: u32,
+    /// How long a read may take before it fails.
+    pub read_deadline: Duration,
+    /// Threads that hash.
+    pub hash_threads: usize,
+}
+
+impl AgentConfig {
+    /// The usual settings: no bound on capacity but the disk, 4 chunks ahead, reads of at most a
+    /// minute, two threads that hash.
+    pub fn new(node: impl Into<String>, cache_dir: impl Into<PathBuf>) -> AgentConfig {
+        AgentConfig {
+            node: node.into(),
+            cache_dir: cache_dir.into(),
+            capacity: u64::MAX,
+            read_ahead: 4,
+            read_deadline: Duration::from_secs(60),
+            hash_threads: 2,
+        }
+    }
+}
+
+/// Why the agent could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The cache directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The origin.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// The listing, or a manifest from a peer.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The fabric, when a peer wants to meet us.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// There is no such dataset.
+    #[error("there is no dataset {0}: register it first, or check the name")]
+    UnknownDataset(DatasetName),
+    /// Nobody has the version.
+    #[error(
+        "version {version} is on no member of the cache ({tried}): start a node that has it, or register the dataset again"
+    )]
+    UnknownVersion {
+        /// The version.
+        version: Digest,
+        /// Who was asked, and what they said.
+        tried: String,
+    },
+    /// The pinned memory is of the wrong shape.
+    #[error(
+        "the agent's memory has {slots} slots of {slot_bytes} bytes: make at least {MIN_SLOTS} slots of {SLOT_BYTES}"
+    )]
+    Slab {
+        /// Slots it has.
+        slots: usize,
+        /// Bytes a slot.
+        slot_bytes: usize,
+    },
+    /// The system would not give a thread.
+    #[error("starting the hashing threads: {0}: raise the limit on threads")]
+    Threads(#[source] io::Error),
+    /// A peer wants to meet us and there is no fabric.
+    #[error("node {0} has no fabric yet: try again once it has started")]
+    NoFabric(String),
+}
+
+/// The cache on one node. Clones are the same agent.
+#[derive(Clone)]
+pub struct Agent(Arc<Inner>);
+
+/// What an agent, its open versions and its source share.
+pub(crate) struct Inner {
+    pub(crate) config: AgentConfig,
+    pub(crate) shard: Shard,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) filler: Arc<Filler>,
+    registry: Arc<dyn Registry>,
+    origins: Arc<dyn OpenOrigin>,
+    workers: Workers,
+    store: Store,
+    versions: Versions,
+}
+
+impl Agent {
+    /// Starts the agent on its cache directory. `slab` must have slots of [`SLOT_BYTES`] and be
+    /// the shard's.
+    pub async fn start(
+        config: AgentConfig,
+        shard: Shard,
+        slab: Arc<Slab>,
+        registry: Arc<dyn Registry>,
+        control: Arc<dyn PeerControl>,
+        origins: Arc<dyn OpenOrigin>,
+    ) -> Result<Agent, AgentError> {
+        if slab.slot_bytes() != SLOT_BYTES || slab.slots() < MIN_SLOTS {
+            let (slots, slot_bytes) = (slab.slots(), slab.slot_bytes());
+            return Err(AgentError::Slab { slots, slot_bytes });
+        }
+        let workers = Workers::start("hash", config.hash_threads).map_err(AgentError::Threads)?;
+        let counters = Arc::new(Counters::default());
+        let parts = StoreParts {
+            shard: shard.clone(),
+            workers: workers.clone(),
+            counters: Arc::clone(&counters),
+            capacity: config.capacity,
+            writing: AtomicU64::new(0),
+            direct: AtomicBool::new(true),
+        };
+        let store = Store::open(config.cache_dir.clone(), parts).await?;
+        let filler = Arc::new(Filler::new(FillerParts {
+            node: config.node.clone(),
+            shard: shard.clone(),
+            slab,
+            workers: workers.clone(),
+            counters: Arc::clone(&counters),
+            membership: Membership::new(Arc::clone(&registry)),
+            peers: Peers::new(control),
+            origins: Arc::clone(&origins),
+        }));
+        Ok(Agent(Arc::new(Inner {
+            config,
+            shard,
+            counters,
+            filler,
+            registry,
+            origins,
+            workers,
+            store,
+            versions: Versions::default(),
+        })))
+    }
+
+    /// What serves this node's chunks to peers; goes into the fabric.
+    pub fn source(&self) -> Arc<dyn ChunkSource> {
+        Arc::new(serve::Source::new(&self.0))
+    }
+
+    /// Gives the agent the fabric made with its [`Agent::source`]. A second one is ignored.
+    pub fn set_fabric(&self, fabric: Fabric) {
+        if !self.0.filler.peers.set_fabric(fabric) {
+            tracing::warn!("the agent has a fabric already and keeps it");
+        }
+    }
+
+    /// Lets a peer ask us for chunks: takes the offer its control plane brought and gives the
+    /// answer to carry back. `peer` must be the name the control plane has authenticated.
+    pub async fn accept_peer(&self, peer: &str, offer: &[u8]) -> Result<Vec<u8>, AgentError> {
+        match self.0.filler.peers.fabric() {
+            Some(fabric) => Ok(fabric.accept(peer, offer).await?),
+            None => Err(AgentError::NoFabric(self.0.config.node.clone())),
+        }
+    }
+
+    /// Lists the origin, makes the version it holds now, and lets the dataset's name mean it.
+    pub async fn register(
+        &self,
+        name: &DatasetName,
+        origin: &OriginUrl,
+        progress: &ListProgress,
+    ) -> Result<DatasetRecord, AgentError> {
+        let opened = self.0.origins.open(origin).await?;
+        let listed = opened.list(progress).await?;
+        let built = self.0.workers.run(move || {
+            let manifest = Manifest::build(listed)?;
+            let encoded = Bytes::from(manifest.encode());
+            Ok::<_, ManifestError>((Arc::new(manifest), encoded))
+        });
+        let (manifest, encoded) = built.await?;
+        let version = manifest.digest();
+        self.0.store.create(manifest, encoded, origin).await?;
+        let record = DatasetRecord {
+            name: name.clone(),
+            origin: origin.clone(),
+            version,
+        };
+        self.0.registry.put_dataset(&record).await?;
+        Ok(record)
+    }
+
+    /// Opens a dataset: the given version of it, or the current one.
+    pub async fn open(
+        &self,
+        dataset: &DatasetName,
+        version: Option<Digest>,
+    ) -> Result<Arc<OpenVersion>, AgentError> {
+        let record = self.0.registry.dataset(dataset)?;
+        let record = record.ok_or_else(|| AgentError::UnknownDataset(dataset.clone()))?;
+        let digest = version.unwrap_or(record.version);
+        let version = self.0.version(digest, Some(&record.origin)).await?;
+        Ok(Arc::new(OpenVersion::new(Arc::clone(&self.0), version)))
+    }
+
+    /// The encoded manifest of a version, if this node has it: what its peers ask for.
+    pub async fn manifest_bytes(&self, version: Digest) -> Result<Option<Bytes>, AgentError> {
+        Ok(self.0.store.manifest_bytes(version).await?)
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> AgentCounters {
+        self.0.counters.snapshot()
+    }
+
+    /// The fabric, once there is one.
+    pub fn fabric(&self) -> Option<&Fabric> {
+        self.0.filler.peers.fabric()
+    }
+
+    /// Whether the cache's files are read and written past the page cache.
+    pub fn bypasses_page_cache(&self) -> bool {
+        self.0.store.is_direct()
+    }
+
+    /// Makes everything fetched so far survive a restart. To be called before ending; otherwise
+    /// the last fraction of a second is fetched again.
+    pub async fn flush(&self) {
+        self.0.store.flush().await;
+    }
+}

@@ -1,0 +1,125 @@
+//! The versions this node has open, and how it comes to know one: from its disk, else the manifest
+//! from whichever member has it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{self, Either};
+use futures_timer::Delay;
+use parking_lot::Mutex;
+
+use super::{AgentError, Inner};
+use crate::digest::Digest;
+use crate::manifest::Manifest;
+use crate::open::Version;
+use crate::origin::OriginUrl;
+use crate::registry::Member;
+
+/// How long a member may take to send a manifest.
+const MANIFEST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Open versions, each behind a lock of its own that is held while it is being opened.
+#[derive(Default)]
+pub(super) struct Versions(Mutex<HashMap<Digest, Arc<Place>>>);
+
+type Place = futures::lock::Mutex<Option<Arc<Version>>>;
+
+impl Inner {
+    /// The version, opened if it is not. `origin` is where its bytes come from, if the caller
+    /// knows; else the registry is searched for a dataset of this version.
+    pub(crate) async fn version(
+        &self,
+        digest: Digest,
+        origin: Option<&OriginUrl>,
+    ) -> Result<Arc<Version>, AgentError> {
+        let place = Arc::clone(self.versions.0.lock().entry(digest).or_default());
+        let mut place = place.lock().await;
+        if let Some(version) = &*place {
+            if let Some(origin) = origin {
+                version.set_origin(origin);
+            }
+            return Ok(Arc::clone(version));
+        }
+        let version = match self.store.version(digest).await? {
+            Some(store) => {
+                let origin = origin.unwrap_or(store.origin()).clone();
+                Version::new(store, origin)
+            }
+            None => {
+                let origin = match origin {
+                    Some(origin) => origin.clone(),
+                    None => self.origin_of(digest)?,
+                };
+                let (manifest, encoded) = self.manifest_from_members(digest).await?;
+                Version::new(self.store.create(manifest, encoded, &origin).await?, origin)
+            }
+        };
+        let version = Arc::new(version);
+        *place = Some(Arc::clone(&version));
+        Ok(version)
+    }
+
+    fn origin_of(&self, digest: Digest) -> Result<OriginUrl, AgentError> {
+        let datasets = self.registry.datasets()?;
+        let known = datasets.into_iter().find(|record| record.version == digest);
+        known
+            .map(|record| record.origin)
+            .ok_or_else(|| AgentError::UnknownVersion {
+                version: digest,
+                tried: "no dataset has it as its current version".into(),
+            })
+    }
+
+    async fn manifest_from_members(
+        &self,
+        digest: Digest,
+    ) -> Result<(Arc<Manifest>, Bytes), AgentError> {
+        let mut tried = Vec::new();
+        let members = self.filler.membership.now();
+        for member in members
+            .iter()
+            .filter(|member| member.name != self.config.node)
+        {
+            match self.manifest_from(member, digest).await {
+                Ok(found) => return Ok(found),
+                Err(why) => {
+                    tracing::debug!(peer = %member.name, version = %digest.short(), why,
+                        "no manifest from this member");
+                    tried.push(format!("{}: {why}", member.name));
+                }
+            }
+        }
+        if tried.is_empty() {
+            tried.push("there are no other members".into());
+        }
+        Err(AgentError::UnknownVersion {
+            version: digest,
+            tried: tried.join("; "),
+        })
+    }
+
+    async fn manifest_from(
+        &self,
+        member: &Member,
+        digest: Digest,
+    ) -> Result<(Arc<Manifest>, Bytes), String> {
+        let asked = self.filler.peers.control().manifest(member, digest);
+        let encoded = match future::select(asked, Delay::new(MANIFEST_DEADLINE)).await {
+            Either::Left((Ok(Some(encoded)), _)) => encoded,
+            Either::Left((Ok(None), _)) => return Err("it does not have it".into()),
+            Either::Left((Err(error), _)) => return Err(error.to_string()),
+            Either::Right(((), _)) => return Err(format!("nothing came in {MANIFEST_DEADLINE:?}")),
+        };
+        let decoding = encoded.clone();
+        let decoded = self
+            .workers
+            .run(move || Manifest::decode_as(&decoding, digest))
+            .await;
+        match decoded {
+            Ok(manifest) => Ok((Arc::new(manifest), encoded)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

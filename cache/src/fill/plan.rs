@@ -1,0 +1,237 @@
+//! From whom to get a chunk, as a pure function of who owns it and how earlier attempts ended.
+//!
+//! Only owners read the origin, so that it gives each byte once: the primary, or the second owner
+//! when the primary does not answer. Others ask the owners, and the origin only if neither owner
+//! can deliver. An owner that is merely busy is waited for.
+
+use crate::placement::Owners;
+
+/// Someone to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A member, by its position.
+    Peer {
+        /// The position.
+        member: usize,
+        /// Whether it is to answer from its disk only, and to ask nobody in turn.
+        stored_only: bool,
+    },
+    /// The origin itself.
+    Origin,
+}
+
+/// How asking someone ended, if not with the chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It could not be reached, or did not answer in time.
+    Unreachable,
+    /// It answered that it has no time.
+    Busy,
+    /// It does not have the chunk, or tried and failed, or sent something else.
+    NotDelivered,
+}
+
+/// What to decide on.
+pub(super) struct Situation {
+    /// This node's position among the members, if it is one.
+    pub(super) me: Option<usize>,
+    /// Who owns the chunk.
+    pub(super) owners: Option<Owners>,
+    /// Whether a peer asked us, in the belief that we own it.
+    pub(super) for_peer: bool,
+}
+
+impl Situation {
+    /// Whether peers may be asked to bring the chunk. Who acts as an owner may only be helped by
+    /// what others have on disk: asking on, two nodes that take each other for the owner would
+    /// wait for each other.
+    pub(super) fn asks_on(&self) -> bool {
+        let owns = self
+            .owners
+            .is_some_and(|owners| self.me == Some(owners.primary));
+        !owns && !self.for_peer
+    }
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Ask this one.
+    Ask(Source),
+    /// Wait a little, then ask the busy ones again.
+    Wait,
+    /// Nobody is left.
+    GiveUp,
+}
+
+/// All sources in the order in which to try them.
+fn order(situation: &Situation) -> Vec<Source> {
+    let Some(Owners { primary, secondary }) = situation.owners else {
+        return vec![Source::Origin];
+    };
+    let peers = [Some(primary), secondary].into_iter().flatten();
+    let stored_only = !situation.asks_on();
+    peers
+        .filter(|&member| situation.me != Some(member))
+        // The second owner asks the primary; if that is down it is the owner itself.
+        .map(|member| Source::Peer {
+            member,
+            stored_only,
+        })
+        .chain([Source::Origin])
+        .collect()
+}
+
+/// The next step, given what was tried so far. `usable` says whether a source is worth trying now.
+pub(super) fn next(
+    situation: &Situation,
+    tried: &[(Source, Outcome)],
+    usable: impl Fn(&Source) -> bool,
+) -> Step {
+    let untried = |source: &Source| tried.iter().all(|(asked, _)| asked != source);
+    let someone_is_busy = tried.iter().any(|(source, outcome)| {
+        *outcome == Outcome::Busy
+            && matches!(
+                source,
+                Source::Peer {
+                    stored_only: false,
+                    ..
+                }
+            )
+    });
+    for source in order(situation).into_iter().filter(untried) {
+        if source == Source::Origin && someone_is_busy {
+            return Step::Wait;
+        }
+        if usable(&source) {
+            return Step::Ask(source);
+        }
+    }
+    Step::GiveUp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OWNERS: Option<Owners> = Some(Owners {
+        primary: 0,
+        secondary: Some(1),
+    });
+    const PRIMARY: Source = Source::Peer {
+        member: 0,
+        stored_only: false,
+    };
+    const SECONDARY: Source = Source::Peer {
+        member: 1,
+        stored_only: false,
+    };
+
+    fn steps(me: usize, for_peer: bool, down: &[usize], ends: Outcome) -> Vec<Step> {
+        let situation = Situation {
+            me: Some(me),
+            owners: OWNERS,
+            for_peer,
+        };
+        let usable = |source: &Source| match source {
+            Source::Peer { member, .. } => !down.contains(member),
+            Source::Origin => true,
+        };
+        let (mut tried, mut steps) = (Vec::new(), Vec::new());
+        loop {
+            let step = next(&situation, &tried, usable);
+            steps.push(step);
+            match step {
+                Step::Ask(source) => tried.push((source, ends)),
+                Step::Wait | Step::GiveUp => return steps,
+            }
+        }
+    }
+
+    #[test]
+    fn others_ask_both_owners_before_the_origin() {
+        let ask = [PRIMARY, SECONDARY, Source::Origin].map(Step::Ask);
+        let steps = steps(2, false, &[], Outcome::Unreachable);
+        assert_eq!(steps[..3], ask);
+        assert_eq!(steps[3], Step::GiveUp);
+    }
+
+    #[test]
+    fn a_busy_owner_is_waited_for_and_the_origin_left_alone() {
+        let steps = steps(2, false, &[], Outcome::Busy);
+        assert_eq!(
+            steps,
+            [Step::Ask(PRIMARY), Step::Ask(SECONDARY), Step::Wait]
+        );
+    }
+
+    #[test]
+    fn the_primary_reads_the_origin_unless_the_second_owner_has_it_on_disk() {
+        let helped = Source::Peer {
+            member: 1,
+            stored_only: true,
+        };
+        let steps_taken = steps(0, false, &[], Outcome::NotDelivered);
+        assert_eq!(
+            steps_taken[..2],
+            [Step::Ask(helped), Step::Ask(Source::Origin)]
+        );
+        assert_eq!(
+            steps(0, false, &[1], Outcome::NotDelivered)[0],
+            Step::Ask(Source::Origin)
+        );
+        // Even a busy second owner is not waited for: it would only save the origin a read.
+        assert_eq!(
+            steps(0, false, &[], Outcome::Busy)[1],
+            Step::Ask(Source::Origin)
+        );
+    }
+
+    #[test]
+    fn the_second_owner_reads_the_origin_only_when_the_primary_fails_it() {
+        assert_eq!(
+            steps(1, false, &[], Outcome::Busy),
+            [Step::Ask(PRIMARY), Step::Wait]
+        );
+        assert_eq!(
+            steps(1, false, &[0], Outcome::Busy)[0],
+            Step::Ask(Source::Origin)
+        );
+    }
+
+    #[test]
+    fn without_members_the_origin_is_asked() {
+        let situation = Situation {
+            me: None,
+            owners: None,
+            for_peer: false,
+        };
+        assert_eq!(next(&situation, &[], |_| true), Step::Ask(Source::Origin));
+    }
+
+    proptest! {
+        #[test]
+        fn who_is_asked_by_a_peer_asks_nobody_to_ask_on(me in 0..4usize, busy: bool) {
+            let ends = if busy { Outcome::Busy } else { Outcome::NotDelivered };
+            for step in steps(me, true, &[], ends) {
+                let asks_on = matches!(step, Step::Ask(Source::Peer { stored_only: false, .. }));
+                prop_assert!(!asks_on);
+            }
+        }
+
+        #[test]
+        fn nobody_asks_itself_and_every_plan_ends(
+            me in 0..4usize, for_peer: bool, down in prop::collection::vec(0..2usize, 0..3), busy: bool,
+        ) {
+            let ends = if busy { Outcome::Busy } else { Outcome::Unreachable };
+            let steps = steps(me, for_peer, &down, ends);
+            prop_assert!(steps.len() <= 4);
+            for step in steps {
+                if let Step::Ask(Source::Peer { member, .. }) = step {
+                    prop_assert!(member != me && !down.contains(&member));
+                }
+            }
+        }
+    }
+}

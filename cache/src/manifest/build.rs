@@ -1,0 +1,129 @@
+//! A manifest from what an origin listed.
+
+use crate::origin::{ListedEntry, ListedKind, Timestamp};
+
+use super::assemble::{Assembler, NewBody};
+use super::{EntryIndex, Manifest, ManifestError, encode, shown};
+
+/// Given to directories that no origin listed but some path goes through.
+const IMPLIED_MODE: u16 = 0o755;
+
+impl Manifest {
+    /// The version that holds these entries, in whatever order they were listed. Directories that
+    /// paths go through are added where the listing left them out.
+    pub fn build(mut listed: Vec<ListedEntry>) -> Result<Manifest, ManifestError> {
+        for entry in &mut listed {
+            separate(entry)?;
+        }
+        listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+
+        let mut assembler = Assembler::with_capacity(listed.len());
+        let mut open: Vec<(u32, Vec<u8>)> = Vec::new();
+        let mut identity = Vec::new();
+        // Consumed one by one, so that what is built replaces what was listed in memory.
+        for entry in listed {
+            let refuse = |why| ManifestError::Path {
+                path: shown(&joined(&entry.path)).into_owned(),
+                why,
+            };
+            let (directories, name) = split(&entry.path);
+            let kept = open
+                .iter()
+                .zip(directories.clone())
+                .take_while(|(a, b)| a.1 == *b)
+                .count();
+            open.truncate(kept);
+            for directory in directories.skip(kept) {
+                let parent = open.last().map_or(EntryIndex::ROOT.0, |(index, _)| *index);
+                let index = assembler
+                    .push(
+                        parent,
+                        directory,
+                        IMPLIED_MODE,
+                        Timestamp::default(),
+                        NewBody::Directory,
+                    )
+                    .map_err(|e| match e {
+                        ManifestError::Path {
+                            why: "the same path occurs more than once",
+                            ..
+                        } => refuse("a part of its path is also listed as a file or symlink"),
+                        other => named(other, &entry.path),
+                    })?;
+                open.push((index, directory.to_vec()));
+            }
+            let parent = open.last().map_or(EntryIndex::ROOT.0, |(index, _)| *index);
+            let body = match &entry.kind {
+                ListedKind::Directory => NewBody::Directory,
+                ListedKind::File {
+                    size,
+                    identity: found,
+                } => {
+                    identity.clear();
+                    encode::write_identity(found, entry.mtime, &mut identity).map_err(refuse)?;
+                    NewBody::File {
+                        size: *size,
+                        identity: &identity,
+                    }
+                }
+                ListedKind::Symlink { target } => NewBody::Symlink { target },
+            };
+            let is_directory = matches!(body, NewBody::Directory);
+            let index = assembler
+                .push(parent, name, entry.mode & 0o7777, entry.mtime, body)
+                .map_err(|e| named(e, &entry.path))?;
+            if is_directory {
+                open.push((index, name.to_vec()));
+            }
+        }
+        assembler.finish()
+    }
+}
+
+/// Slashes become zero bytes, which sort before all else: then plain byte order is path order.
+fn separate(entry: &mut ListedEntry) -> Result<(), ManifestError> {
+    if entry.path.contains(&0) {
+        let path = shown(&entry.path).into_owned();
+        return Err(ManifestError::Path {
+            path,
+            why: "its path has a zero byte",
+        });
+    }
+    entry
+        .path
+        .iter_mut()
+        .filter(|byte| **byte == b'/')
+        .for_each(|byte| *byte = 0);
+    Ok(())
+}
+
+fn joined(path: &[u8]) -> Vec<u8> {
+    path.iter()
+        .map(|&byte| if byte == 0 { b'/' } else { byte })
+        .collect()
+}
+
+/// The directories a path goes through, and its last name.
+fn split(path: &[u8]) -> (impl Iterator<Item = &[u8]> + Clone, &[u8]) {
+    let (directories, name) = match path.iter().rposition(|&byte| byte == 0) {
+        Some(at) => (Some(&path[..at]), &path[at + 1..]),
+        None => (None, path),
+    };
+    (
+        directories
+            .into_iter()
+            .flat_map(|part| part.split(|&byte| byte == 0)),
+        name,
+    )
+}
+
+/// The assembler knows an entry's name only: put its path in the error.
+fn named(error: ManifestError, path: &[u8]) -> ManifestError {
+    match error {
+        ManifestError::Path { why, .. } => ManifestError::Path {
+            path: shown(&joined(path)).into_owned(),
+            why,
+        },
+        other => other,
+    }
+}

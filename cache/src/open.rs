@@ -1,0 +1,385 @@
+//! A dataset version that is open for reading on this node.
+//!
+//! [`OpenVersion::read`] gives bytes of a file, brought here if they are not yet, every one of them
+//! checked on its way. Reading on in path order finds the next chunks already on their way.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{self, Either};
+use futures::stream::{self, StreamExt};
+use futures_timer::Delay;
+use serde::{Deserialize, Serialize};
+use trackbed_rdma::slab::Lease;
+
+use crate::agent::Inner;
+use crate::digest::Digest;
+use crate::fill::{FillError, Filled, For};
+use crate::manifest::layout::Location;
+use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
+use crate::origin::{OpenOrigin, Origin, OriginError, OriginUrl};
+use crate::seal::BLOCK_BYTES;
+use crate::store::VersionStore;
+use crate::verified::VerifiedBytes;
+
+/// Chunks brought at a time by warming.
+const WARM_AT_A_TIME: usize = 8;
+
+/// A version on this node, shared by all who have it open.
+pub(crate) struct Version {
+    store: Arc<VersionStore>,
+    /// Where the bytes come from.
+    origin: parking_lot::Mutex<OriginUrl>,
+    /// The origin opened last, and by which URL.
+    opened: futures::lock::Mutex<Option<(OriginUrl, Arc<dyn Origin>)>>,
+}
+
+impl Version {
+    pub(crate) fn new(store: Arc<VersionStore>, origin: OriginUrl) -> Version {
+        Version {
+            store,
+            origin: parking_lot::Mutex::new(origin),
+            opened: futures::lock::Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<VersionStore> {
+        &self.store
+    }
+
+    pub(crate) fn manifest(&self) -> &Arc<Manifest> {
+        self.store.manifest()
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.manifest().digest()
+    }
+
+    /// From now on the bytes come from `origin`: datasets move, their objects' identities kept.
+    pub(crate) fn set_origin(&self, origin: &OriginUrl) {
+        *self.origin.lock() = origin.clone();
+    }
+
+    pub(crate) async fn open_origin(
+        &self,
+        origins: &dyn OpenOrigin,
+    ) -> Result<Arc<dyn Origin>, OriginError> {
+        let mut opened = self.opened.lock().await;
+        let url = self.origin.lock().clone();
+        match &*opened {
+            Some((by, origin)) if *by == url => Ok(Arc::clone(origin)),
+            _ => {
+                let origin = origins.open(&url).await?;
+                *opened = Some((url, Arc::clone(&origin)));
+                Ok(origin)
+            }
+        }
+    }
+}
+
+/// An open dataset version. Cheap to share; holds nothing but memory.
+pub struct OpenVersion {
+    inner: Arc<Inner>,
+    version: Arc<Version>,
+}
+
+/// How much of a version is on this node's disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Chunks on disk.
+    pub chunks_present: u32,
+    /// Chunks in all.
+    pub chunks: u32,
+    /// Bytes on disk.
+    pub bytes_present: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+impl Progress {
+    /// Whether all of it is on disk.
+    pub fn is_complete(&self) -> bool {
+        self.chunks_present == self.chunks
+    }
+}
+
+/// Why bytes of a file could not be had.
+#[derive(Debug, thiserror::Error, Clone)]
+pub enum ReadError {
+    /// The manifest has no such entry.
+    #[error("version {version} has no entry {index}")]
+    NoSuchEntry {
+        /// The version.
+        version: Digest,
+        /// The index asked for.
+        index: u32,
+    },
+    /// Directories and symlinks have no bytes.
+    #[error("{path} is no file")]
+    NotAFile {
+        /// The entry's path.
+        path: String,
+    },
+    /// Nobody could deliver the bytes.
+    #[error("{path} at byte {offset}: {source}")]
+    Unavailable {
+        /// The file.
+        path: String,
+        /// Where in it.
+        offset: u64,
+        /// Why not.
+        source: Arc<FillError>,
+    },
+    /// The bytes did not come in time. They are still being fetched: reading again may succeed.
+    #[error(
+        "{path} at byte {offset} did not arrive within {waited:?}: check the origin and the network, then read again"
+    )]
+    Late {
+        /// The file.
+        path: String,
+        /// Where in it.
+        offset: u64,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+impl ReadError {
+    /// The error number that a file system answers with.
+    pub fn errno(&self) -> i32 {
+        match self {
+            ReadError::NoSuchEntry { .. } => libc::ESTALE,
+            ReadError::NotAFile { .. } => libc::EISDIR,
+            ReadError::Unavailable { .. } => libc::EIO,
+            ReadError::Late { .. } => libc::ETIMEDOUT,
+        }
+    }
+}
+
+/// Why a version could not be brought here in full.
+#[derive(Debug, thiserror::Error)]
+#[error("{failed} of {chunks} chunks could not be brought here; the first: {source}")]
+pub struct WarmError {
+    /// How many failed.
+    pub failed: u32,
+    /// How many were missing at the beginning.
+    pub chunks: u32,
+    /// Why the first one failed.
+    pub source: Arc<FillError>,
+}
+
+/// What warming did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warmed {
+    /// Chunks brought here.
+    pub chunks: u32,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl OpenVersion {
+    pub(crate) fn new(inner: Arc<Inner>, version: Arc<Version>) -> OpenVersion {
+        OpenVersion { inner, version }
+    }
+
+    /// What the version holds.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        self.version.manifest()
+    }
+
+    /// Where its bytes come from.
+    pub fn origin(&self) -> OriginUrl {
+        self.version.origin.lock().clone()
+    }
+
+    /// How much of it is on this node's disk.
+    pub fn progress(&self) -> Progress {
+        let held = self.version.store().held();
+        Progress {
+            chunks_present: held.chunks,
+            chunks: self.manifest().chunks(),
+            bytes_present: held.bytes,
+            bytes: self.manifest().totals().bytes,
+        }
+    }
+
+    /// Bytes of a file from `offset` on: at most `len`, and at most to the end of the chunk that
+    /// holds `offset`, so fewer do not mean the end of the file. None at or beyond the end. Can be
+    /// polled by any executor.
+    pub async fn read(
+        &self,
+        entry: EntryIndex,
+        offset: u64,
+        len: usize,
+    ) -> Result<VerifiedBytes, ReadError> {
+        let Some(found) = self.manifest().entry(entry) else {
+            return Err(ReadError::NoSuchEntry {
+                version: self.version.digest(),
+                index: entry.0,
+            });
+        };
+        if !matches!(found.kind, EntryKind::File { .. }) {
+            return Err(ReadError::NotAFile {
+                path: self.shown(entry),
+            });
+        }
+        let Some(location) = self.manifest().locate(entry, offset).filter(|_| len > 0) else {
+            return Ok(VerifiedBytes::EMPTY);
+        };
+        let Location {
+            chunk,
+            chunk_offset,
+            available,
+        } = location;
+        let begin = chunk_offset as usize;
+        let range = begin..begin + len.min(available as usize);
+
+        let waited = self.inner.config.read_deadline;
+        let mut read = std::pin::pin!(self.read_range(chunk, range));
+        // What is in memory needs no timer.
+        let result = match read.as_mut().now_or_never() {
+            Some(result) => result,
+            None => match future::select(read, Delay::new(waited)).await {
+                Either::Left((result, _)) => result,
+                Either::Right(((), _)) => {
+                    return Err(ReadError::Late {
+                        path: self.shown(entry),
+                        offset,
+                        waited,
+                    });
+                }
+            },
+        };
+        let bytes = result.map_err(|source| ReadError::Unavailable {
+            path: self.shown(entry),
+            offset,
+            source,
+        })?;
+        self.inner.counters.served_bytes.add(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    async fn read_range(
+        &self,
+        chunk: u32,
+        range: Range<usize>,
+    ) -> Result<VerifiedBytes, Arc<FillError>> {
+        let filler = &self.inner.filler;
+        // Whoever begins a chunk is likely to read on: keep what follows on its way, so that such
+        // readers do not meet a missing chunk again.
+        let begins = range.start < BLOCK_BYTES;
+        if let Some(filled) = filler.recent(&self.version, chunk) {
+            if begins {
+                self.read_ahead(chunk);
+            }
+            return Ok(part(Bytes::from_owner(InMemory(filled)), range));
+        }
+        let store = self.version.store();
+        if store.has(chunk) {
+            if begins {
+                self.read_ahead(chunk);
+            }
+            let lease = filler.slab.lease().await;
+            let (lease, read) = store.read(chunk, range.clone(), lease).await;
+            if read.is_ok() {
+                return Ok(part(Bytes::from_owner(Slot(lease)), range));
+            }
+        }
+        let mut fill = std::pin::pin!(filler.fill(&self.version, chunk, For::Reader));
+        // Polled once before the others are started, so that what is waited for comes first.
+        let filled = match fill.as_mut().now_or_never() {
+            Some(filled) => filled?,
+            None => {
+                self.read_ahead(chunk);
+                fill.await?
+            }
+        };
+        Ok(part(Bytes::from_owner(InMemory(filled)), range))
+    }
+
+    /// Starts bringing the chunks after `chunk`, as far as memory allows.
+    fn read_ahead(&self, chunk: u32) {
+        let ahead = chunk.saturating_add(1)..chunk.saturating_add(1 + self.inner.config.read_ahead);
+        let filler = &self.inner.filler;
+        for next in ahead.take_while(|&next| next < self.manifest().chunks()) {
+            if filler.slab.free_slots() <= filler.slab.slots() / 2 {
+                return;
+            }
+            if self.version.store().has(next) || filler.is_on_its_way(&self.version, next) {
+                continue;
+            }
+            self.inner.counters.prefetched_chunks.add(1);
+            let (filler, version) = (Arc::clone(filler), Arc::clone(&self.version));
+            self.inner.shard.spawn(move || async move {
+                // Whoever reads it next finds it, or learns why not.
+                let _ = filler.fill(&version, next, For::Reader).await;
+            });
+        }
+    }
+
+    /// Brings all chunks that are not here yet to this node's disk.
+    pub async fn warm(&self) -> Result<Warmed, WarmError> {
+        let store = self.version.store();
+        let missing: Vec<u32> = (0..self.manifest().chunks())
+            .filter(|&chunk| !store.has(chunk))
+            .collect();
+        let chunks = missing.len() as u32;
+        let mut fills = stream::iter(missing)
+            .map(|chunk| self.inner.filler.fill(&self.version, chunk, For::Store))
+            .buffer_unordered(
+                WARM_AT_A_TIME
+                    .min(self.inner.filler.slab.slots() / 2)
+                    .max(1),
+            );
+        let (mut warmed, mut failed, mut first) = (Warmed::default(), 0, None);
+        while let Some(result) = fills.next().await {
+            match result {
+                Ok(filled) => {
+                    warmed.chunks += 1;
+                    warmed.bytes += filled.len() as u64;
+                }
+                Err(error) => {
+                    failed += 1;
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        match first {
+            None => Ok(warmed),
+            Some(source) => Err(WarmError {
+                failed,
+                chunks,
+                source,
+            }),
+        }
+    }
+
+    fn shown(&self, entry: EntryIndex) -> String {
+        shown(&self.manifest().path(entry)).into_owned()
+    }
+}
+
+/// A slot whose blocks around some range were just checked.
+struct Slot(Lease);
+
+impl AsRef<[u8]> for Slot {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A chunk that was checked when it was filled, shared with others.
+struct InMemory(Arc<Filled>);
+
+impl AsRef<[u8]> for InMemory {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+fn part(whole: Bytes, range: Range<usize>) -> VerifiedBytes {
+    VerifiedBytes::checked(whole.slice(range))
+}

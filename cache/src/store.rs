@@ -1,0 +1,193 @@
+//! The chunks this node holds, on its disk, each beside the seal that says what it must be.
+//!
+//! A version is a directory of plain files: large files at their place in a tree, small ones in
+//! packs. A chunk counts as held once its bytes are written; it counts as held *after a restart*
+//! once its bytes were synced, its seal was synced, and then its presence bit was synced, in this
+//! order, so a crash at any point loses nothing that was marked and never trusts what was not.
+//! Every read is checked against the seal: what is damaged is forgotten, never returned.
+
+mod commit;
+mod files;
+mod layout;
+mod presence;
+mod seals;
+mod version;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use trackbed_rdma::shard::Shard;
+
+use crate::digest::Digest;
+use crate::manifest::{Manifest, ManifestError};
+use crate::metrics::Counters;
+use crate::origin::OriginUrl;
+use crate::seal::SealError;
+use crate::workers::Workers;
+
+pub(crate) use version::VersionStore;
+
+/// Why the store cannot do something as a whole. What goes wrong with one chunk is a
+/// [`ChunkFault`].
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another agent uses the directory.
+    #[error(
+        "{path} is used by another agent (it holds the lock {path}/lock): stop that one, or give each agent a cache directory of its own"
+    )]
+    InUse {
+        /// The cache directory.
+        path: PathBuf,
+    },
+    /// A file or directory could not be used.
+    #[error("{action} {path}: {source}: {remedy}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The stored manifest is damaged.
+    #[error("{path}: {source}; remove that version's directory to fetch it again")]
+    Manifest {
+        /// The manifest's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+}
+
+/// Why a chunk could not be read from, or written to, this node's disk. The bytes are then brought
+/// from elsewhere, or handed out without being stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChunkFault {
+    /// Not held.
+    #[error("not held")]
+    Absent,
+    /// What is on the disk is not what was stored.
+    #[error(transparent)]
+    Damaged(#[from] SealError),
+    /// The capacity given to the cache is used up.
+    #[error("the cache's capacity of {capacity} bytes is used up")]
+    Full { capacity: u64 },
+    /// The disk failed, or is full.
+    #[error("{action}: {source}")]
+    Disk {
+        action: &'static str,
+        source: io::Error,
+    },
+}
+
+/// What the store and its versions work with.
+pub(crate) struct StoreParts {
+    pub(crate) shard: Shard,
+    pub(crate) workers: Workers,
+    pub(crate) counters: Arc<Counters>,
+    /// The most bytes of datasets to keep.
+    pub(crate) capacity: u64,
+    /// Bytes that are being written and may come to be stored.
+    pub(crate) writing: AtomicU64,
+    /// Whether files are opened past the page cache; cleared where the file system can't.
+    pub(crate) direct: AtomicBool,
+}
+
+/// All versions on this node's disk.
+pub(crate) struct Store {
+    parts: Arc<StoreParts>,
+    layout: layout::Layout,
+    open: Mutex<HashMap<Digest, Arc<VersionStore>>>,
+}
+
+impl Store {
+    /// Opens the store in `path`, made if it is not there, and locks it for this process.
+    pub(crate) async fn open(path: PathBuf, parts: StoreParts) -> Result<Store, StoreError> {
+        let layout = parts
+            .workers
+            .run(move || layout::Layout::open(path))
+            .await?;
+        let held = layout.held_bytes()?;
+        parts.counters.stored_bytes.add(held);
+        Ok(Store {
+            parts: Arc::new(parts),
+            layout,
+            open: Mutex::default(),
+        })
+    }
+
+    /// The version, from memory or disk; `None` if this node has none of it.
+    pub(crate) async fn version(
+        &self,
+        digest: Digest,
+    ) -> Result<Option<Arc<VersionStore>>, StoreError> {
+        if let Some(open) = self.open.lock().get(&digest) {
+            return Ok(Some(Arc::clone(open)));
+        }
+        let layout = self.layout.clone();
+        let parts = Arc::clone(&self.parts);
+        let opened = self
+            .parts
+            .workers
+            .run(move || VersionStore::open(&layout, digest, parts));
+        Ok(opened.await?.map(|version| self.keep(version)))
+    }
+
+    /// Makes room on disk for a version that this node has none of yet.
+    pub(crate) async fn create(
+        &self,
+        manifest: Arc<Manifest>,
+        encoded: Bytes,
+        origin: &OriginUrl,
+    ) -> Result<Arc<VersionStore>, StoreError> {
+        let digest = manifest.digest();
+        let (layout, origin) = (self.layout.clone(), origin.to_string());
+        let chunks = manifest.chunks();
+        self.parts
+            .workers
+            .run(move || layout.create_version(&digest, &encoded, &origin, chunks))
+            .await?;
+        self.version(digest).await?.ok_or_else(|| StoreError::Io {
+            action: "opening the version just made in",
+            path: self.layout.version_path(&digest),
+            source: io::ErrorKind::NotFound.into(),
+            remedy: "leave the cache directory to the agent",
+        })
+    }
+
+    /// The encoded manifest of a version on this disk.
+    pub(crate) async fn manifest_bytes(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        let layout = self.layout.clone();
+        self.parts
+            .workers
+            .run(move || layout.read_manifest(&digest))
+            .await
+    }
+
+    /// Makes everything written so far survive a restart.
+    pub(crate) async fn flush(&self) {
+        let open: Vec<_> = self.open.lock().values().cloned().collect();
+        for version in open {
+            version.commit().await;
+        }
+    }
+
+    /// Whether reads and writes bypass the page cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.parts.direct.load(Relaxed)
+    }
+
+    /// Two that open a version at the same time must share its state: the first one stays.
+    fn keep(&self, version: VersionStore) -> Arc<VersionStore> {
+        let mut open = self.open.lock();
+        let digest = version.manifest().digest();
+        Arc::clone(open.entry(digest).or_insert_with(|| Arc::new(version)))
+    }
+}

@@ -1,0 +1,294 @@
+//! Where things lie in the cache directory, and how files in it are opened.
+//!
+//! ```text
+//! lock                     held by the one agent that uses the directory
+//! versions/<digest>/manifest, origin, seals, presence.a, presence.b, small.pack, tree/<path>
+//! ```
+//! Names below `tree` come from an origin. They are opened relative to that directory, and the
+//! kernel is told to follow no symlink and to leave it by no name (openat2, Linux 5.6).
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, mkdirat};
+
+use super::{StoreError, presence};
+use crate::digest::Digest;
+use crate::manifest::MAX_ENCODED_BYTES;
+
+const CHECK_DISK: &str = "check the disk and the agent's permissions on the cache directory";
+
+/// The cache directory, locked by this process.
+#[derive(Clone)]
+pub(super) struct Layout {
+    root: PathBuf,
+    _lock: Arc<Flock<File>>,
+}
+
+/// Turns an I/O error into one that says what was attempted on what.
+pub(super) fn failed(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.into();
+    move |source| StoreError::Io {
+        action,
+        path,
+        source,
+        remedy: CHECK_DISK,
+    }
+}
+
+impl Layout {
+    pub(super) fn open(root: PathBuf) -> Result<Layout, StoreError> {
+        let versions = root.join("versions");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&versions)
+            .map_err(failed("making", &versions))?;
+        let lock = root.join("lock");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&lock)
+            .map_err(failed("opening", &lock))?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Arc::new(lock),
+            Err((_, Errno::EWOULDBLOCK)) => return Err(StoreError::InUse { path: root }),
+            Err((_, errno)) => return Err(failed("locking", lock)(errno.into())),
+        };
+        let layout = Layout { root, _lock: lock };
+        layout.sweep()?;
+        Ok(layout)
+    }
+
+    /// Removes what was left by a crash in the middle of making a version.
+    fn sweep(&self) -> Result<(), StoreError> {
+        for name in self.version_names()? {
+            if name.as_bytes().ends_with(b".new") {
+                let path = self.root.join("versions").join(&name);
+                fs::remove_dir_all(&path).map_err(failed("removing", path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn version_names(&self) -> Result<Vec<std::ffi::OsString>, StoreError> {
+        let versions = self.root.join("versions");
+        let entries = fs::read_dir(&versions).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(failed("listing", versions))?;
+        Ok(entries.into_iter().map(|entry| entry.file_name()).collect())
+    }
+
+    /// Bytes of all versions' chunks, from their presence files alone.
+    pub(super) fn held_bytes(&self) -> Result<u64, StoreError> {
+        let mut held = 0;
+        for name in self.version_names()? {
+            if name
+                .to_str()
+                .is_some_and(|name| name.parse::<Digest>().is_ok())
+            {
+                held += presence::held_bytes(&self.root.join("versions").join(name));
+            }
+        }
+        Ok(held)
+    }
+
+    pub(super) fn version_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("versions").join(digest.to_string())
+    }
+
+    /// Makes a version's directory with nothing held; nothing happens if it is there already.
+    pub(super) fn create_version(
+        &self,
+        digest: &Digest,
+        manifest: &[u8],
+        origin: &str,
+        chunks: u32,
+    ) -> Result<(), StoreError> {
+        let place = self.version_path(digest);
+        if place.exists() {
+            return Ok(());
+        }
+        let new = place.with_extension("new");
+        let make = || -> io::Result<()> {
+            if new.exists() {
+                fs::remove_dir_all(&new)?;
+            }
+            fs::DirBuilder::new().mode(0o700).create(&new)?;
+            fs::DirBuilder::new().mode(0o700).create(new.join("tree"))?;
+            write_new(&new.join("manifest"), manifest)?;
+            write_new(&new.join("origin"), origin.as_bytes())?;
+            write_new(&new.join("seals"), &[])?;
+            write_new(&new.join("small.pack"), &[])?;
+            for name in presence::FILE_NAMES {
+                write_new(&new.join(name), &presence::empty(digest, chunks))?;
+            }
+            File::open(&new)?.sync_all()?;
+            fs::rename(&new, &place)?;
+            File::open(self.root.join("versions"))?.sync_all()
+        };
+        make().map_err(failed("making a version in", place))
+    }
+
+    /// The encoded manifest, if the version is on this disk.
+    pub(super) fn read_manifest(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        let path = self.version_path(digest).join("manifest");
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("opening", path)(error)),
+        };
+        let mut bytes = Vec::new();
+        let read = (&mut file)
+            .take(MAX_ENCODED_BYTES as u64 + 1)
+            .read_to_end(&mut bytes);
+        read.map_err(failed("reading", path))?;
+        Ok(Some(bytes.into()))
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Opens a file of a version for reading and writing.
+pub(super) fn open_plain(path: &Path) -> Result<File, StoreError> {
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(failed("opening", path))
+}
+
+/// Opens a directory as a place to open files from.
+pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, StoreError> {
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
+        .map(OwnedFd::from)
+        .map_err(failed("opening", path))
+}
+
+fn beneath(directory: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV;
+    let mode = if flags.contains(OFlag::O_CREAT) {
+        Mode::from_bits_truncate(0o600)
+    } else {
+        Mode::empty()
+    };
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+        .mode(mode)
+        .resolve(resolve);
+    loop {
+        match openat2(directory, OsStr::from_bytes(path), how) {
+            // The kernel says so when a rename elsewhere raced with the walk.
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Opens the file at `path` below `directory`, making it and the directories above it if asked.
+pub(super) fn open_beneath(
+    directory: BorrowedFd<'_>,
+    path: &[u8],
+    make: bool,
+    direct: bool,
+) -> io::Result<File> {
+    let mut flags = OFlag::O_RDWR;
+    flags.set(OFlag::O_CREAT, make);
+    flags.set(OFlag::O_DIRECT, direct);
+    match beneath(directory, path, flags) {
+        Err(Errno::ENOENT) if make => {
+            make_parents(directory, path)?;
+            Ok(beneath(directory, path, flags)?.into())
+        }
+        other => Ok(other?.into()),
+    }
+}
+
+fn make_parents(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<()> {
+    let mut at: Option<OwnedFd> = None;
+    let mut names: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    names.pop();
+    for name in names {
+        let here = at.as_ref().map_or(directory, |fd| fd.as_fd());
+        match mkdirat(
+            here,
+            OsStr::from_bytes(name),
+            Mode::from_bits_truncate(0o700),
+        ) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        at = Some(beneath(here, name, OFlag::O_DIRECTORY | OFlag::O_RDONLY)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_on_the_same_directory_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = Layout::open(directory.path().into()).expect("free");
+        let error = Layout::open(directory.path().into())
+            .err()
+            .expect("locked")
+            .to_string();
+        assert!(
+            error.contains("another agent") && error.contains("of its own"),
+            "{error}"
+        );
+        drop(first);
+        Layout::open(directory.path().into()).expect("free again");
+    }
+
+    #[test]
+    fn no_symlink_planted_in_the_cache_leads_out_of_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (tree, outside) = (
+            directory.path().join("tree"),
+            directory.path().join("outside"),
+        );
+        fs::create_dir(&tree).expect("made");
+        fs::create_dir(&outside).expect("made");
+        std::os::unix::fs::symlink(&outside, tree.join("link")).expect("made");
+        std::os::unix::fs::symlink("/etc/hostname", tree.join("file")).expect("made");
+        let fd = open_directory(&tree).expect("opened");
+        for path in [&b"link/x"[..], b"file", b"../outside/x", b"/etc/hostname"] {
+            let opened = open_beneath(fd.as_fd(), path, true, false);
+            assert!(opened.is_err(), "{}", String::from_utf8_lossy(path));
+        }
+        assert_eq!(fs::read_dir(&outside).expect("listed").count(), 0);
+        open_beneath(fd.as_fd(), b"a/b/c", true, false).expect("a plain path is made");
+    }
+}

@@ -1,0 +1,362 @@
+//! One version's chunks on this node's disk: reading them checked, writing them, forgetting them.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use parking_lot::Mutex;
+use trackbed_rdma::slab::Lease;
+
+use super::commit::Change;
+use super::files::Files;
+use super::layout::{Layout, failed, open_plain};
+use super::presence::{self, Durable, Presence};
+use super::seals::Seals;
+use super::{ChunkFault, StoreError, StoreParts};
+use crate::digest::Digest;
+use crate::manifest::{CHUNK_BYTES, Manifest};
+use crate::origin::OriginUrl;
+use crate::seal::{BLOCK_BYTES, SEAL_BYTES, Seal, SealError, put_trailer};
+
+/// What O_DIRECT wants offsets and lengths to be a multiple of.
+const DIRECT_BYTES: usize = 4096;
+
+/// How much of a version is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) chunks: u32,
+    pub(crate) bytes: u64,
+}
+
+/// A version on this node's disk.
+pub(crate) struct VersionStore {
+    pub(super) parts: Arc<StoreParts>,
+    manifest: Arc<Manifest>,
+    origin: OriginUrl,
+    files: Files,
+    pub(super) seals: Seals,
+    pub(super) presence: Presence,
+    /// The two presence files.
+    pub(super) copies: [Arc<fs::File>; 2],
+    pub(super) durable: futures::lock::Mutex<Durable>,
+    /// What happened since the last commit, in order.
+    pub(super) changes: Mutex<Vec<Change>>,
+    /// Whether a commit is on its way.
+    pub(super) committing: AtomicBool,
+}
+
+impl VersionStore {
+    /// Opens what is on disk; `None` if the version is not there. Blocks.
+    pub(super) fn open(
+        layout: &Layout,
+        digest: Digest,
+        parts: Arc<StoreParts>,
+    ) -> Result<Option<VersionStore>, StoreError> {
+        let path = layout.version_path(&digest);
+        let Some(encoded) = layout.read_manifest(&digest)? else {
+            return Ok(None);
+        };
+        let manifest =
+            Manifest::decode_as(&encoded, digest).map_err(|source| StoreError::Manifest {
+                path: path.join("manifest"),
+                source,
+            })?;
+        drop(encoded);
+        let origin = read_origin(&path.join("origin"))?;
+        let read = |name| {
+            let path = path.join(name);
+            fs::read(&path).map_err(failed("reading", path))
+        };
+        let [a, b] = presence::FILE_NAMES;
+        let copies = [read(a)?, read(b)?];
+        let chunks = manifest.chunks();
+        let (presence, durable) =
+            presence::load(&copies, &digest, chunks, |chunk| manifest.chunk_len(chunk));
+        let copies = [
+            open_plain(&path.join(a))?.into(),
+            open_plain(&path.join(b))?.into(),
+        ];
+        Ok(Some(VersionStore {
+            parts,
+            files: Files::open(&path)?,
+            seals: Seals::new(open_plain(&path.join("seals"))?, chunks),
+            manifest: Arc::new(manifest),
+            origin,
+            presence,
+            copies,
+            durable: futures::lock::Mutex::new(durable),
+            changes: Mutex::default(),
+            committing: AtomicBool::new(false),
+        }))
+    }
+
+    pub(crate) fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    pub(crate) fn origin(&self) -> &OriginUrl {
+        &self.origin
+    }
+
+    pub(crate) fn has(&self, chunk: u32) -> bool {
+        self.presence.has(chunk)
+    }
+
+    pub(crate) fn held(&self) -> Held {
+        let (chunks, bytes) = self.presence.held();
+        Held { chunks, bytes }
+    }
+
+    /// Reads the blocks that hold the chunk's bytes `range` to the same place in `lease`, and
+    /// checks each. What turns out damaged is forgotten.
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        chunk: u32,
+        range: Range<usize>,
+        lease: Lease,
+    ) -> (Lease, Result<(), ChunkFault>) {
+        if !self.presence.has(chunk) {
+            return (lease, Err(ChunkFault::Absent));
+        }
+        let (lease, result) = self.read_checked(chunk, range, lease).await;
+        match &result {
+            Err(ChunkFault::Damaged(why)) => {
+                self.parts.counters.corrupt_blocks.add(1);
+                tracing::warn!(version = %self.manifest.digest().short(), chunk, %why,
+                    "this node's disk returned damaged data: fetching it again");
+                self.forget(chunk);
+            }
+            Err(ChunkFault::Disk { action, source }) => {
+                self.parts.counters.disk_errors.add(1);
+                tracing::warn!(version = %self.manifest.digest().short(), chunk, action, %source,
+                    "this node's disk failed: fetching the chunk again");
+                self.forget(chunk);
+            }
+            Err(_) | Ok(()) => {}
+        }
+        (lease, result)
+    }
+
+    /// Reads the whole chunk and its seal, laid out as a chunk travels.
+    pub(crate) async fn read_whole(
+        self: &Arc<Self>,
+        chunk: u32,
+        lease: Lease,
+    ) -> (Lease, Result<(), ChunkFault>) {
+        let len = self.manifest.chunk_len(chunk) as usize;
+        let (mut lease, result) = self.read(chunk, 0..len, lease).await;
+        if result.is_ok()
+            && let Some(seal) = self.seals.recent(chunk)
+        {
+            put_trailer(&mut lease, &seal);
+        }
+        (lease, result)
+    }
+
+    async fn read_checked(
+        &self,
+        chunk: u32,
+        range: Range<usize>,
+        lease: Lease,
+    ) -> (Lease, Result<(), ChunkFault>) {
+        let chunk_len = self.manifest.chunk_len(chunk) as usize;
+        let blocks = Seal::blocks(range);
+        let (begin, end) = (
+            blocks.start * BLOCK_BYTES,
+            (blocks.end * BLOCK_BYTES).min(chunk_len),
+        );
+        if begin >= end {
+            return (lease, Ok(()));
+        }
+        let (lease, seal) = self.seal(chunk, lease).await;
+        let seal = match seal {
+            Ok(seal) => seal,
+            Err(fault) => return (lease, Err(fault)),
+        };
+        let place = match self
+            .files
+            .place(&self.manifest, chunk, false, &self.parts.direct)
+        {
+            Ok(place) => place,
+            Err(source) => {
+                return (
+                    lease,
+                    Err(ChunkFault::Disk {
+                        action: "opening a cache file",
+                        source,
+                    }),
+                );
+            }
+        };
+        let asked = (end - begin).next_multiple_of(DIRECT_BYTES);
+        let offset = place.offset + begin as u64;
+        let (lease, read) = self
+            .parts
+            .shard
+            .read_at(place.file, offset, lease, begin, asked)
+            .await;
+        let checked = match read {
+            Ok(count) => {
+                let count = count.min(end - begin);
+                self.parts.counters.disk_read_bytes.add(count as u64);
+                // A file that was cut short fails by its length.
+                seal.verify_blocks(blocks.start, &lease[begin..begin + count])
+                    .and_then(|()| match count == end - begin {
+                        true => Ok(()),
+                        false => Err(SealError::Length {
+                            sealed: end as u32,
+                            found: begin + count,
+                        }),
+                    })
+                    .map_err(ChunkFault::Damaged)
+            }
+            Err(source) => Err(ChunkFault::Disk {
+                action: "reading a cache file",
+                source,
+            }),
+        };
+        (lease, checked)
+    }
+
+    /// The chunk's seal, read into the lease's trailer if it is not in memory.
+    async fn seal(&self, chunk: u32, lease: Lease) -> (Lease, Result<Arc<Seal>, ChunkFault>) {
+        if let Some(seal) = self.seals.recent(chunk) {
+            return (lease, Ok(seal));
+        }
+        let (file, offset) = (Arc::clone(self.seals.file()), Seals::offset(chunk));
+        let (lease, read) = self
+            .parts
+            .shard
+            .read_at(file, offset, lease, CHUNK_BYTES, SEAL_BYTES)
+            .await;
+        let seal = match read {
+            Ok(count) => Seal::decode(&lease[CHUNK_BYTES..][..count.min(SEAL_BYTES)])
+                .and_then(|seal| {
+                    let expected = self.manifest.chunk_len(chunk);
+                    match seal.len() == expected as usize {
+                        true => Ok(Arc::new(seal)),
+                        false => Err(SealError::Length {
+                            sealed: expected,
+                            found: seal.len(),
+                        }),
+                    }
+                })
+                .map_err(ChunkFault::Damaged),
+            Err(source) => Err(ChunkFault::Disk {
+                action: "reading a seal",
+                source,
+            }),
+        };
+        if let Ok(seal) = &seal {
+            self.seals.remember(chunk, Arc::clone(seal));
+        }
+        (lease, seal)
+    }
+
+    /// Writes a chunk that was checked against `seal` and lies at the beginning of `lease`. Held
+    /// from then on, and across restarts after the next commit.
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        chunk: u32,
+        seal: &Arc<Seal>,
+        lease: Lease,
+    ) -> (Lease, Result<(), ChunkFault>) {
+        if self.presence.has(chunk) {
+            return (lease, Ok(()));
+        }
+        let (len, capacity) = (seal.len() as u64, self.parts.capacity);
+        // Announced before the comparison, so that writes at the same time can't exceed it together.
+        let (stored, writing) = (&self.parts.counters.stored_bytes, &self.parts.writing);
+        let announced = writing.fetch_add(len, SeqCst) + len;
+        let (lease, result) = if announced.saturating_add(stored.get()) > capacity {
+            (lease, Err(ChunkFault::Full { capacity }))
+        } else {
+            let (lease, written) = self.write_data(chunk, seal, lease).await;
+            let held = written.map(|file| {
+                // Not if someone else was first.
+                if self.presence.set(chunk, seal.len() as u32) {
+                    stored.add(len);
+                    self.parts.counters.stored_chunks.add(1);
+                    self.note(Change::Held { chunk, file });
+                }
+            });
+            (lease, held)
+        };
+        writing.fetch_sub(len, SeqCst);
+        (lease, result)
+    }
+
+    async fn write_data(
+        &self,
+        chunk: u32,
+        seal: &Arc<Seal>,
+        mut lease: Lease,
+    ) -> (Lease, Result<Arc<fs::File>, ChunkFault>) {
+        let failed = |source| ChunkFault::Disk {
+            action: "writing a cache file",
+            source,
+        };
+        let len = seal.len();
+        let padded = len.next_multiple_of(DIRECT_BYTES);
+        // What the slot held before is nobody's business.
+        lease[len..padded].fill(0);
+        loop {
+            let direct = self.parts.direct.load(Relaxed);
+            let place = match self
+                .files
+                .place(&self.manifest, chunk, true, &self.parts.direct)
+            {
+                Ok(place) => place,
+                Err(source) => return (lease, Err(failed(source))),
+            };
+            let file = Arc::clone(&place.file);
+            let (back, written) = self
+                .parts
+                .shard
+                .write_at(file, place.offset, lease, 0, padded)
+                .await;
+            lease = back;
+            let written = written.and_then(|()| {
+                let end = place.offset + padded as u64;
+                match place.file_len {
+                    Some(file_len) if end > file_len => place.file.set_len(file_len),
+                    _ => Ok(()),
+                }
+            });
+            match written {
+                Ok(()) => {
+                    let sealed = self.seals.write(chunk, seal).map_err(failed);
+                    return (lease, sealed.map(|()| place.file));
+                }
+                // Alignment this file system wants and we don't know: go through the page cache.
+                Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.parts.direct.store(false, Relaxed);
+                    self.files.close();
+                }
+                Err(source) => return (lease, Err(failed(source))),
+            }
+        }
+    }
+
+    /// No longer holds the chunk: its bytes, or its seal, are not what was written.
+    pub(crate) fn forget(self: &Arc<Self>, chunk: u32) {
+        let len = self.manifest.chunk_len(chunk);
+        self.seals.forget(chunk);
+        if self.presence.clear(chunk, len) {
+            self.parts.counters.stored_bytes.sub(u64::from(len));
+            self.note(Change::Forgotten { chunk });
+        }
+    }
+}
+
+fn read_origin(path: &Path) -> Result<OriginUrl, StoreError> {
+    let text = fs::read_to_string(path).map_err(failed("reading", path))?;
+    let invalid = |error: crate::origin::OriginError| io::Error::other(error.to_string());
+    text.parse()
+        .map_err(invalid)
+        .map_err(failed("reading", path))
+}
