@@ -7,6 +7,10 @@
 //! The futures of an origin are polled on any thread, the data path's included: an origin whose
 //! library needs a runtime or blocks brings its own runtime or threads.
 
+mod directory;
+mod open;
+mod range;
+mod s3;
 mod url;
 
 use std::fmt;
@@ -16,6 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use futures::future::BoxFuture;
 
+pub use directory::DirectoryOrigin;
+pub use open::Origins;
+pub use s3::{S3Budget, S3Origin, S3Runtime};
 pub use url::{CredentialsRef, OriginUrl, S3Location};
 
 /// The most entries a listing may have before it is given up: a guard against a listing that never

@@ -2,6 +2,8 @@
 //!
 //! Small facts only, never a chunk's state. Kept by Kubernetes, or by files where there is none.
 
+mod file;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Digest;
 use crate::origin::OriginUrl;
+
+pub use file::FileRegistry;
 
 /// The members and datasets as this node knows them. Reading gives the latest known state at once
 /// (it is called while data is being read); only writing may wait for others.

@@ -14,27 +14,42 @@ pub(crate) struct Failure {
 impl Failure {
     /// It ran and the outcome is wrong, or something failed underway.
     pub(crate) fn failed(sentence: impl Display) -> Self {
-        Failure { sentence: sentence.to_string(), code: 1 }
+        Failure {
+            sentence: sentence.to_string(),
+            code: 1,
+        }
     }
 
     /// The command line, the configuration or the input is at fault.
     pub(crate) fn usage(sentence: impl Display) -> Self {
-        Failure { sentence: sentence.to_string(), code: 2 }
+        Failure {
+            sentence: sentence.to_string(),
+            code: 2,
+        }
     }
 
     /// This machine cannot do what was asked.
     pub(crate) fn unable(sentence: impl Display) -> Self {
-        Failure { sentence: sentence.to_string(), code: 3 }
+        Failure {
+            sentence: sentence.to_string(),
+            code: 3,
+        }
     }
 
     /// A signal asked for the end.
     pub(crate) fn interrupted() -> Self {
-        Failure { sentence: "interrupted".into(), code: 130 }
+        Failure {
+            sentence: "interrupted".into(),
+            code: 130,
+        }
     }
 
     /// A child has already said why.
     pub(crate) fn silent(code: u8) -> Self {
-        Failure { sentence: String::new(), code }
+        Failure {
+            sentence: String::new(),
+            code,
+        }
     }
 
     /// The exit code.

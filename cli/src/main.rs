@@ -6,9 +6,12 @@
 
 mod demo;
 mod exit;
+
 mod node;
+mod size;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -48,7 +51,6 @@ struct Command {
 enum Role {
     Demo(demo::DemoArgs),
     Node(node::NodeArgs),
-    Dataset(node::DatasetArgs),
 }
 
 /// The form of what is printed on stdout.
@@ -72,7 +74,6 @@ fn main() -> ExitCode {
     let outcome = match command.role {
         Role::Demo(args) => demo::run(args),
         Role::Node(args) => node::run(args),
-        Role::Dataset(args) => node::dataset(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,6 +88,10 @@ fn log_to_stderr(filter: &str) -> Result<(), exit::Failure> {
              target=level pairs"
         ))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }

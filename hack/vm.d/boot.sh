@@ -95,7 +95,7 @@ write_command() {
     local name
     printf 'cd %q || exit 125\n' "$repository"
     # shellcheck disable=SC2016 # the guest expands it
-    printf 'export PATH=%q:%q:$PATH TERM=%q TRACKBED_SCRATCH=/scratch\n' \
+    printf 'export PATH=%q:%q:$PATH TERM=%q TRACKBED_GUEST=1 TRACKBED_SCRATCH=/scratch\n' \
         "$target_folder/release" "$target_folder/debug" "${TERM:-linux}"
     for name in "${!environment[@]}"; do
         printf 'export %s=%q\n' "$name" "${environment[$name]}"
@@ -112,7 +112,7 @@ make_initramfs() {
     cp "$guest/busybox" "$tree/bin/busybox"
     ln -s busybox "$tree/bin/sh"
     local applet
-    for applet in mount grep poweroff insmod sleep mkdir cp switch_root; do
+    for applet in mount grep poweroff insmod sleep mkdir ln cp ip switch_root; do
         ln -s busybox "$tree/bin/$applet"
     done
     cp "$guest"/early-modules/* "$tree/modules/"
@@ -140,24 +140,29 @@ machine() {
     qemu=(
         qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot
         -machine q35 -smp "$cpus" -m "$memory"
-        -kernel "$guest/vmlinuz" -initrd "$work/initramfs"
+        -kernel "$guest/vmlinux" -initrd "$work/initramfs"
         -chardev "file,id=console,path=$(quoted "$work/console")" -serial chardev:console
     )
+    # Emulation: the fifth level of page tables only costs time, and the clock's
+    # watchdog takes a busy host for a broken clock.
     if [[ "$1" == kvm ]]; then
         qemu+=(-accel kvm -cpu host)
     else
-        qemu+=(-accel "tcg,thread=multi,tb-size=512" -cpu max)
+        qemu+=(-accel "tcg,thread=multi,tb-size=512" -cpu max,la57=off)
     fi
 }
 
 readonly kernel_line="console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr \
-audit=0 nowatchdog apparmor=0 rcupdate.rcu_expedited=1 cryptomgr.notests"
+audit=0 nowatchdog apparmor=0 rcupdate.rcu_expedited=1 cryptomgr.notests init_on_alloc=0"
 
 compose_qemu() {
     local mode="$1" index tag path option
-    machine "$(accelerator)"
+    local accelerator kernel="$kernel_line"
+    accelerator="$(accelerator)"
+    machine "$accelerator"
+    [[ "$accelerator" == kvm ]] || kernel+=" tsc=reliable"
     qemu+=(
-        -append "$kernel_line"
+        -append "$kernel"
         -drive "file=$(quoted "$guest/root.ext4"),if=none,id=root,format=raw,readonly=on"
         -device virtio-blk-pci,drive=root
         -drive "file=$(quoted "$work/disk"),if=none,id=disk,format=raw,cache=unsafe,discard=unmap"
@@ -261,8 +266,18 @@ finish_output() {
     ((${#copy_pids[@]} == 0)) || wait "${copy_pids[@]}" || true
 }
 
+# The last 40 lines, but a crash from its first line on.
+console_tail() {
+    local crash
+    crash="$(grep -anm1 -E 'Kernel panic|Oops|BUG:' "$work/console" | cut -d: -f1)"
+    if [[ -n "$crash" ]]; then
+        tail -n "+$crash" "$work/console" | head -n 100
+    else
+        tail -n 40 "$work/console"
+    fi
+}
+
 fail_guest() {
-    local lines=40
     say "$1"
     if [[ -s "$work/qemu-errors" ]]; then
         say "QEMU said:"
@@ -270,7 +285,7 @@ fail_guest() {
     fi
     if [[ -s "$work/console" ]]; then
         say "the last lines of its console:"
-        tail -n "$lines" "$work/console" | tr -d '\r' | sed 's/^/    /' >&2
+        console_tail | tr -d '\r' | sed 's/^/    /' >&2
     fi
     exit "${2:-$exit_failure}"
 }

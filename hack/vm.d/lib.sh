@@ -32,7 +32,7 @@ as_root() {
     fi
 }
 
-# The guest's folder in the cache: vmlinuz, root.ext4, busybox, early-modules/.
+# The guest's folder in the cache: vmlinux, root.ext4, busybox, early-modules/.
 # Its name changes with all that decides its content, so that a guest is either
 # there whole and right, or not there.
 guest_folder() {

@@ -38,7 +38,7 @@ make_guest() {
     say "fetching the kernel and busybox of Debian $suite"
     fetch_packages "$apt_dir" "$building/debs"
 
-    say "making the guest's root file system (about two minutes)"
+    say "making the guest's root file system (one to three minutes)"
     # In a mount namespace, so that an interrupted debootstrap leaves no mount.
     as_root unshare --mount "$vm_d/build-guest" "$building" "$suite" "$mirror" "$keyring" ||
         die "could not make the guest; its log is $building/log"
@@ -53,7 +53,8 @@ make_guest() {
 install_tools() {
     local missing=() entry
     for entry in flock:util-linux setpriv:util-linux mkfs.ext4:e2fsprogs xz:xz-utils \
-        debootstrap:debootstrap dpkg-deb:dpkg; do
+        zstd:zstd \
+        objcopy:binutils debootstrap:debootstrap dpkg-deb:dpkg; do
         find_tool "${entry%:*}" >/dev/null || missing+=("${entry#*:}")
     done
     if ((${#missing[@]})); then

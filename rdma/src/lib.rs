@@ -3,6 +3,8 @@
 //!
 //! All unsafe code of Trackbed lives in this crate.
 
+pub mod bench;
+pub mod devices;
 pub mod fabric;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;

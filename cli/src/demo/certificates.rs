@@ -44,11 +44,16 @@ impl Authority {
     pub(crate) fn new() -> Result<Authority, CertificateError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::<String>::new())?;
-        params.distinguished_name.push(DnType::CommonName, "Trackbed demo authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Trackbed demo authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = params.self_signed(&key)?.pem();
-        Ok(Authority { pem, issuer: Issuer::new(params, key) })
+        Ok(Authority {
+            pem,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// Writes a certificate for `node` into `folder`: `ca.pem`, `tls.pem`, and `tls.key` with
@@ -59,8 +64,10 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, node);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // A node is the server of some peers and the client of others.
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let certificate = params.signed_by(&key, &self.issuer)?;
         let identity = Identity {
             ca: folder.join("ca.pem"),
@@ -81,5 +88,8 @@ fn write(path: &Path, pem: &str) -> Result<(), CertificateError> {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(pem.as_bytes()))
-        .map_err(|error| CertificateError::Write { path: path.to_owned(), error })
+        .map_err(|error| CertificateError::Write {
+            path: path.to_owned(),
+            error,
+        })
 }

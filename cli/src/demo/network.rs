@@ -39,7 +39,12 @@ impl Network {
         let because = match loopback_because {
             Some(because) => because,
             None => match bridge(nodes) {
-                Ok(places) => return Ok(Network { places, loopback_because: None }),
+                Ok(places) => {
+                    return Ok(Network {
+                        places,
+                        loopback_because: None,
+                    });
+                }
                 Err(because) => {
                     // The sandbox's own network namespace has nothing but a loopback that is down.
                     ip("link set lo up\n").map_err(|error| {
@@ -53,9 +58,15 @@ impl Network {
             },
         };
         let places = (1..=nodes)
-            .map(|node| Place { address: loopback_address(node), namespace: None })
+            .map(|node| Place {
+                address: loopback_address(node),
+                namespace: None,
+            })
             .collect();
-        Ok(Network { places, loopback_because: Some(because) })
+        Ok(Network {
+            places,
+            loopback_because: Some(because),
+        })
     }
 
     /// The nodes' places, in order.
@@ -68,7 +79,9 @@ impl Place {
     /// Runs `act` on a thread in this place: in its network namespace, and in a mount namespace
     /// whose /sys shows that network. Processes that `act` starts live there.
     pub(crate) fn run<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, Failure> {
-        let Some(namespace) = &self.namespace else { return Ok(act()) };
+        let Some(namespace) = &self.namespace else {
+            return Ok(act());
+        };
         let in_thread = || -> Result<T, nix::Error> {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
             unshare(CloneFlags::CLONE_NEWNS)?;
@@ -128,7 +141,10 @@ fn bridge(nodes: u8) -> Result<Vec<Place>, String> {
             namespace.as_raw_fd()
         );
         let address = Ipv4Addr::new(10, 77, 0, node).into();
-        places.push(Place { address, namespace: Some(namespace) });
+        places.push(Place {
+            address,
+            namespace: Some(namespace),
+        });
     }
     ip(&outside)?;
     for place in &places {
@@ -136,7 +152,9 @@ fn bridge(nodes: u8) -> Result<Vec<Place>, String> {
             "link set dev lo up\naddress add {}/24 dev {NET_DEVICE}\nlink set dev {NET_DEVICE} up\n",
             place.address
         );
-        place.run(|| ip(&inside)).map_err(|failure| failure.to_string())??;
+        place
+            .run(|| ip(&inside))
+            .map_err(|failure| failure.to_string())??;
     }
     Ok(places)
 }
@@ -149,7 +167,8 @@ fn new_namespace() -> std::io::Result<File> {
         fcntl(&namespace, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(namespace)
     });
-    made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    made.join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Runs a batch of `ip` commands; what it says when one fails.
@@ -175,7 +194,9 @@ pub(crate) fn run_with_input(program: &str, args: &[&str], input: &str) -> Resul
         // A program that ended early says why on stderr.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child.wait_with_output().map_err(|error| format!("`{program}`: {error}"))?;
+    let output = child
+        .wait_with_output()
+        .map_err(|error| format!("`{program}`: {error}"))?;
     if output.status.success() {
         return Ok(());
     }

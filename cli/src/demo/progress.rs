@@ -31,7 +31,10 @@ impl Progress {
         } else {
             ProgressDrawTarget::hidden()
         };
-        Progress { bars: MultiProgress::with_draw_target(target), cancelled: Arc::default() }
+        Progress {
+            bars: MultiProgress::with_draw_target(target),
+            cancelled: Arc::default(),
+        }
     }
 
     /// Starts a bar named `what`.
@@ -40,7 +43,10 @@ impl Progress {
         bar.set_style(style(SPINNER, ProgressStyle::default_spinner()));
         bar.set_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
-        Bar { bar, cancelled: self.cancelled.clone() }
+        Bar {
+            bar,
+            cancelled: self.cancelled.clone(),
+        }
     }
 
     /// Takes all bars from the screen.

@@ -53,7 +53,12 @@ pub(crate) const INIT_PID_FILE: &str = "init.pid";
 pub(crate) fn supervise(work: &Path, own_network: bool) -> Result<u8, Failure> {
     block_signals().map_err(|errno| failed("block signals", errno))?;
     let own_users = make_namespaces(own_network)?;
-    let inside = Inside { role: InnerRole::Init, work: work.to_owned(), own_network, own_users };
+    let inside = Inside {
+        role: InnerRole::Init,
+        work: work.to_owned(),
+        own_network,
+        own_users,
+    };
     // Init's standard input is how it learns that the supervisor is gone already.
     let init = spawn(&inside, Stdio::piped())?;
     std::fs::write(work.join(INIT_PID_FILE), init.id().to_string())
@@ -80,12 +85,19 @@ pub(crate) fn init(mut inside: Inside) -> Result<u8, Failure> {
 
 fn spawn(inside: &Inside, stdin: Stdio) -> Result<Child, Failure> {
     let refuse = |error: &dyn std::fmt::Display| {
-        Failure::failed(format!("cannot start the demo's {:?} process: {error}", inside.role))
+        Failure::failed(format!(
+            "cannot start the demo's {:?} process: {error}",
+            inside.role
+        ))
     };
     let program = std::env::current_exe().map_err(|error| refuse(&error))?;
     let told = serde_json::to_string(inside).map_err(|error| refuse(&error))?;
     Command::new(program)
-        .args(std::env::args_os().skip(1).take_while(|arg| arg != INSIDE_OPTION))
+        .args(
+            std::env::args_os()
+                .skip(1)
+                .take_while(|arg| arg != INSIDE_OPTION),
+        )
         .arg(INSIDE_OPTION)
         .arg(told)
         .stdin(stdin)

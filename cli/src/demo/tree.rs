@@ -36,7 +36,11 @@ pub(crate) enum Entry {
     /// A folder and its permission bits.
     Directory { mode: u32 },
     /// A file, its permission bits and what its bytes hash to.
-    File { mode: u32, size: u64, digest: blake3::Hash },
+    File {
+        mode: u32,
+        size: u64,
+        digest: blake3::Hash,
+    },
     /// A symbolic link.
     Symlink { target: PathBuf },
     /// A socket, pipe or device: not part of a dataset.
@@ -93,7 +97,11 @@ pub(crate) fn read(root: &Path, threads: usize, watch: &dyn Watch) -> Result<Tre
         let mut buffer = vec![0; READ_BYTES];
         while let Some(file) = unread.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (size, digest) = hash(&root.join(&file.path), &mut buffer, watch)?;
-            let entry = Entry::File { mode: file.mode, size, digest };
+            let entry = Entry::File {
+                mode: file.mode,
+                size,
+                digest,
+            };
             hashed.lock().push((file.path.clone(), size, entry));
         }
         Ok(())
@@ -101,7 +109,9 @@ pub(crate) fn read(root: &Path, threads: usize, watch: &dyn Watch) -> Result<Tre
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(hash_some)).collect();
         let joined = workers.into_iter().map(|worker| {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         // All are joined, the first error is kept.
         joined.fold(Ok(()), Result::and)
@@ -138,7 +148,9 @@ fn list(
         let entries = fs::read_dir(&at).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         for entry in entries.map_err(|error| failed("list", &at, error))? {
             let path = folder.join(entry.file_name());
-            let meta = entry.metadata().map_err(|error| failed("look at", &entry.path(), error))?;
+            let meta = entry
+                .metadata()
+                .map_err(|error| failed("look at", &entry.path(), error))?;
             let mode = meta.permissions().mode() & 0o7777;
             if meta.is_dir() {
                 tree.entries.insert(path.clone(), Entry::Directory { mode });
@@ -185,7 +197,11 @@ fn hash(
 }
 
 fn failed(action: &'static str, path: &Path, error: io::Error) -> TreeError {
-    TreeError::Io { action, path: path.to_owned(), error }
+    TreeError::Io {
+        action,
+        path: path.to_owned(),
+        error,
+    }
 }
 
 /// Where two trees differ, a sentence each, at most `limit`.
@@ -194,7 +210,9 @@ pub(crate) fn differences(origin: &Tree, mounted: &Tree, limit: usize) -> Vec<St
         let path_shown = path.display();
         match mounted.entries.get(path) {
             Some(found) if found == expected => None,
-            Some(found) => Some(format!("{path_shown}: {found:?}, in the origin {expected:?}")),
+            Some(found) => Some(format!(
+                "{path_shown}: {found:?}, in the origin {expected:?}"
+            )),
             None => Some(format!("{path_shown}: missing from the mount")),
         }
     });
@@ -247,8 +265,10 @@ mod tests {
         fs::remove_file(at("empty")).unwrap();
         fs::write(at("new"), b"").unwrap();
         let differences = differences(&before, &read_all(root.path()), 10);
-        let named: Vec<_> =
-            differences.iter().filter_map(|line| line.split(':').next()).collect();
+        let named: Vec<_> = differences
+            .iter()
+            .filter_map(|line| line.split(':').next())
+            .collect();
         assert_eq!(named, ["a/b/two", "a/link", "a/one", "empty", "new"]);
     }
 

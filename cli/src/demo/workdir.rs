@@ -25,7 +25,9 @@ impl WorkDir {
     /// holds.
     pub(crate) fn create(parent: &Path) -> Result<WorkDir, Failure> {
         remove_abandoned(parent);
-        let parent = parent.canonicalize().map_err(|error| refuse(parent, &error))?;
+        let parent = parent
+            .canonicalize()
+            .map_err(|error| refuse(parent, &error))?;
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(&parent)
@@ -33,7 +35,10 @@ impl WorkDir {
         let lock = File::create(folder.path().join(LOCK))
             .and_then(|file| file.lock().map(|()| file))
             .map_err(|error| refuse(folder.path(), &error))?;
-        Ok(WorkDir { path: folder.keep(), _lock: lock })
+        Ok(WorkDir {
+            path: folder.keep(),
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -71,12 +76,16 @@ fn refuse(path: &Path, error: &io::Error) -> Failure {
 /// Folders of demos that were killed with their supervisor. One that cannot be read or removed is
 /// not ours to judge.
 fn remove_abandoned(parent: &Path) {
-    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    let Ok(entries) = std::fs::read_dir(parent) else {
+        return;
+    };
     for entry in entries.flatten() {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else {
+            continue;
+        };
         if lock.try_lock().is_ok() {
             tracing::debug!(folder = %entry.path().display(), "removing an abandoned demo's folder");
             let _ = std::fs::remove_dir_all(entry.path());
@@ -92,7 +101,10 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 /// Refuses to start when the file system of `path` has not `needed` bytes free.
 pub(crate) fn check_space(path: &Path, needed: u64) -> Result<(), Failure> {
     let stat = statvfs(path).map_err(|error| {
-        Failure::failed(format!("cannot ask how much space {} has: {error}", path.display()))
+        Failure::failed(format!(
+            "cannot ask how much space {} has: {error}",
+            path.display()
+        ))
     })?;
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
     if free >= needed {
@@ -137,7 +149,9 @@ mod tests {
     #[test]
     fn too_little_space_names_the_remedy() {
         let folder = tempfile::tempdir().unwrap();
-        let refusal = check_space(folder.path(), u64::MAX).unwrap_err().to_string();
+        let refusal = check_space(folder.path(), u64::MAX)
+            .unwrap_err()
+            .to_string();
         assert!(refusal.contains("--work-dir"), "{refusal}");
         check_space(folder.path(), 1).unwrap();
     }

@@ -209,10 +209,12 @@ impl Verbs {
 
 /// How connections treat losses: a peer that acknowledges nothing for about two seconds is gone. One
 /// that has no receive posted is waited for; both sides watch that work gets on.
+///
+/// Six retries, as soft-RoCE takes the largest number, seven, for any number.
 fn connect_options() -> ConnectOptions {
     ConnectOptions {
         timeout: 16,
-        retries: 7,
+        retries: 6,
         not_ready_retries: 7,
         ..ConnectOptions::default()
     }

@@ -1,0 +1,74 @@
+//! Opens origins by what their URL says.
+
+use std::sync::Arc;
+
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::{
+    DirectoryOrigin, OpenOrigin, Origin, OriginError, OriginUrl, S3Budget, S3Origin, S3Runtime,
+};
+
+/// Every kind of origin that this build knows. One for a process: S3 origins share its threads,
+/// which the first of them starts.
+#[derive(Default)]
+pub struct Origins {
+    s3_budget: S3Budget,
+    s3_runtime: Mutex<Option<Arc<S3Runtime>>>,
+}
+
+impl Origins {
+    /// Origins whose S3 requests are tried as often and as long as `s3_budget` says.
+    pub fn new(s3_budget: S3Budget) -> Origins {
+        Origins {
+            s3_budget,
+            s3_runtime: Mutex::default(),
+        }
+    }
+
+    fn runtime(&self, url: &OriginUrl) -> Result<Arc<S3Runtime>, OriginError> {
+        let mut runtime = self.s3_runtime.lock();
+        if let Some(runtime) = runtime.as_ref() {
+            return Ok(runtime.clone());
+        }
+        let started = S3Runtime::start().map_err(|e| cannot_start(url, &e))?;
+        Ok(runtime.insert(Arc::new(started)).clone())
+    }
+}
+
+fn cannot_start(url: &OriginUrl, error: &std::io::Error) -> OriginError {
+    OriginError::Unavailable {
+        origin: url.to_string(),
+        why: format!("cannot start a thread: {error}"),
+        remedy: "raise the limit on processes (pids.max of the pod, ulimit -u)",
+        transient: true,
+    }
+}
+
+impl OpenOrigin for Origins {
+    fn open<'a>(
+        &'a self,
+        url: &'a OriginUrl,
+    ) -> BoxFuture<'a, Result<Arc<dyn Origin>, OriginError>> {
+        Box::pin(async move {
+            match url {
+                OriginUrl::Directory(path) => {
+                    // A thread of its own: opening a directory of a server that hangs blocks.
+                    let (opened, result) = oneshot::channel();
+                    let path = path.clone();
+                    std::thread::Builder::new()
+                        .name("open-origin".into())
+                        .spawn(move || opened.send(DirectoryOrigin::open(&path)).is_ok())
+                        .map_err(|e| cannot_start(url, &e))?;
+                    let origin = result.await.map_err(|_| OriginError::Cancelled)??;
+                    Ok(Arc::new(origin) as Arc<dyn Origin>)
+                }
+                OriginUrl::S3(location) => {
+                    let origin = S3Origin::open(location, self.s3_budget, self.runtime(url)?)?;
+                    Ok(Arc::new(origin) as Arc<dyn Origin>)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,414 @@
+//! The process that does the demo's work, inside the sandbox: it lays the network, starts nodes,
+//! has a dataset registered and mounted, reads it, compares, reports, and takes all down again.
+
+use super::certificates::Authority;
+use super::mounts::Mount;
+use super::network::Network;
+use super::nodes::{Node, Start};
+use super::progress::Progress;
+use super::report::{NodeReport, Report, next_steps, seconds};
+use super::sandbox::{INIT_PID_FILE, Inside};
+use super::tree::{Tree, TreeError, differences};
+use super::{DemoArgs, NetworkChoice, dataset, registry, roce, supervise, tree, workdir};
+use crate::Output;
+use crate::exit::Failure;
+use crate::node::FabricChoice;
+use futures::future::try_join_all;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
+use trackbed_proto::node::v1::register_dataset_event::Event;
+use trackbed_proto::node::v1::{Counters, GetCountersRequest, RegisterDatasetRequest};
+
+/// The dataset's name in the registry.
+const DATASET: &str = "demo";
+
+/// Nodes that mount and read; the others own chunks and serve.
+const READERS: usize = 2;
+
+/// Threads that read a mount, as a data loader has workers.
+const READER_THREADS: usize = 4;
+
+/// Differences that are named.
+const DIFFERENCES_SHOWN: usize = 5;
+
+/// What is up and must come down.
+#[derive(Default)]
+struct Scene {
+    nodes: Vec<Node>,
+    mounts: Vec<Mount>,
+}
+
+/// Plays the demo, and takes everything down whatever comes of it.
+pub(crate) fn conduct(args: DemoArgs, inside: Inside) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the demo's runtime: {error}")))?;
+    let outcome = runtime.block_on(async {
+        let ending = ending()?;
+        let progress = Progress::new(args.output == Output::Table);
+        let mut scene = Scene::default();
+        let outcome = tokio::select! {
+            outcome = play(&args, &inside, &mut scene, &progress) => outcome,
+            () = ending => Err(Failure::interrupted()),
+        };
+        progress.cancel();
+        progress.clear();
+        let taken_down = scene.take_down(outcome.is_ok()).await;
+        outcome.and(taken_down)
+    });
+    // Readers still on a thread have been told to end; the sandbox ends them anyway.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Resolves when a signal asks for the end. Handlers are in place before the signals, blocked
+/// since before this process was started, may arrive.
+fn ending() -> Result<impl Future<Output = ()>, Failure> {
+    let refuse =
+        |error: &dyn std::fmt::Display| Failure::failed(format!("cannot handle signals: {error}"));
+    let listen = |kind| signal(kind).map_err(|error| refuse(&error));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut quit = listen(SignalKind::quit())?;
+    supervise::unblock_signals().map_err(|errno| refuse(&errno))?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+            _ = quit.recv() => {}
+        }
+    })
+}
+
+async fn play(
+    args: &DemoArgs,
+    inside: &Inside,
+    scene: &mut Scene,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let (origin, expected) = survey(args, progress).await?;
+    workdir::check_space(
+        &inside.work,
+        expected
+            .bytes
+            .saturating_mul(args.nodes.into())
+            .saturating_add(64 << 20),
+    )?;
+
+    let mut notes = Vec::new();
+    let network = lay_network(args, inside)?;
+    if let Some(because) = &network.loopback_because
+        && args.network == NetworkChoice::Auto
+    {
+        notes.push(format!("the nodes share loopback: {because}"));
+    }
+    let fabric = choose_fabric(args, &network, &mut notes)?;
+    start_nodes(args, inside, scene, &network, fabric, progress).await?;
+    register(&scene.nodes[0], &origin, progress).await?;
+    for node in &scene.nodes[..READERS] {
+        scene.mounts.push(Mount::make(node, DATASET).await?);
+    }
+
+    let devices_before = roce::read_counters(&network);
+    let (nodes, differences) = read_mounts(scene, Arc::new(expected), progress).await?;
+    let counters = scene.counters().await?;
+    let received: u64 = counters
+        .iter()
+        .filter_map(|of| of.fabric.as_ref())
+        .map(|f| f.bytes_received)
+        .sum();
+    let used = counters
+        .iter()
+        .find_map(|of| of.fabric.as_ref())
+        .map(|fabric| fabric.kind.clone());
+    let used = used.unwrap_or_default();
+    let report = Report {
+        dataset_files: nodes.expected_files,
+        dataset_bytes: nodes.expected_bytes,
+        origin_bytes: counters.iter().map(|of| of.origin_bytes).sum(),
+        peer_bytes: counters.iter().map(|of| of.peer_bytes).sum(),
+        verbs: (used == "verbs")
+            .then(|| roce::compare(&devices_before, roce::read_counters(&network), received)),
+        fabric: used,
+        digest_ok: differences.is_empty(),
+        nodes: nodes.reports,
+        dataset: origin,
+        network: if network.loopback_because.is_some() {
+            "loopback"
+        } else {
+            "namespaces"
+        },
+    };
+    progress.clear();
+    report.print(args.output, &notes);
+    let mut faults = report.faults();
+    faults.extend(differences);
+    if !faults.is_empty() {
+        return Err(Failure::failed(faults.join("\ntrackbed: ")));
+    }
+    if args.output == Output::Table {
+        println!("\n{}", next_steps(&report, args.dataset.is_some()));
+    }
+    if args.keep {
+        keep(scene, inside).await;
+    }
+    Ok(())
+}
+
+/// Looks at the origin: its URL as registered, and what is in it.
+async fn survey(args: &DemoArgs, progress: &Progress) -> Result<(String, Tree), Failure> {
+    let named = args.dataset.clone();
+    let bar = progress.start("reading the origin");
+    blocking(move || {
+        let folder = dataset::choose(named.as_deref(), &bar)?;
+        let tree = dataset::survey(&folder, &bar)?;
+        Ok((format!("file://{}", folder.display()), tree))
+    })
+    .await
+}
+
+fn lay_network(args: &DemoArgs, inside: &Inside) -> Result<Network, Failure> {
+    let loopback_because = match (inside.own_network, args.network) {
+        (_, NetworkChoice::Loopback) => Some("as asked for".to_owned()),
+        (false, _) => Some("the dataset is on the network".to_owned()),
+        (true, _) => None,
+    };
+    let network = Network::lay(args.nodes, loopback_because)?;
+    match &network.loopback_because {
+        Some(because) if args.network == NetworkChoice::Namespaces => {
+            Err(Failure::unable(format!(
+                "the nodes cannot have network namespaces: {because}: run the demo as root, or \
+                 with --network loopback"
+            )))
+        }
+        _ => Ok(network),
+    }
+}
+
+/// The fabric that the nodes are started with, its devices made.
+fn choose_fabric(
+    args: &DemoArgs,
+    network: &Network,
+    notes: &mut Vec<String>,
+) -> Result<&'static str, Failure> {
+    if args.fabric == FabricChoice::Tcp {
+        return Ok("tcp");
+    }
+    match roce::make_devices(network) {
+        Ok(()) => Ok("verbs"),
+        Err(why) if args.fabric == FabricChoice::Verbs => Err(roce::no_verbs(&why)),
+        Err(why) => {
+            notes.push(format!(
+                "peers talk TCP, as the nodes have no RDMA device: {why}"
+            ));
+            Ok("tcp")
+        }
+    }
+}
+
+async fn start_nodes(
+    args: &DemoArgs,
+    inside: &Inside,
+    scene: &mut Scene,
+    network: &Network,
+    fabric: &'static str,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let bar = progress.start("starting nodes");
+    let authority = Authority::new().map_err(Failure::failed)?;
+    for (index, place) in network.places().iter().enumerate() {
+        scene.nodes.push(Node::new(&inside.work, index, place)?);
+    }
+    let folder = inside.work.join("registry");
+    registry::write_members(&folder, &scene.nodes)?;
+    let start = Start {
+        registry: &folder,
+        fabric,
+        log: args.node_log.as_deref(),
+    };
+    for (index, (node, place)) in scene.nodes.iter_mut().zip(network.places()).enumerate() {
+        let identity = authority
+            .issue(&node.name, &node.folder)
+            .map_err(Failure::failed)?;
+        node.start(index, place, &identity, &start)?;
+    }
+    for node in &mut scene.nodes {
+        bar.say(node.name.clone());
+        node.ready().await?;
+    }
+    Ok(())
+}
+
+/// Has `node` make the origin a dataset.
+async fn register(node: &Node, origin: &str, progress: &Progress) -> Result<(), Failure> {
+    let bar = progress.start("registering the dataset");
+    let refused = |status: tonic::Status| {
+        Failure::failed(format!(
+            "{} cannot register {origin}: {}",
+            node.name,
+            status.message()
+        ))
+    };
+    let request = RegisterDatasetRequest {
+        name: DATASET.into(),
+        origin: origin.into(),
+    };
+    let mut events = node
+        .admin()
+        .await?
+        .register_dataset(request)
+        .await
+        .map_err(refused)?
+        .into_inner();
+    while let Some(event) = events.message().await.map_err(refused)? {
+        match event.event {
+            Some(Event::Progress(progress)) => bar.say(format!("{} entries", progress.entries)),
+            Some(Event::Registered(_)) => return Ok(()),
+            None => {}
+        }
+    }
+    Err(node.failed("broke off the registration"))
+}
+
+/// What the readers got.
+struct Reading {
+    reports: Vec<NodeReport>,
+    expected_files: u64,
+    expected_bytes: u64,
+}
+
+/// Reads all mounts at once; what each read and where it differs from the origin.
+async fn read_mounts(
+    scene: &mut Scene,
+    expected: Arc<Tree>,
+    progress: &Progress,
+) -> Result<(Reading, Vec<String>), Failure> {
+    let readings = scene.nodes.iter().zip(&scene.mounts).map(|(node, mount)| {
+        let (name, path) = (node.name.clone(), mount.path().to_owned());
+        let bar = progress.start(&format!("reading on {name}"));
+        let expected = expected.clone();
+        blocking(move || read_mount(name, path, &expected, &bar))
+    });
+    let outcome = try_join_all(readings).await;
+    for node in &mut scene.nodes {
+        // A node that died is the better explanation for an error of its readers.
+        node.check_alive()?;
+    }
+    let (reports, differences): (Vec<_>, Vec<_>) = outcome?.into_iter().unzip();
+    let (expected_files, expected_bytes) = (expected.files, expected.bytes);
+    Ok((
+        Reading {
+            reports,
+            expected_files,
+            expected_bytes,
+        },
+        differences.concat(),
+    ))
+}
+
+fn read_mount(
+    name: String,
+    path: PathBuf,
+    expected: &Tree,
+    bar: &super::progress::Bar,
+) -> Result<(NodeReport, Vec<String>), Failure> {
+    let start = Instant::now();
+    let read = tree::read(&path, READER_THREADS, bar).map_err(|error| match error {
+        TreeError::Cancelled => Failure::interrupted(),
+        TreeError::Io { .. } => Failure::failed(format!("{name}: {error}")),
+    })?;
+    let seconds = seconds(start.elapsed());
+    let differences = differences(expected, &read, DIFFERENCES_SHOWN);
+    let differences = differences
+        .into_iter()
+        .map(|line| format!("{name}: {line}"))
+        .collect();
+    Ok((
+        NodeReport {
+            name,
+            seconds,
+            bytes: read.bytes,
+            files: read.files,
+        },
+        differences,
+    ))
+}
+
+/// Leaves everything as it is until a signal comes, and says how to look around.
+async fn keep(scene: &Scene, inside: &Inside) {
+    let init = std::fs::read_to_string(inside.work.join(INIT_PID_FILE)).unwrap_or_default();
+    let user = if inside.own_users {
+        " --user --preserve-credentials"
+    } else {
+        ""
+    };
+    let paths: Vec<_> = scene
+        .mounts
+        .iter()
+        .map(|mount| mount.path().display())
+        .collect();
+    eprintln!(
+        "\nThe nodes stay up until Ctrl-C. To look at the mounts from another terminal:\n  \
+         nsenter --target {init}{user} --mount ls {}",
+        paths
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
+    std::future::pending::<()>().await;
+}
+
+impl Scene {
+    async fn counters(&self) -> Result<Vec<Counters>, Failure> {
+        let mut counters = Vec::new();
+        for node in &self.nodes {
+            let answer = node
+                .admin()
+                .await?
+                .get_counters(GetCountersRequest {})
+                .await;
+            let answer = answer.map_err(|status| node.failed(status.message()))?;
+            counters.push(answer.into_inner());
+        }
+        Ok(counters)
+    }
+
+    /// Takes mounts and nodes down. After a run that was broken off the nodes unmount by
+    /// themselves, which is quicker than asking them.
+    async fn take_down(&mut self, orderly: bool) -> Result<(), Failure> {
+        let mut faults = Vec::new();
+        for mount in self.mounts.drain(..) {
+            if orderly && let Err(failure) = mount.remove().await {
+                faults.push(failure.to_string());
+            }
+        }
+        for node in &self.nodes {
+            node.ask_to_end();
+        }
+        for node in &mut self.nodes {
+            faults.extend(node.ended().await);
+        }
+        if orderly && !faults.is_empty() {
+            return Err(Failure::failed(faults.join("; ")));
+        }
+        Ok(())
+    }
+}
+
+/// Runs what blocks on a thread for it.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match spawn_blocking(act).await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Failure::interrupted()),
+    }
+}

@@ -1,0 +1,166 @@
+//! `/metrics` in the Prometheus text format over plain HTTP, for whoever scrapes.
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// A scraper that sends its request more slowly than this is left.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Scrapers served at once; more wait in the listen queue.
+const MAX_CONNECTIONS: usize = 16;
+
+/// Gives the current text of all metrics.
+pub(crate) type Render = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// One metric: its name, what it means, and its current value.
+pub(crate) struct Metric {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) value: u64,
+}
+
+/// How Prometheus shall take a metric.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// The text format of some metrics, each with the same labels.
+pub(crate) fn text(metrics: &[Metric], labels: &[(&str, &str)]) -> String {
+    let escape = |value: &str| {
+        value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
+    };
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
+        .collect();
+    let labels = labels.join(",");
+    let mut text = String::new();
+    for Metric {
+        name,
+        help,
+        kind,
+        value,
+    } in metrics
+    {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}"
+        );
+    }
+    text
+}
+
+/// Serves until dropped.
+pub(crate) async fn serve(listener: TcpListener, render: Render) {
+    let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = places.clone().acquire_owned().await;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a scraper's connection");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let render = render.clone();
+        tokio::spawn(async move {
+            let answer = service_fn(move |request| {
+                let response = respond(&request, &render);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a scraper's connection failed");
+            }
+            drop(place);
+        });
+    }
+}
+
+fn respond<B>(request: &Request<B>, render: &Render) -> Response<Full<Bytes>> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, render()),
+        (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "only /metrics is here\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const METRIC: Metric = Metric {
+        name: "trackbed_cache_origin_bytes",
+        help: "Bytes read from origins.",
+        kind: Kind::Counter,
+        value: 7,
+    };
+
+    async fn ask(request: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(
+            listener,
+            Arc::new(|| text(&[METRIC], &[("node", "a\"b")])),
+        ));
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_scraper_gets_every_metric_with_its_meaning() {
+        let answer = ask("GET /metrics HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(
+            answer.contains("# HELP trackbed_cache_origin_bytes Bytes read"),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("trackbed_cache_origin_bytes{node=\"a\\\"b\"} 7\n"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn another_path_says_where_the_metrics_are() {
+        let answer = ask("GET / HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 404") && answer.contains("/metrics"),
+            "{answer}"
+        );
+    }
+}

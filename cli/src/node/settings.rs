@@ -1,0 +1,335 @@
+//! What a node can be told: by flag, by `TRACKBED_*` variable, or in a YAML file whose keys are
+//! the flags' names. A flag wins over its variable, both over the file.
+
+use crate::exit::Failure;
+use crate::size::Size;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use trackbed_csi::driver::CsiEndpoint;
+
+/// Largest configuration file read, in bytes: this is not a place for data.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Pinned memory when nothing else is said.
+const DEFAULT_MEMORY: Size = Size(128 << 20);
+
+/// The settings as given; each may be missing in one source and there in another.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Settings {
+    /// This node's name: a DNS name that its certificate and the registry carry
+    #[arg(long, env = "TRACKBED_NAME", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Folder of the registry: who the members are, which datasets there are
+    #[arg(long, env = "TRACKBED_REGISTRY", value_name = "FOLDER")]
+    pub(crate) registry: Option<PathBuf>,
+
+    /// Folder of the cache, on the disk that shall hold the datasets
+    #[arg(long, env = "TRACKBED_CACHE_DIR", value_name = "FOLDER")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// How much the cache may hold, such as 2TiB [default: what the disk has free, less 5%]
+    #[arg(long, env = "TRACKBED_CACHE_CAPACITY", value_name = "SIZE")]
+    pub(crate) cache_capacity: Option<Size>,
+
+    /// Pinned memory for data on its way between disk and network [default: 128MiB]
+    #[arg(long, env = "TRACKBED_MEMORY", value_name = "SIZE")]
+    pub(crate) memory: Option<Size>,
+
+    /// Where peers reach this node's control interface [default: 0.0.0.0:7420]
+    #[arg(long, env = "TRACKBED_CONTROL_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) control_listen: Option<SocketAddr>,
+
+    /// Certificates of the authorities that sign the members' certificates, PEM
+    #[arg(long, env = "TRACKBED_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+
+    /// This node's certificate, PEM, followed by any intermediate ones
+    #[arg(long, env = "TRACKBED_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, PEM
+    #[arg(long, env = "TRACKBED_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// What carries data between peers [default: auto]
+    #[arg(long, env = "TRACKBED_FABRIC", value_name = "KIND")]
+    pub(crate) fabric: Option<FabricChoice>,
+
+    /// Where peers reach this node's data over TCP; the address must be one that they can
+    /// connect to [default: the control interface's address, any port]
+    #[arg(long, env = "TRACKBED_FABRIC_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) fabric_listen: Option<SocketAddr>,
+
+    /// The RDMA device for verbs [default: the first with an active port]
+    #[arg(long, env = "TRACKBED_RDMA_DEVICE", value_name = "DEVICE")]
+    pub(crate) rdma_device: Option<String>,
+
+    /// Folder in which the CSI driver remembers what it has mounted, over restarts
+    /// [default: csi in the cache's folder]
+    #[arg(long, env = "TRACKBED_STATE_DIR", value_name = "FOLDER")]
+    pub(crate) state_dir: Option<PathBuf>,
+
+    /// Take the mounts away at the end, instead of leaving them to the next start
+    #[arg(long, env = "TRACKBED_UNMOUNT_ON_EXIT", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) unmount_on_exit: Option<bool>,
+
+    /// Unix socket for `trackbed dataset`; only this user can open it
+    #[arg(long, env = "TRACKBED_ADMIN_SOCKET", value_name = "SOCKET")]
+    pub(crate) admin_socket: Option<PathBuf>,
+
+    /// Unix socket of the CSI driver, as unix:///path; without it there is none
+    #[arg(long, env = "CSI_ENDPOINT", value_name = "ENDPOINT")]
+    pub(crate) csi_endpoint: Option<String>,
+
+    /// Where /metrics is served over HTTP; without it they are not
+    #[arg(long, env = "TRACKBED_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+}
+
+/// What may carry data between peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FabricChoice {
+    /// Verbs where an RDMA device is active, TCP otherwise
+    #[default]
+    Auto,
+    /// TCP
+    Tcp,
+    /// RDMA verbs; an error where there is no device
+    Verbs,
+}
+
+/// A node's configuration: complete and checked for what can be checked without acting.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeConfig {
+    pub(crate) name: String,
+    pub(crate) registry: PathBuf,
+    pub(crate) cache_dir: PathBuf,
+    /// Bytes; `None` leaves it to the disk.
+    pub(crate) cache_capacity: Option<u64>,
+    /// Bytes.
+    pub(crate) memory: u64,
+    pub(crate) control_listen: SocketAddr,
+    pub(crate) tls_ca: PathBuf,
+    pub(crate) tls_cert: PathBuf,
+    pub(crate) tls_key: PathBuf,
+    pub(crate) fabric: FabricChoice,
+    pub(crate) fabric_listen: SocketAddr,
+    pub(crate) rdma_device: Option<String>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) unmount_on_exit: bool,
+    pub(crate) admin_socket: CsiEndpoint,
+    pub(crate) csi_endpoint: Option<CsiEndpoint>,
+    pub(crate) metrics_listen: Option<SocketAddr>,
+}
+
+/// Reads the file, if one is named, lays the flags and variables over it, and completes the rest.
+pub(crate) fn resolve(flags: Settings, file: Option<&Path>) -> Result<NodeConfig, Failure> {
+    let settings = match file {
+        Some(path) => flags.over(read(path)?),
+        None => flags,
+    };
+    settings.complete()
+}
+
+fn read(path: &Path) -> Result<Settings, Failure> {
+    let refuse = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("configuration {}: {why}", path.display()))
+    };
+    let size = std::fs::metadata(path)
+        .map_err(|error| refuse(&error))?
+        .len();
+    if size > MAX_FILE_BYTES {
+        return Err(refuse(&format!(
+            "{size} bytes are no configuration: name another file"
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    if text.trim().is_empty() {
+        return Ok(Settings::default());
+    }
+    serde_saphyr::from_str(&text).map_err(|error| refuse(&error))
+}
+
+impl Settings {
+    /// These settings, and where one is missing that of `other`.
+    fn over(self, other: Settings) -> Settings {
+        Settings {
+            name: self.name.or(other.name),
+            registry: self.registry.or(other.registry),
+            cache_dir: self.cache_dir.or(other.cache_dir),
+            cache_capacity: self.cache_capacity.or(other.cache_capacity),
+            memory: self.memory.or(other.memory),
+            control_listen: self.control_listen.or(other.control_listen),
+            tls_ca: self.tls_ca.or(other.tls_ca),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            fabric: self.fabric.or(other.fabric),
+            fabric_listen: self.fabric_listen.or(other.fabric_listen),
+            rdma_device: self.rdma_device.or(other.rdma_device),
+            state_dir: self.state_dir.or(other.state_dir),
+            unmount_on_exit: self.unmount_on_exit.or(other.unmount_on_exit),
+            admin_socket: self.admin_socket.or(other.admin_socket),
+            csi_endpoint: self.csi_endpoint.or(other.csi_endpoint),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
+        }
+    }
+
+    fn complete(self) -> Result<NodeConfig, Failure> {
+        let cache_dir = required(self.cache_dir, "cache-dir")?;
+        let control_listen = self
+            .control_listen
+            .unwrap_or((Ipv4Addr::UNSPECIFIED, 7420).into());
+        let endpoint = |flag: &str, text: &str| {
+            text.parse::<CsiEndpoint>()
+                .map_err(|error| Failure::usage(format!("--{flag}: {error}")))
+        };
+        let csi_endpoint = match &self.csi_endpoint {
+            Some(text) => Some(endpoint("csi-endpoint", text)?),
+            None => None,
+        };
+        let admin_socket = self
+            .admin_socket
+            .unwrap_or_else(|| cache_dir.join("admin.sock"));
+        let admin_socket = endpoint("admin-socket", &admin_socket.to_string_lossy())?;
+        let name = required(self.name, "name")?;
+        if !is_dns_name(&name) {
+            return Err(Failure::usage(format!(
+                "--name {name:?} is no DNS name: use a-z, 0-9, - and . as in its certificate"
+            )));
+        }
+        Ok(NodeConfig {
+            name,
+            registry: required(self.registry, "registry")?,
+            cache_capacity: self.cache_capacity.map(|size| size.0),
+            memory: self.memory.unwrap_or(DEFAULT_MEMORY).0,
+            control_listen,
+            tls_ca: required(self.tls_ca, "tls-ca")?,
+            tls_cert: required(self.tls_cert, "tls-cert")?,
+            tls_key: required(self.tls_key, "tls-key")?,
+            fabric: self.fabric.unwrap_or_default(),
+            fabric_listen: self
+                .fabric_listen
+                .unwrap_or_else(|| SocketAddr::new(control_listen.ip(), 0)),
+            rdma_device: self.rdma_device,
+            state_dir: self.state_dir.unwrap_or_else(|| cache_dir.join("csi")),
+            unmount_on_exit: self.unmount_on_exit.unwrap_or(false),
+            admin_socket,
+            csi_endpoint,
+            metrics_listen: self.metrics_listen,
+            cache_dir,
+        })
+    }
+}
+
+fn required<T>(value: Option<T>, key: &str) -> Result<T, Failure> {
+    value.ok_or_else(|| {
+        let variable = key.to_ascii_uppercase().replace('-', "_");
+        Failure::usage(format!(
+            "a node needs --{key} (or TRACKBED_{variable}, or `{key}:` in the --config file)"
+        ))
+    })
+}
+
+fn is_dns_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(name: &str) -> Settings {
+        Settings {
+            name: Some(name.into()),
+            registry: Some("/r".into()),
+            cache_dir: Some("/c".into()),
+            tls_ca: Some("/ca".into()),
+            tls_cert: Some("/cert".into()),
+            tls_key: Some("/key".into()),
+            ..Settings::default()
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = file("name: from-file\nmemory: 64MiB\nfabric: tcp\n");
+        let config = resolve(flags("from-flag"), Some(file.path())).unwrap();
+        assert_eq!(config.name, "from-flag");
+        assert_eq!(config.memory, 64 << 20);
+        assert_eq!(config.fabric, FabricChoice::Tcp);
+        assert_eq!(config.control_listen.port(), 7420);
+        assert_eq!(config.admin_socket.path(), Path::new("/c/admin.sock"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let file = file("name: n\nmemory: 64MiB\ncache-capacty: 1TiB\n");
+        let error = resolve(Settings::default(), Some(file.path()))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("cache-capacty"), "{error}");
+        assert!(error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_its_line() {
+        let file = file("name: n\nmemory: much\n");
+        let error = resolve(Settings::default(), Some(file.path()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("much") && error.contains("line 2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_missing_setting_is_named_in_all_its_spellings() {
+        let error = resolve(Settings::default(), None).unwrap_err().to_string();
+        assert!(
+            error.contains("--cache-dir") && error.contains("TRACKBED_CACHE_DIR"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_no_certificate_can_carry_is_refused() {
+        for name in ["", "Node", "a b", "-a", "a..b", &"a".repeat(64)] {
+            assert!(resolve(flags(name), None).is_err(), "{name:?}");
+        }
+        resolve(flags("node-1.cluster.local"), None).unwrap();
+    }
+
+    #[test]
+    fn an_endpoint_that_is_no_unix_socket_is_refused() {
+        let flags = Settings {
+            csi_endpoint: Some("tcp://127.0.0.1:1".into()),
+            ..flags("n")
+        };
+        let error = resolve(flags, None).unwrap_err().to_string();
+        assert!(
+            error.contains("--csi-endpoint") && error.contains("unix://"),
+            "{error}"
+        );
+    }
+}

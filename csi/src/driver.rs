@@ -1,0 +1,182 @@
+//! The CSI driver: kubelet's calls on a unix socket, answered with mounted datasets.
+//!
+//! It serves the Identity and Node services of CSI v1.12. Every call may come twice, at the same
+//! time as another, or after a crash, and ends in the same state with the code CSI has for it.
+//! A volume shows one version of one dataset, settled when it is staged and the same until it is
+//! unstaged.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Either, select};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use trackbed_cache::Digest;
+use trackbed_cache::registry::DatasetName;
+use trackbed_proto::csi::v1::identity_server::IdentityServer;
+use trackbed_proto::csi::v1::node_server::NodeServer;
+
+use crate::expose::VersionView;
+
+mod busy;
+mod endpoint;
+mod error;
+mod identity;
+mod node;
+mod path;
+mod record;
+mod volume;
+mod volumes;
+
+pub use endpoint::{CsiEndpoint, EndpointError, SocketFile, listen};
+
+use identity::IdentityService;
+use node::NodeService;
+use record::Records;
+use volumes::Volumes;
+
+/// The driver's name, as in the CSIDriver object and in every volume that uses it.
+pub const DRIVER_NAME: &str = "csi.trackbed.io";
+
+/// The topology key that every node has, its value being the node's id.
+pub const TOPOLOGY_NODE: &str = "topology.csi.trackbed.io/node";
+
+/// The longest node id that CSI v1.12 allows, in bytes.
+const MAX_NODE_ID_BYTES: usize = 256;
+
+/// How long calls under way may take to end once shutting down: everything that can last longer
+/// goes on without its caller anyway.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The datasets that can be mounted: the cache's agent, or a test's.
+pub trait Datasets: Send + Sync + 'static {
+    /// Opens a version of a dataset, the current one if `version` is `None`.
+    fn open<'a>(
+        &'a self,
+        dataset: &'a DatasetName,
+        version: Option<Digest>,
+    ) -> BoxFuture<'a, Result<Arc<dyn VersionView>, OpenFailure>>;
+}
+
+/// Why a dataset cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFailure {
+    /// There is no such dataset or version.
+    #[error("{0}")]
+    Unknown(String),
+    /// It is known, but cannot be had at the moment.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What a driver is started with.
+#[derive(Clone, Debug)]
+pub struct DriverConfig {
+    /// The node's id: its Kubernetes name. 1 to 256 bytes.
+    pub node_id: String,
+    /// Where the driver keeps its few small files; survives reboots.
+    pub state_dir: PathBuf,
+    /// More topology of this node, such as its zone; [`TOPOLOGY_NODE`] is always there.
+    pub topology: BTreeMap<String, String>,
+    /// Take all mounts away at the end. In a cluster they are left for the next driver, which
+    /// mounts them again.
+    pub unmount_on_exit: bool,
+}
+
+/// Why the driver cannot start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The node's id is not one.
+    #[error("node id {0:?} has {len} bytes: CSI takes 1 to {MAX_NODE_ID_BYTES}", len = .0.len())]
+    NodeId(String),
+    /// The state directory is of no use.
+    #[error("cannot use the state directory {}: {source}", path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No socket.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The gRPC server ended by itself.
+    #[error("the CSI server ended: {0}")]
+    Server(#[from] tonic::transport::Error),
+    /// Something stays mounted.
+    #[error("the CSI driver ended, but something stays mounted: {0}")]
+    StaysMounted(String),
+}
+
+/// The CSI driver of one node.
+pub struct Driver {
+    config: DriverConfig,
+    volumes: Arc<Volumes>,
+}
+
+impl Driver {
+    /// A driver that knows what an earlier one had staged, and serves nothing yet. Reads small
+    /// files: call it where waiting is fine.
+    pub fn new(config: DriverConfig, datasets: Arc<dyn Datasets>) -> Result<Driver, DriverError> {
+        if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID_BYTES {
+            return Err(DriverError::NodeId(config.node_id));
+        }
+        let volumes = Records::open(&config.state_dir)
+            .and_then(|records| Volumes::new(datasets, records))
+            .map_err(|source| DriverError::StateDir {
+                path: config.state_dir.clone(),
+                source,
+            })?;
+        Ok(Driver { config, volumes })
+    }
+
+    /// Serves on `endpoint` until `shutdown`. Volumes that an earlier driver left as dead mounts
+    /// are mounted again meanwhile.
+    pub async fn serve(
+        self,
+        endpoint: CsiEndpoint,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), DriverError> {
+        let (listener, socket_file) = endpoint::listen(&endpoint)?;
+        tracing::info!(%endpoint, node = self.config.node_id, "serving CSI");
+        let recovery = tokio::spawn(self.volumes.clone().recover());
+        let mut topology = self.config.topology;
+        topology.insert(TOPOLOGY_NODE.to_owned(), self.config.node_id.clone());
+        let node = NodeService {
+            node_id: self.config.node_id,
+            topology,
+            volumes: self.volumes.clone(),
+        };
+
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = pin!(
+            Server::builder()
+                .add_service(IdentityServer::new(IdentityService))
+                .add_service(NodeServer::new(node))
+                .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+                    // Also when the sender is dropped: nobody could stop the server any more.
+                    let _ = stopped.await;
+                })
+        );
+        let served = match select(server, pin!(shutdown)).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right(((), server)) => {
+                self.volumes.give_up_waiting();
+                // The receiver is in `server`; if that has ended, there is nothing to stop.
+                let _ = stop.send(());
+                tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))
+            }
+        };
+        drop(socket_file);
+        recovery.abort();
+        self.volumes
+            .shut_down(self.config.unmount_on_exit)
+            .await
+            .map_err(|error| DriverError::StaysMounted(error.to_string()))?;
+        served.map_err(DriverError::from)
+    }
+}

@@ -1,0 +1,293 @@
+//! The volumes of this node: which dataset version each one shows, and where.
+//!
+//! What should be is in the records, what is comes from the mount table, and each operation makes
+//! the one the other; so any call may be repeated, after a crash or a reboot too. Nothing here
+//! looks into a mounted directory: a dead mount cannot block it. Every operation runs to its end
+//! even when the caller hangs up, and anything that touches the file system runs off the reactor.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{RwLock, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+use trackbed_cache::Digest;
+
+use super::busy::Busy;
+use super::error::VolumeError;
+use super::path::HostPath;
+use super::record::{Record, Records};
+use super::volume::{VolumeId, VolumeSpec};
+use super::{Datasets, OpenFailure};
+use crate::expose::VersionView;
+use crate::expose::fuse::FuseMount;
+use crate::expose::mountinfo::MountTable;
+
+mod publish;
+mod stage;
+mod stats;
+
+pub(super) use publish::PublishRequest;
+pub(super) use stage::StageRequest;
+
+/// How long opening a version may take, below kubelet's own limit of two minutes for a call: a
+/// version whose manifest no peer and no disk gives in this time is not going to come.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// How long operations under way may take to end when the driver does. None of them waits for
+/// anything but the kernel by then.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// All volumes of this node.
+pub(super) struct Volumes {
+    datasets: Arc<dyn Datasets>,
+    records: Records,
+    busy: Busy,
+    /// Read by each operation, written once for ever at the end: nothing begins after that.
+    open: Arc<RwLock<()>>,
+    ending: watch::Sender<bool>,
+    /// Locked for moments only, never while something is mounted, read or written.
+    table: Mutex<HashMap<VolumeId, Volume>>,
+}
+
+/// A volume that is staged, or was when the driver was last seen.
+struct Volume {
+    record: Record,
+    shown: Option<Shown>,
+    /// Why it could not be shown again, if that failed.
+    trouble: Option<String>,
+}
+
+/// A version that this process serves.
+struct Shown {
+    mount: FuseMount,
+    view: Arc<dyn VersionView>,
+}
+
+impl Shown {
+    /// Whether this is what one sees at the staging path, and requests are answered.
+    fn is_seen(&self, table: &MountTable) -> bool {
+        self.mount.is_alive()
+            && table
+                .top(self.mount.mount_point())
+                .is_some_and(|top| top.device == self.mount.device())
+    }
+}
+
+impl Volumes {
+    /// The volumes that `records` tells of, none of them shown yet.
+    pub(super) fn new(
+        datasets: Arc<dyn Datasets>,
+        records: Records,
+    ) -> std::io::Result<Arc<Volumes>> {
+        let table = records
+            .load()?
+            .into_iter()
+            .map(|record| {
+                let volume = Volume {
+                    record,
+                    shown: None,
+                    trouble: None,
+                };
+                (volume.record.volume.clone(), volume)
+            })
+            .collect();
+        Ok(Arc::new(Volumes {
+            datasets,
+            records,
+            busy: Busy::default(),
+            open: Arc::default(),
+            ending: watch::Sender::new(false),
+            table: Mutex::new(table),
+        }))
+    }
+
+    /// Shows again what an earlier process left behind as dead mounts, all volumes side by side.
+    /// A volume that cannot be shown says so in its condition, and is tried again when kubelet
+    /// stages or publishes it.
+    pub(super) async fn recover(self: Arc<Self>) {
+        let known: Vec<Record> = {
+            let table = self.table.lock();
+            table.values().map(|volume| volume.record.clone()).collect()
+        };
+        let mut recoveries = JoinSet::new();
+        for record in known {
+            recoveries.spawn(self.clone().recover_one(record));
+        }
+        while recoveries.join_next().await.is_some() {}
+    }
+
+    async fn recover_one(self: Arc<Self>, record: Record) {
+        let volume = record.volume.clone();
+        let recovered = self
+            .exclusively(
+                &volume,
+                &record.staging.clone(),
+                move |volumes| async move {
+                    let left = {
+                        let record = record.clone();
+                        volumes.blocking(move |_| has_remains(&record)).await?
+                    };
+                    if left {
+                        tracing::info!(volume = record.volume.as_str(), "mounting again");
+                        volumes.show_again(record).await?;
+                    }
+                    Ok(())
+                },
+            )
+            .await;
+        if let Err(error) = recovered {
+            tracing::error!(volume = volume.as_str(), %error, "a volume is not shown again");
+            if let Some(volume) = self.table.lock().get_mut(&volume) {
+                volume.trouble = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Gives up the operations that wait for a dataset.
+    pub(super) fn give_up_waiting(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Ends serving: takes all mounts away, or leaves them to whoever mounts them again. No
+    /// operation begins any more.
+    pub(super) async fn shut_down(self: Arc<Self>, unmount: bool) -> Result<(), VolumeError> {
+        self.give_up_waiting();
+        let closed = timeout(END_TIMEOUT, self.open.clone().write_owned()).await;
+        if closed.is_err() {
+            tracing::error!("an operation on a volume does not end: its mount may stay");
+        }
+        self.blocking(move |volumes| {
+            let all: Vec<Volume> = volumes.table.lock().drain().map(|(_, v)| v).collect();
+            let mut first_failure = None;
+            for volume in all {
+                let ended = match volume.shown {
+                    Some(shown) if !unmount => {
+                        shown.mount.leave();
+                        Ok(())
+                    }
+                    Some(shown) => stage::take_away(shown, &volume.record),
+                    None if unmount => stage::take_remains(&volume.record),
+                    None => Ok(()),
+                };
+                if let Err(error) = ended {
+                    tracing::error!(volume = volume.record.volume.as_str(), %error, "stays mounted");
+                    first_failure.get_or_insert(error);
+                }
+            }
+            first_failure.map_or(Ok(()), Err)
+        })
+        .await
+    }
+
+    /// Runs `work` as the only operation on this volume and path, to its end whatever becomes of
+    /// the caller.
+    async fn exclusively<T, F, Fut>(
+        self: &Arc<Self>,
+        volume: &VolumeId,
+        path: &Path,
+        work: F,
+    ) -> Result<T, VolumeError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Volumes>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, VolumeError>> + Send + 'static,
+    {
+        let open = self.open.clone().try_read_owned().map_err(|_| ending())?;
+        let working = self.busy.take(volume, path)?;
+        let volumes = self.clone();
+        let task = tokio::spawn(async move {
+            let _until_done = (working, open);
+            work(volumes).await
+        });
+        task.await.unwrap_or(Err(VolumeError::Panicked))
+    }
+
+    /// Runs what touches the file system on a thread that may wait.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Volumes) -> Result<T, VolumeError> + Send + 'static,
+    ) -> Result<T, VolumeError> {
+        let volumes = self.clone();
+        spawn_blocking(move || work(&volumes))
+            .await
+            .unwrap_or(Err(VolumeError::Panicked))
+    }
+
+    async fn open(
+        &self,
+        spec: &VolumeSpec,
+        version: Option<Digest>,
+    ) -> Result<Arc<dyn VersionView>, VolumeError> {
+        let mut end = self.ending.subscribe();
+        let opening = timeout(OPEN_TIMEOUT, self.datasets.open(&spec.dataset, version));
+        let opened = tokio::select! {
+            opened = opening => opened,
+            _ = end.wait_for(|ending| *ending) => return Err(ending()),
+        };
+        match opened {
+            Ok(Ok(view)) => Ok(view),
+            Ok(Err(OpenFailure::Unknown(why))) => Err(VolumeError::NotFound(why)),
+            Ok(Err(OpenFailure::Unavailable(why))) => Err(VolumeError::Unavailable(why)),
+            Err(_) => Err(VolumeError::Unavailable(format!(
+                "opening dataset {} took longer than {} s: look at the node's log and at its peers",
+                spec.dataset,
+                OPEN_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
+    fn record(&self, volume: &VolumeId) -> Option<Record> {
+        let table = self.table.lock();
+        table.get(volume).map(|volume| volume.record.clone())
+    }
+
+    /// Refuses a path on which another volume is staged or published.
+    fn refuse_others_path(&self, volume: &VolumeId, path: &Path) -> Result<(), VolumeError> {
+        let table = self.table.lock();
+        let other = table.values().map(|other| &other.record).find(|record| {
+            let paths = record.targets.iter().map(|target| &target.path);
+            &record.volume != volume && paths.chain([&record.staging]).any(|taken| taken == path)
+        });
+        match other {
+            Some(other) => Err(VolumeError::Premature(format!(
+                "{} belongs to volume {:?}: unpublish or unstage that first",
+                path.display(),
+                other.volume.as_str()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn ending() -> VolumeError {
+    VolumeError::Unavailable("the driver is ending: try again when it is back".to_owned())
+}
+
+/// Whether mounts of Trackbed's are at the paths of a volume that nobody serves.
+fn has_remains(record: &Record) -> Result<bool, VolumeError> {
+    let table = read_table()?;
+    let targets = record.targets.iter().map(|target| &target.path);
+    for path in targets.chain([&record.staging]) {
+        if let Some(path) = resolve(path)?
+            && table.top(&path).is_some_and(|top| top.is_ours())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn read_table() -> Result<MountTable, VolumeError> {
+    MountTable::read().map_err(VolumeError::io("looking at what is mounted"))
+}
+
+/// A recorded path as the mount table shows it.
+fn resolve(path: &Path) -> Result<Option<PathBuf>, VolumeError> {
+    HostPath::recorded(path)?
+        .resolve()
+        .map_err(VolumeError::io(format!("looking for {}", path.display())))
+}

@@ -1,0 +1,199 @@
+//! Publishing: what is staged, shown in a pod's directory.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::stage::make_mount_point;
+use super::{Volumes, read_table, resolve};
+use crate::driver::error::VolumeError;
+use crate::driver::path::HostPath;
+use crate::driver::record::{Record, Target};
+use crate::driver::volume::{Access, VolumeId};
+use crate::expose::bind;
+
+/// What a NodePublishVolume call asks for.
+#[derive(Clone, Debug)]
+pub(in crate::driver) struct PublishRequest {
+    pub(in crate::driver) volume: VolumeId,
+    pub(in crate::driver) staging: HostPath,
+    pub(in crate::driver) target: HostPath,
+    pub(in crate::driver) access: Access,
+    pub(in crate::driver) read_only: bool,
+}
+
+impl Volumes {
+    /// Binds the staged version to the target path; a dead staging mount is replaced first.
+    pub(in crate::driver) async fn publish(
+        self: &Arc<Self>,
+        request: PublishRequest,
+    ) -> Result<(), VolumeError> {
+        let (volume, path) = (request.volume.clone(), request.target.as_path().to_owned());
+        self.exclusively(&volume, &path, move |volumes| async move {
+            let dead = {
+                let request = request.clone();
+                volumes.blocking(move |volumes| volumes.dead_staging(&request))
+            };
+            if let Some(record) = dead.await? {
+                volumes.show_again(record).await?;
+            }
+            volumes
+                .blocking(move |volumes| volumes.bind_target(&request))
+                .await
+        })
+        .await
+    }
+
+    /// Takes the target's mount and directory away.
+    pub(in crate::driver) async fn unpublish(
+        self: &Arc<Self>,
+        volume: VolumeId,
+        target: HostPath,
+    ) -> Result<(), VolumeError> {
+        let path = target.as_path().to_owned();
+        self.exclusively(&volume.clone(), &path, move |volumes| async move {
+            volumes
+                .blocking(move |volumes| volumes.remove_target(&volume, target.as_path()))
+                .await
+        })
+        .await
+    }
+
+    /// A target of the volume on which something of ours is still mounted.
+    pub(super) fn still_published(&self, record: &Record) -> Result<Option<PathBuf>, VolumeError> {
+        let table = read_table()?;
+        for target in &record.targets {
+            if let Some(path) = resolve(&target.path)?
+                && table.top(&path).is_some_and(|top| top.is_ours())
+            {
+                return Ok(Some(target.path.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record of the staged volume if what is staged is dead; refuses if it is not staged.
+    fn dead_staging(&self, request: &PublishRequest) -> Result<Option<Record>, VolumeError> {
+        self.refuse_others_path(&request.volume, request.target.as_path())?;
+        let mounts = read_table()?;
+        let table = self.table.lock();
+        let staged = table
+            .get(&request.volume)
+            .filter(|volume| volume.record.staging == request.staging.as_path())
+            .ok_or_else(|| {
+                VolumeError::Premature(format!(
+                    "volume {:?} is not staged at {}: stage it first",
+                    request.volume.as_str(),
+                    request.staging
+                ))
+            })?;
+        let seen = staged
+            .shown
+            .as_ref()
+            .is_some_and(|shown| shown.is_seen(&mounts));
+        Ok((!seen).then(|| staged.record.clone()))
+    }
+
+    fn bind_target(&self, request: &PublishRequest) -> Result<(), VolumeError> {
+        let doing = format!("publishing volume {:?}", request.volume.as_str());
+        let gone = || VolumeError::Premature(format!("{doing}: it is not staged: stage it first"));
+        let (mut record, staging, device) = {
+            let table = self.table.lock();
+            let volume = table.get(&request.volume).ok_or_else(gone)?;
+            let shown = volume.shown.as_ref().ok_or_else(gone)?;
+            let staging = shown.mount.mount_point().to_owned();
+            (volume.record.clone(), staging, shown.mount.device())
+        };
+        let wanted = Target {
+            path: request.target.as_path().to_owned(),
+            access: request.access.clone(),
+            read_only: request.read_only,
+        };
+        let target = make_mount_point(&wanted.path, &doing)?;
+        let mounts = read_table()?;
+        let is_bound = |path: &Path| mounts.top(path).is_some_and(|top| top.device == device);
+
+        let mut others = Vec::new();
+        for known in record.targets.drain(..) {
+            let bound = resolve(&known.path)?.is_some_and(|path| is_bound(&path));
+            match (known.path == wanted.path, bound) {
+                (true, true) if known == wanted => return Ok(()),
+                (true, true) => {
+                    return Err(VolumeError::Conflict(format!(
+                        "volume {:?} is published at {} already, with other arguments: unpublish it first",
+                        request.volume.as_str(),
+                        request.target
+                    )));
+                }
+                (false, true) => others.push(known),
+                // Nothing of this volume is seen there any more: somebody else unmounted it.
+                (_, false) => {}
+            }
+        }
+        if let Some(other) = others.first()
+            && !request.access.is_multi_node()
+        {
+            return Err(VolumeError::Premature(format!(
+                "volume {:?} is published at {}, and its access mode allows one place: use ReadOnlyMany",
+                request.volume.as_str(),
+                other.path.display()
+            )));
+        }
+        others.push(wanted);
+        record.targets = others;
+        // Written first: a target that is recorded and not mounted does no harm, one that is
+        // mounted and not recorded would be forgotten by the next driver.
+        self.records
+            .save(&record)
+            .map_err(VolumeError::io(format!("{doing}: writing its record")))?;
+        if let Some(volume) = self.table.lock().get_mut(&request.volume) {
+            volume.record = record;
+        }
+        bind::detach_ours(&target).map_err(VolumeError::expose(&doing))?;
+        bind::bind_read_only(&staging, &target, request.access.no_exec())
+            .map_err(VolumeError::expose(doing))
+    }
+
+    fn remove_target(&self, volume: &VolumeId, path: &Path) -> Result<(), VolumeError> {
+        self.refuse_others_path(volume, path)?;
+        let doing = format!("unpublishing volume {:?}", volume.as_str());
+        if let Some(target) = resolve(path)? {
+            bind::detach_ours(&target).map_err(VolumeError::expose(&doing))?;
+            match fs::remove_dir(&target) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error)
+                    if [
+                        io::ErrorKind::NotADirectory,
+                        io::ErrorKind::DirectoryNotEmpty,
+                    ]
+                    .contains(&error.kind()) =>
+                {
+                    return Err(VolumeError::Premature(format!(
+                        "{doing}: {} is not an empty directory, so it is not Trackbed's: remove it by hand",
+                        path.display()
+                    )));
+                }
+                Err(error) => {
+                    let action = format!("{doing}: removing the directory {}", path.display());
+                    return Err(VolumeError::io(action)(error));
+                }
+            }
+        }
+        let Some(mut record) = self.record(volume) else {
+            return Ok(());
+        };
+        let known = record.targets.len();
+        record.targets.retain(|target| target.path != path);
+        if record.targets.len() != known {
+            self.records
+                .save(&record)
+                .map_err(VolumeError::io(format!("{doing}: writing its record")))?;
+            if let Some(volume) = self.table.lock().get_mut(volume) {
+                volume.record = record;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,531 @@
+//! Server, client, and both in one process.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::channel::{Channel, Stream, unexpected};
+use super::meet::{About, Connection, Target, as_client, as_server, hello};
+use super::message::Message;
+use super::plan::{Measure, Plan, PlanError};
+use super::{BenchError, Report, Row, bandwidth, latency};
+use crate::verbs::Piece;
+
+/// How long a client tries to reach a server that isn't listening yet.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// What a server was told about the measurement: only what the client must agree with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Serve {
+    /// What is measured, when given.
+    pub name: Option<String>,
+    /// Message sizes, when given.
+    pub sizes: Option<Vec<u64>>,
+    /// Depth, when given.
+    pub depth: Option<u32>,
+    /// MTU, when given.
+    pub mtu: Option<u32>,
+}
+
+impl Serve {
+    pub(super) fn check(&self, plan: &Plan) -> Result<(), PlanError> {
+        let conflict =
+            |what, ours: String, theirs: String| Err(PlanError::Conflict { what, ours, theirs });
+        if let Some(name) = &self.name
+            && *name != plan.name()
+        {
+            return conflict("the measurement", name.clone(), plan.name());
+        }
+        if let Some(sizes) = &self.sizes
+            && *sizes != plan.sizes
+        {
+            return conflict("--size", format!("{sizes:?}"), format!("{:?}", plan.sizes));
+        }
+        if let Some(depth) = self.depth
+            && depth != plan.depth
+        {
+            return conflict("--depth", depth.to_string(), plan.depth.to_string());
+        }
+        if let Some(mtu) = self.mtu
+            && Some(mtu) != plan.mtu
+        {
+            let theirs = plan
+                .mtu
+                .map_or_else(|| "the largest".to_owned(), |mtu| mtu.to_string());
+            return conflict("--mtu", mtu.to_string(), theirs);
+        }
+        Ok(())
+    }
+}
+
+/// What a role tells while it works.
+pub enum Progress<'a> {
+    /// The server listens here.
+    Listening(SocketAddr),
+    /// A size was measured.
+    Measured(&'a Row),
+}
+
+/// Serves one client: waits for it up to `patience`, does its part of the measurement, and returns
+/// what the client measured.
+pub fn serve(
+    target: &Target,
+    serve: &Serve,
+    port: u16,
+    patience: Duration,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, BenchError> {
+    // The device first: without it, nobody needs to come.
+    target.open()?;
+    let listener = listen(port)?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| BenchError::Channel {
+            doing: "asking where it listens",
+            source,
+        })?;
+    progress(Progress::Listening(address));
+    let stream = accept(&listener, patience)?;
+    serve_on(Box::new(stream), target, serve, progress)
+}
+
+/// Measures against the server on `host` (with or without a port) and returns the result.
+pub fn run(
+    target: &Target,
+    plan: &Plan,
+    host: &str,
+    port: u16,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, BenchError> {
+    plan.check()?;
+    target.open()?;
+    let stream = connect(host, port)?;
+    run_on(Box::new(stream), target, plan, "client", progress)
+}
+
+/// Measures between two devices (or one and itself) of this machine.
+pub fn run_local(
+    target: &Target,
+    peer: &Target,
+    plan: &Plan,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, BenchError> {
+    plan.check()?;
+    let socket = |source| BenchError::Channel {
+        doing: "making a socket pair",
+        source,
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(socket)?;
+    let peer = peer.clone();
+    let server = thread::Builder::new()
+        .name("bench-server".to_owned())
+        .spawn(move || serve_on(Box::new(theirs), &peer, &Serve::default(), &mut |_| {}))
+        .map_err(|source| BenchError::Channel {
+            doing: "starting the server's thread",
+            source,
+        })?;
+    let outcome = run_on(Box::new(ours), target, plan, "local", progress);
+    match (outcome, server.join()) {
+        // The server's own reason says more than that it gave up.
+        (Err(BenchError::PeerFailed { .. } | BenchError::Channel { .. }), Ok(Err(error))) => {
+            Err(error)
+        }
+        (Ok(_), Ok(Err(error))) => Err(error),
+        (outcome, _) => outcome,
+    }
+}
+
+fn serve_on(
+    stream: Box<dyn Stream>,
+    target: &Target,
+    serve: &Serve,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, BenchError> {
+    let mut channel = Channel::open(stream)?;
+    let outcome = serve_client(&mut channel, target, serve, progress);
+    tell_failure(&mut channel, &outcome);
+    outcome
+}
+
+fn serve_client(
+    channel: &mut Channel,
+    target: &Target,
+    serve: &Serve,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, BenchError> {
+    let (plan, kind, peer) = hello(channel, serve)?;
+    let (about, rows) = match plan.measure {
+        Measure::Bandwidth => {
+            let mut end: Connection<Arc<Piece>> = as_server(channel, target, &plan, kind, &peer)?;
+            (sizes(channel, &plan, |channel, bytes| {
+                bandwidth::server(&mut end, channel, &plan, bytes)
+            }))
+            .map(|rows| (end.about, rows))
+        }
+        Measure::Latency => {
+            let mut end: Connection<Piece> = as_server(channel, target, &plan, kind, &peer)?;
+            (sizes(channel, &plan, |channel, bytes| {
+                latency::server(&mut end, channel, &plan, bytes)
+            }))
+            .map(|rows| (end.about, rows))
+        }
+    }?;
+    rows.iter()
+        .for_each(|row| progress(Progress::Measured(row)));
+    Ok(about.report("server", &plan, rows))
+}
+
+/// Does the server's part for each size that the client begins.
+fn sizes(
+    channel: &mut Channel,
+    plan: &Plan,
+    mut part: impl FnMut(&mut Channel, u64) -> Result<(), BenchError>,
+) -> Result<Vec<Row>, BenchError> {
+    loop {
+        match channel.receive("waiting for the next size")? {
+            Message::Begin { bytes } if plan.sizes.contains(&bytes) => part(channel, bytes)?,
+            Message::Finished { rows } => return Ok(rows),
+            other => return Err(unexpected(&other, "the next size")),
+        }
+    }
+}
+
+fn run_on(
+    stream: Box<dyn Stream>,
+    target: &Target,
+    plan: &Plan,
+    role: &str,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, BenchError> {
+    let mut channel = Channel::open(stream)?;
+    let outcome = measure(&mut channel, target, plan, progress);
+    tell_failure(&mut channel, &outcome);
+    let (about, rows) = outcome?;
+    Ok(about.report(role, plan, rows))
+}
+
+fn measure(
+    channel: &mut Channel,
+    target: &Target,
+    plan: &Plan,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(About, Vec<Row>), BenchError> {
+    let mut rows = Vec::new();
+    let mut add = |row: Row| {
+        progress(Progress::Measured(&row));
+        rows.push(row);
+    };
+    let about = match plan.measure {
+        Measure::Bandwidth => {
+            let mut end: Connection<Arc<Piece>> = as_client(channel, target, plan)?;
+            for (bytes, seed) in plan.sizes.iter().zip(1..) {
+                add(bandwidth::client(&mut end, channel, plan, *bytes, seed)?);
+            }
+            end.about
+        }
+        Measure::Latency => {
+            let mut end: Connection<Piece> = as_client(channel, target, plan)?;
+            for bytes in &plan.sizes {
+                add(latency::client(&mut end, channel, plan, *bytes)?);
+            }
+            end.about
+        }
+    };
+    channel.send(&Message::Finished { rows: rows.clone() })?;
+    Ok((about, rows))
+}
+
+/// Lets the other end know why there is no more to come; it may be gone itself.
+fn tell_failure<T>(channel: &mut Channel, outcome: &Result<T, BenchError>) {
+    if let Err(error) = outcome
+        && !matches!(
+            error,
+            BenchError::PeerFailed { .. } | BenchError::Channel { .. }
+        )
+    {
+        channel
+            .send(&Message::Refuse {
+                reason: error.to_string(),
+            })
+            .ok();
+    }
+}
+
+/// Listens on all addresses, of IPv4 only where there is no IPv6.
+fn listen(port: u16) -> Result<TcpListener, BenchError> {
+    let everywhere = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+    let ipv4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+    TcpListener::bind(everywhere)
+        .or_else(|error| match error.raw_os_error() {
+            Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => TcpListener::bind(ipv4),
+            _ => Err(error),
+        })
+        .map_err(|source| BenchError::Listen {
+            address: everywhere,
+            source,
+        })
+}
+
+fn accept(listener: &TcpListener, patience: Duration) -> Result<TcpStream, BenchError> {
+    let failed = |source| BenchError::Channel {
+        doing: "waiting for a client",
+        source,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).map_err(failed)?;
+                stream.set_nodelay(true).map_err(failed)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if start.elapsed() > patience {
+                    return Err(BenchError::NoClient { waited: patience });
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// Connects, waiting a little for a server that is just being started.
+fn connect(host: &str, port: u16) -> Result<TcpStream, BenchError> {
+    let failed = |source| BenchError::Connect {
+        host: host.to_owned(),
+        source,
+    };
+    let deadline = Instant::now() + CONNECT;
+    loop {
+        let error = match resolve(host, port).and_then(|addresses| connect_any(&addresses)) {
+            Ok(stream) => {
+                stream.set_nodelay(true).map_err(failed)?;
+                return Ok(stream);
+            }
+            Err(error) => error,
+        };
+        if error.kind() != io::ErrorKind::ConnectionRefused || Instant::now() > deadline {
+            return Err(failed(error));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn connect_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(address, CONNECT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// `host`, `host:port`, an address, or `[address]:port`.
+fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        return Ok(vec![address]);
+    }
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, text)) => match text.parse() {
+            Ok(port) => (name, port),
+            Err(_) => {
+                let text = format!("{text:?} is no port");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+        },
+        None => (host, port),
+    };
+    Ok((name, port).to_socket_addrs()?.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{DeviceChoice, Length, Verb};
+
+    fn mock(name: &str) -> Target {
+        let context = crate::mock::open(name).expect("the mock device");
+        Target {
+            device: DeviceChoice::Open(context),
+            ..Target::default()
+        }
+    }
+
+    fn short(measure: Measure) -> Plan {
+        let plan = Plan::new(Verb::Write, measure);
+        Plan {
+            length: Length::Iterations(1000),
+            warmup: 10,
+            ..plan
+        }
+    }
+
+    #[test]
+    fn every_message_of_every_size_is_counted_and_compared() {
+        for (sizes, post_list, signal_every, depth) in [
+            (vec![1, 60, 61, 4096], 16, 64, 128),
+            (vec![100], 3, 1, 7),
+            (vec![8], 1, 1, 1),
+        ] {
+            let plan = Plan {
+                sizes: sizes.clone(),
+                post_list,
+                signal_every,
+                depth,
+                ..short(Measure::Bandwidth)
+            };
+            let mut seen = Vec::new();
+            let report = run_local(&mock("mock0"), &mock("mock1"), &plan, &mut |progress| {
+                if let Progress::Measured(row) = progress {
+                    seen.push(row.bytes);
+                }
+            })
+            .expect("measured");
+            assert_eq!(seen, sizes);
+            assert_eq!(report.mtu, 1024);
+            for row in &report.rows {
+                assert_eq!(row.messages, 1000);
+                assert!(row.mib_per_second.is_some_and(|speed| speed > 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_measurement_by_time_ends_and_counts() {
+        let plan = Plan {
+            length: Length::Milliseconds(20),
+            ..short(Measure::Bandwidth)
+        };
+        let report =
+            run_local(&mock("mock0"), &mock("mock0"), &plan, &mut |_| {}).expect("measured");
+        assert!(report.rows[0].messages > 0);
+    }
+
+    #[test]
+    fn latency_is_measured_over_all_round_trips() {
+        let plan = Plan {
+            sizes: vec![2, 300],
+            ..short(Measure::Latency)
+        };
+        let report =
+            run_local(&mock("mock0"), &mock("mock1"), &plan, &mut |_| {}).expect("measured");
+        for row in &report.rows {
+            assert_eq!(row.messages, 1000);
+            let latency = row.latency.expect("a summary");
+            assert!(latency.min_us <= latency.p50_us && latency.p50_us <= latency.max_us);
+        }
+    }
+
+    #[test]
+    fn two_processes_meet_over_tcp_and_agree() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let server = thread::spawn(move || {
+            serve(
+                &mock("mock1"),
+                &Serve::default(),
+                0,
+                Duration::from_secs(30),
+                &mut |progress| {
+                    if let Progress::Listening(address) = progress {
+                        tell.send(address.port()).expect("the test listens");
+                    }
+                },
+            )
+        });
+        let port = told.recv().expect("listening");
+        let plan = short(Measure::Bandwidth);
+        let ours = run(&mock("mock0"), &plan, "localhost", port, &mut |_| {}).expect("measured");
+        let theirs = server.join().expect("no panic").expect("served");
+        let counted = |report: &Report| -> Vec<(u64, u64)> {
+            report
+                .rows
+                .iter()
+                .map(|row| (row.bytes, row.messages))
+                .collect()
+        };
+        assert_eq!(counted(&ours), [(65536, 1000)]);
+        assert_eq!(counted(&ours), counted(&theirs));
+        assert_eq!(
+            (ours.role.as_str(), theirs.role.as_str()),
+            ("client", "server")
+        );
+    }
+
+    fn conflicting(serve: Serve) -> (BenchError, BenchError) {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let server =
+            thread::spawn(move || serve_on(Box::new(theirs), &mock("mock0"), &serve, &mut |_| {}));
+        let plan = short(Measure::Bandwidth);
+        let client = run_on(Box::new(ours), &mock("mock0"), &plan, "client", &mut |_| {});
+        let server = server.join().expect("no panic");
+        (client.expect_err("refused"), server.expect_err("refused"))
+    }
+
+    #[test]
+    fn ends_that_were_told_different_things_both_say_so() {
+        let serve = Serve {
+            sizes: Some(vec![1]),
+            ..Serve::default()
+        };
+        let (client, server) = conflicting(serve);
+        assert!(client.to_string().contains("--size [1]"), "{client}");
+        assert!(server.to_string().contains("--size [1]"), "{server}");
+        let serve = Serve {
+            mtu: Some(4096),
+            ..Serve::default()
+        };
+        assert!(conflicting(serve).0.to_string().contains("--mtu 4096"));
+        let serve = Serve {
+            name: Some("write latency".to_owned()),
+            ..Serve::default()
+        };
+        assert!(conflicting(serve).0.to_string().contains("write latency"));
+        assert!(
+            conflicting(Serve {
+                depth: Some(9),
+                ..Serve::default()
+            })
+            .0
+            .is_setup()
+        );
+    }
+
+    #[test]
+    fn more_than_the_device_allows_is_refused_by_its_limit() {
+        let plan = Plan {
+            depth: 16384,
+            ..short(Measure::Bandwidth)
+        };
+        let error = run_local(&mock("mock0"), &mock("mock0"), &plan, &mut |_| {})
+            .expect_err("the mock has 16384, and one is the drain's");
+        assert!(error.to_string().contains("queue depth"), "{error}");
+    }
+
+    #[test]
+    fn a_server_nobody_comes_to_and_a_host_nobody_listens_on_end_with_a_sentence() {
+        let waited = Duration::from_millis(1);
+        let error = serve(&mock("mock0"), &Serve::default(), 0, waited, &mut |_| {});
+        assert!(matches!(error, Err(BenchError::NoClient { .. })));
+        let plan = short(Measure::Bandwidth);
+        let error = run(&mock("mock0"), &plan, "host.invalid", 1, &mut |_| {});
+        assert!(matches!(error, Err(BenchError::Connect { .. })));
+        let error = run(&mock("mock0"), &plan, "localhost:port", 1, &mut |_| {});
+        assert!(
+            error
+                .expect_err("no port")
+                .to_string()
+                .contains("is no port")
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! One `trackbed node` process, and what kubelet and an administrator say to it.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
+use trackbed_proto::{
+    csi::v1::{
+        NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
+        NodeUnstageVolumeRequest, VolumeCapability,
+        node_client::NodeClient,
+        volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
+    },
+    node::v1::{
+        Counters, Dataset, GetCountersRequest, RegisterDatasetRequest,
+        node_control_client::NodeControlClient, register_dataset_event::Event,
+    },
+};
+
+/// How long a node may take until it answers; far beyond what it needs, as the machine may be busy.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running node; dropping it kills the process and takes its mounts away.
+pub struct Node {
+    /// Its name in the registry and in its certificate.
+    pub name: String,
+    /// Loopback address that is this node's alone.
+    pub address: Ipv4Addr,
+    /// Its folder: cache, sockets, log, volumes.
+    pub folder: PathBuf,
+    command: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        name: &str,
+        address: Ipv4Addr,
+        folder: PathBuf,
+        command: Vec<String>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            folder,
+            command,
+            child: None,
+        }
+    }
+
+    /// Gives the process, not yet started, one more flag.
+    pub fn flag(&mut self, name: &str, value: impl ToString) {
+        self.command.extend([name.to_owned(), value.to_string()]);
+    }
+
+    /// Has the process, not yet started, be started by another program.
+    pub fn prefix(&mut self, words: &[&str]) {
+        self.command
+            .splice(0..0, words.iter().map(|&word| word.to_owned()));
+    }
+
+    /// Starts the process; returns when its sockets answer.
+    pub async fn start(&mut self) -> io::Result<()> {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
+        let child = Command::new(&self.command[0])
+            .args(&self.command[1..])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let failed = match self.counters().await {
+                Ok(_) => return Ok(()),
+                Err(status) => status,
+            };
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten());
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(io::Error::other(format!(
+                    "{} is not ready ({failed}; ended: {ended:?}); its log:\n{}",
+                    self.name,
+                    self.log()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// What the node wrote to its log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The folder of the node's cache.
+    pub fn cache(&self) -> PathBuf {
+        self.folder.join("cache")
+    }
+
+    /// Where a volume is published for its pod.
+    pub fn target(&self, volume: &str) -> PathBuf {
+        self.folder.join("pods").join(volume).join("mount")
+    }
+
+    fn staging(&self, volume: &str) -> PathBuf {
+        self.folder.join("staging").join(volume)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.join("node.log")
+    }
+
+    /// Kills the process as a crash or an out-of-memory kill would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself; it is reaped either way.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// The node's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Registers what is at `origin` now as the dataset `name`.
+    pub async fn register(&self, name: &str, origin: &str) -> Result<Dataset, Status> {
+        let request = RegisterDatasetRequest {
+            name: name.to_owned(),
+            origin: origin.to_owned(),
+        };
+        let channel = channel(self.folder.join("admin.sock")).await?;
+        let mut events = NodeControlClient::new(channel)
+            .register_dataset(request)
+            .await?
+            .into_inner();
+        while let Some(event) = events.message().await? {
+            if let Some(Event::Registered(dataset)) = event.event {
+                return Ok(dataset);
+            }
+        }
+        Err(Status::internal("the stream ended without a dataset"))
+    }
+
+    /// What the node has moved so far.
+    pub async fn counters(&self) -> Result<Counters, Status> {
+        let channel = channel(self.folder.join("admin.sock")).await?;
+        let answer = NodeControlClient::new(channel)
+            .get_counters(GetCountersRequest {})
+            .await?;
+        Ok(answer.into_inner())
+    }
+
+    /// The node's CSI service.
+    pub async fn csi(&self) -> Result<NodeClient<Channel>, Status> {
+        Ok(NodeClient::new(
+            channel(self.folder.join("csi.sock")).await?,
+        ))
+    }
+
+    /// Stages and publishes a dataset as kubelet does, and returns the mount for the pod.
+    pub async fn mount(&self, dataset: &str) -> Result<PathBuf, Status> {
+        let (staging, target) = (self.staging(dataset), self.target(dataset));
+        std::fs::create_dir_all(&staging)?;
+        std::fs::create_dir_all(target.parent().expect("a target lies in its pod's folder"))?;
+        let mut csi = self.csi().await?;
+        csi.node_stage_volume(stage_request(dataset, &staging))
+            .await?;
+        csi.node_publish_volume(publish_request(dataset, &staging, &target))
+            .await?;
+        Ok(target)
+    }
+
+    /// Takes a dataset's mounts away again, as kubelet does.
+    pub async fn unmount(&self, dataset: &str) -> Result<(), Status> {
+        let mut csi = self.csi().await?;
+        csi.node_unpublish_volume(NodeUnpublishVolumeRequest {
+            volume_id: dataset.to_owned(),
+            target_path: text(&self.target(dataset)),
+        })
+        .await?;
+        csi.node_unstage_volume(NodeUnstageVolumeRequest {
+            volume_id: dataset.to_owned(),
+            staging_target_path: text(&self.staging(dataset)),
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        // A killed driver leaves its mounts behind, dead; kubelet would clean up, here we do.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mut ours: Vec<&str> = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|mount| Path::new(mount).starts_with(&self.folder))
+            .collect();
+        ours.reverse();
+        for mount in ours {
+            // What fails here shows as a busy temporary folder.
+            let _ = Command::new("umount").args(["--lazy", mount]).status();
+        }
+    }
+}
+
+/// What kubelet sends to stage a dataset.
+pub fn stage_request(dataset: &str, staging: &Path) -> NodeStageVolumeRequest {
+    NodeStageVolumeRequest {
+        volume_id: dataset.to_owned(),
+        staging_target_path: text(staging),
+        volume_capability: Some(read_only_mount()),
+        ..Default::default()
+    }
+}
+
+/// What kubelet sends to publish a staged dataset for a pod.
+pub fn publish_request(dataset: &str, staging: &Path, target: &Path) -> NodePublishVolumeRequest {
+    NodePublishVolumeRequest {
+        volume_id: dataset.to_owned(),
+        staging_target_path: text(staging),
+        target_path: text(target),
+        volume_capability: Some(read_only_mount()),
+        readonly: true,
+        ..Default::default()
+    }
+}
+
+fn read_only_mount() -> VolumeCapability {
+    VolumeCapability {
+        access_mode: Some(AccessMode {
+            mode: Mode::MultiNodeReaderOnly as i32,
+        }),
+        access_type: Some(AccessType::Mount(MountVolume::default())),
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str()
+        .expect("test folders have plain names")
+        .to_owned()
+}
+
+async fn channel(socket: PathBuf) -> Result<Channel, Status> {
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))
+}
