@@ -302,7 +302,7 @@ pub struct FabricConfig {
     pub gid: GidChoice,
     /// Slots of the arena kept for each peer we ask, and so the most requests under way to it.
     pub arena_slots: usize,
-    /// Requests of one peer that are worked on at a time.
+    /// Requests of one peer that are worked on at a time, and answers that may be on their way to it.
     pub serves_per_peer: usize,
     /// How long a peer that owes us an answer may give no sign of life.
     pub deadline: Duration,
@@ -349,8 +349,13 @@ impl FabricConfig {
             );
             return wrong("arena_slots", reason);
         }
-        if self.serves_per_peer == 0 {
-            return wrong("serves_per_peer", "0 would serve nobody".to_owned());
+        if !(1..=serve::MAX_PEER_SLOTS).contains(&self.serves_per_peer) {
+            let reason = format!(
+                "{}: 1 to {} work",
+                self.serves_per_peer,
+                serve::MAX_PEER_SLOTS
+            );
+            return wrong("serves_per_peer", reason);
         }
         if self.deadline < Duration::from_millis(100) {
             return wrong(

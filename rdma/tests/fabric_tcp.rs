@@ -86,6 +86,44 @@ fn a_peer_is_worked_for_within_its_limit_and_a_small_slab_only_makes_it_wait() {
 }
 
 #[test]
+fn a_peer_that_does_not_read_holds_few_of_our_slots() {
+    let client = Node::new(
+        "client",
+        1,
+        FabricConfig {
+            arena_slots: 200,
+            ..loopback()
+        },
+    );
+    let serves_per_peer = 3;
+    let server = Node::new(
+        "server",
+        16,
+        FabricConfig {
+            serves_per_peer,
+            ..behind_a_wire()
+        },
+    );
+    let _wire = Wire::before(&server.fabric, Harm::Stall(100_000));
+    block_on(async {
+        let link = client.link_to(&server).await.unwrap();
+        // More than all the socket buffers on the way take.
+        let mut fetches: Vec<_> = (0..200).map(|_| Box::pin(link.fetch(chunk(1)))).collect();
+        for fetch in &mut fetches {
+            assert!(fetch.as_mut().now_or_never().is_none());
+        }
+        wait_until(|| {
+            let before = server.fabric.counters().payloads_sent;
+            std::thread::sleep(Duration::from_millis(100));
+            before > 0 && server.fabric.counters().payloads_sent == before
+        });
+        assert!(server.fabric.counters().payloads_sent < 200);
+        // One is being sent, one is next, and each worker has one.
+        assert!(server.shard.slab().free_slots() >= 16 - (serves_per_peer + 2));
+    });
+}
+
+#[test]
 fn several_links_share_a_server() {
     let (client, server) = pair();
     block_on(async {

@@ -153,7 +153,14 @@ impl Verbs {
         let place = Place::take(&self.peers).ok_or_else(|| FabricError::Busy {
             peer: peer.to_owned(),
         })?;
-        let connection = server::connect(&self.context, self.port, &self.serving, slots, &theirs)?;
+        let connection = server::connect(
+            &self.context,
+            self.port,
+            &self.serving,
+            slots,
+            self.server.serves_per_peer,
+            &theirs,
+        )?;
         let answer = Greeting {
             role: Role::Answer,
             chunk_capacity: self.capacity(),
