@@ -8,6 +8,7 @@ mod demo;
 mod exit;
 
 mod node;
+mod rdma;
 mod size;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -21,6 +22,7 @@ Examples:
   trackbed demo --dataset /data/kitti  the same with files of your own
   trackbed demo --output json          one object for a script
   trackbed node --config node.yaml     the daemon that runs on every node
+  trackbed rdma devices                which RDMA devices are here, and in what state
 
 Exit status:
   0    done
@@ -51,6 +53,7 @@ struct Command {
 enum Role {
     Demo(demo::DemoArgs),
     Node(node::NodeArgs),
+    Rdma(rdma::RdmaArgs),
 }
 
 /// The form of what is printed on stdout.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
     let outcome = match command.role {
         Role::Demo(args) => demo::run(args),
         Role::Node(args) => node::run(args),
+        Role::Rdma(args) => rdma::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
