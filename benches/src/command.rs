@@ -34,7 +34,10 @@ pub fn start(command: &mut Command) -> Result<Running, BenchError> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|source| start_error(command, source))?;
-    Ok(Running { line: line(command), child: Some(child) })
+    Ok(Running {
+        line: line(command),
+        child: Some(child),
+    })
 }
 
 /// A program in the background; dropping it ends it.
@@ -45,10 +48,39 @@ pub struct Running {
 }
 
 impl Running {
+    /// Waits until the program listens on a TCP port of its network namespace.
+    pub fn listening(mut self, port: u16, limit: Duration) -> Result<Self, BenchError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let child = self
+                .child
+                .as_mut()
+                .expect("only finish and drop take the child");
+            if listens(child.id(), port) {
+                return Ok(self);
+            }
+            let ended = !matches!(child.try_wait(), Ok(None));
+            if ended || Instant::now() > deadline {
+                let line = self.line.clone();
+                // A program that ended says why by its status and what it wrote.
+                self.finish(Duration::ZERO)?;
+                return Err(BenchError::Failed {
+                    command: line,
+                    status: format!("no listener on port {port}"),
+                    stderr: String::new(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits for the program's own end, at most so long, and returns what it printed.
     pub fn finish(mut self, limit: Duration) -> Result<String, BenchError> {
         let deadline = Instant::now() + limit;
-        let mut child = self.child.take().expect("only finish and drop take the child");
+        let mut child = self
+            .child
+            .take()
+            .expect("only finish and drop take the child");
         loop {
             match child.try_wait() {
                 Ok(Some(_)) => break,
@@ -65,9 +97,10 @@ impl Running {
                 }
             }
         }
-        let output = child
-            .wait_with_output()
-            .map_err(BenchError::io(format!("reading the output of {}", self.line)))?;
+        let output = child.wait_with_output().map_err(BenchError::io(format!(
+            "reading the output of {}",
+            self.line
+        )))?;
         printed(&self.line, output)
     }
 }
@@ -82,11 +115,31 @@ impl Drop for Running {
     }
 }
 
+/// Whether a process's network namespace has a TCP listener on a port, by `proc_net_tcp(5)`.
+fn listens(process: u32, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let suffix = format!(":{port:04X}");
+    ["tcp", "tcp6"].iter().any(|table| {
+        let table = format!("/proc/{process}/net/{table}");
+        std::fs::read_to_string(table)
+            .unwrap_or_default()
+            .lines()
+            .skip(1)
+            .any(|line| {
+                let mut columns = line.split_whitespace().skip(1);
+                let local = columns.next().unwrap_or_default();
+                local.ends_with(&suffix) && columns.nth(1) == Some(LISTEN)
+            })
+    })
+}
+
 fn printed(line: &str, output: Output) -> Result<String, BenchError> {
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let from = stderr.len().saturating_sub(STDERR_QUOTED);
-        let from = (from..stderr.len()).find(|&at| stderr.is_char_boundary(at)).unwrap_or(0);
+        let from = (from..stderr.len())
+            .find(|&at| stderr.is_char_boundary(at))
+            .unwrap_or(0);
         return Err(BenchError::Failed {
             command: line.to_owned(),
             status: output.status.to_string(),

@@ -94,6 +94,16 @@ impl Pattern {
         Ok(done / started.elapsed().as_secs_f64())
     }
 
+    /// Brings what the pattern reads into the page cache.
+    pub fn warm(self, root: &Path) -> Result<(), BenchError> {
+        match self {
+            Self::Sequential | Self::Random(_) => sequential(&large(root)),
+            Self::SmallFiles => small_files(root),
+        }
+        .map(drop)
+        .map_err(BenchError::io(format!("reading {}", root.display())))
+    }
+
     /// What the figure counts.
     pub fn unit(self) -> &'static str {
         match self {

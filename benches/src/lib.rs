@@ -7,7 +7,9 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+pub mod cache;
 pub mod command;
+pub mod dataset;
 pub mod paired;
 pub mod rdma;
 pub mod row;

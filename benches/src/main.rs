@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trackbed_benches::{
-    BenchError,
+    BenchError, cache,
     paired::Verdict,
     rdma,
     row::{Row, table},
@@ -28,6 +28,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// A dataset's mount beside the same files read natively.
+    Cache(cache::Options),
     /// RDMA writes beside perftest's `ib_write_bw`, on the same two devices.
     Rdma(rdma::Options),
 }
@@ -38,11 +40,15 @@ fn main() -> ExitCode {
     let json = arguments.json;
     let mut print = |row: Row| {
         if json {
-            println!("{}", serde_json::to_string(&row).expect("a row is plain data"));
+            println!(
+                "{}",
+                serde_json::to_string(&row).expect("a row is plain data")
+            );
         }
         rows.push(row);
     };
     let measured: Result<(), BenchError> = match arguments.part {
+        Part::Cache(options) => cache::measure(&options, arguments.long, &mut print),
         Part::Rdma(options) => rdma::measure(&options, arguments.long, &mut print),
     };
     if !json && !rows.is_empty() {

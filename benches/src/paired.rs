@@ -54,7 +54,11 @@ impl Estimate {
     /// Estimates the ratio from pairs; `None` without two pairs of positive, finite figures.
     pub fn of(pairs: &[Pair], better: Better) -> Option<Self> {
         let sound = |figure: f64| figure.is_finite() && figure > 0.0;
-        if pairs.len() < 2 || !pairs.iter().all(|pair| sound(pair.ours) && sound(pair.peer)) {
+        if pairs.len() < 2
+            || !pairs
+                .iter()
+                .all(|pair| sound(pair.ours) && sound(pair.peer))
+        {
             return None;
         }
         let logs: Vec<f64> = pairs
@@ -105,7 +109,10 @@ mod tests {
     use super::*;
 
     fn pairs(figures: &[(f64, f64)]) -> Vec<Pair> {
-        figures.iter().map(|&(ours, peer)| Pair { ours, peer }).collect()
+        figures
+            .iter()
+            .map(|&(ours, peer)| Pair { ours, peer })
+            .collect()
     }
 
     #[test]

@@ -64,20 +64,31 @@ impl Case {
             interval: estimate.map(|estimate| estimate.interval),
             pairs: pairs.len(),
             goal: self.goal,
-            verdict: estimate
-                .map_or(Verdict::Inconclusive, |estimate| estimate.verdict(self.goal)),
+            verdict: estimate.map_or(Verdict::Inconclusive, |estimate| {
+                estimate.verdict(self.goal)
+            }),
         }
     }
 }
 
 /// The rows as a table for a terminal.
 pub fn table(rows: &[Row]) -> Table {
-    let figure = |figure: Option<f64>| figure.map_or("-".to_owned(), |figure| format!("{figure:.2}"));
+    let figure =
+        |figure: Option<f64>| figure.map_or("-".to_owned(), |figure| format!("{figure:.2}"));
     let mut table = Table::new();
     table
         .set_content_arrangement(ContentArrangement::Dynamic)
         .load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(["case", "ours", "peer", "unit", "beside", "ratio (95%)", "goal", "verdict"]);
+        .set_header([
+            "case",
+            "ours",
+            "peer",
+            "unit",
+            "beside",
+            "ratio (95%)",
+            "goal",
+            "verdict",
+        ]);
     for row in rows {
         let ratio = match (row.ratio, row.interval) {
             (Some(ratio), Some((low, high))) => format!("{ratio:.3} ({low:.3}-{high:.3})"),
@@ -111,11 +122,22 @@ mod tests {
             better: Better::Higher,
             goal: 0.9,
         };
-        let pair = Pair { ours: 42.0, peer: 42.0 };
+        let pair = Pair {
+            ours: 42.0,
+            peer: 42.0,
+        };
         let value = serde_json::to_value(case.row(&[pair, pair])).expect("a row is plain data");
-        for name in
-            ["bench", "case", "ours", "peer", "peer_name", "unit", "ratio", "goal", "verdict"]
-        {
+        for name in [
+            "bench",
+            "case",
+            "ours",
+            "peer",
+            "peer_name",
+            "unit",
+            "ratio",
+            "goal",
+            "verdict",
+        ] {
             assert!(value.get(name).is_some(), "{name} is missing");
         }
         assert_eq!(value["verdict"], "pass");

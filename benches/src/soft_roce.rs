@@ -5,27 +5,42 @@
 
 use std::process::Command;
 
-use crate::{BenchError, command::run};
+use crate::{
+    BenchError,
+    command::{output, run},
+};
 
 /// Jumbo frames, of which RoCE makes an MTU of 4096 bytes.
-const LINK_MTU: &str = "9000";
+const LINK_MTU: u32 = 9000;
 
 /// One end of the link.
 #[derive(Debug, Clone)]
 pub struct End {
-    /// Network namespace that a program of this end runs in.
-    pub namespace: String,
+    /// Network namespace that a program of this end runs in; `None` is the caller's own.
+    pub namespace: Option<String>,
     /// RDMA device.
     pub device: String,
-    /// Address of the device's net device.
+    /// Address that programs of the other end reach this end's at.
     pub address: String,
 }
 
 impl End {
+    /// An end that is a device of this machine itself.
+    pub fn here(device: &str) -> Self {
+        Self {
+            namespace: None,
+            device: device.to_owned(),
+            address: "127.0.0.1".to_owned(),
+        }
+    }
+
     /// A command that runs in this end's namespace.
     pub fn command(&self, program: &str) -> Command {
+        let Some(namespace) = &self.namespace else {
+            return Command::new(program);
+        };
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, program]);
+        command.args(["netns", "exec", namespace, program]);
         command
     }
 }
@@ -35,41 +50,50 @@ impl End {
 pub struct SoftRoce {
     /// The two hosts.
     pub ends: [End; 2],
+    namespaces: [String; 2],
 }
 
 impl SoftRoce {
     /// Makes the namespaces, the link and the devices.
     pub fn new() -> Result<Self, BenchError> {
         let id = std::process::id();
-        let end = |side: &str, host: u8| End {
-            namespace: format!("trackbed-bench-{id}-{side}"),
-            device: format!("rxe{side}"),
-            address: format!("10.77.0.{host}"),
+        let namespaces = ["a", "b"].map(|side| format!("trackbed-bench-{id}-{side}"));
+        let end = |index: usize| End {
+            namespace: Some(namespaces[index].clone()),
+            device: format!("rxe{index}"),
+            address: format!("10.77.0.{}", index + 1),
         };
-        let link = Self { ends: [end("a", 1), end("b", 2)] };
-        let [a, b] = &link.ends;
-        for end in &link.ends {
-            run("ip", &["netns", "add", &end.namespace])?;
+        let link = Self {
+            ends: [end(0), end(1)],
+            namespaces,
+        };
+        let [a, b] = &link.namespaces;
+        for namespace in &link.namespaces {
+            run("ip", &["netns", "add", namespace])?;
         }
-        run(
-            "ip",
-            &[
-                "link", "add", "va", "mtu", LINK_MTU, "netns", &a.namespace, "type", "veth",
-                "peer", "name", "vb", "mtu", LINK_MTU, "netns", &b.namespace,
-            ],
-        )?;
-        for (end, net_device) in link.ends.iter().zip(["va", "vb"]) {
-            let address = format!("{}/24", end.address);
-            run("ip", &["-n", &end.namespace, "address", "add", &address, "dev", net_device])?;
-            run("ip", &["-n", &end.namespace, "link", "set", "lo", "up"])?;
-            run("ip", &["-n", &end.namespace, "link", "set", net_device, "up"])?;
-            run(
-                "ip",
-                &[
-                    "netns", "exec", &end.namespace, "rdma", "link", "add", &end.device, "type",
-                    "rxe", "netdev", net_device,
-                ],
-            )?;
+        let cable = format!(
+            "link add veth0 mtu {LINK_MTU} netns {a} type veth \
+             peer name veth1 mtu {LINK_MTU} netns {b}"
+        );
+        run("ip", &cable.split_whitespace().collect::<Vec<_>>())?;
+        for (index, (end, namespace)) in link.ends.iter().zip(&link.namespaces).enumerate() {
+            let (net_device, address) = (format!("veth{index}"), format!("{}/24", end.address));
+            let inside = ["-n", namespace];
+            let plug = |words: &[&str]| run("ip", &[&inside[..], words].concat());
+            plug(&["address", "add", &address, "dev", &net_device])?;
+            plug(&["link", "set", "lo", "up"])?;
+            plug(&["link", "set", &net_device, "up"])?;
+            let mut rdma = end.command("rdma");
+            rdma.args([
+                "link",
+                "add",
+                &end.device,
+                "type",
+                "rxe",
+                "netdev",
+                &net_device,
+            ]);
+            output(&mut rdma)?;
         }
         Ok(link)
     }
@@ -77,9 +101,9 @@ impl SoftRoce {
 
 impl Drop for SoftRoce {
     fn drop(&mut self) {
-        for end in &self.ends {
+        for namespace in &self.namespaces {
             // It may not have been made; what is left to do about a failure is nothing.
-            let _ = run("ip", &["netns", "delete", &end.namespace]);
+            let _ = run("ip", &["netns", "delete", namespace]);
         }
     }
 }

@@ -10,7 +10,7 @@ mod versions;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,7 +45,7 @@ pub struct AgentConfig {
     pub cache_dir: PathBuf,
     /// The most bytes of datasets to keep there.
     pub capacity: u64,
-    /// Chunks fetched ahead of a reader who met one that was missing.
+    /// Chunks fetched ahead of a reader who begins a chunk, or meets one that is missing.
     pub read_ahead: u32,
     /// How long a read may take before it fails.
     pub read_deadline: Duration,
@@ -156,6 +156,7 @@ impl Agent {
             workers: workers.clone(),
             counters: Arc::clone(&counters),
             capacity: config.capacity,
+            writing: AtomicU64::new(0),
             direct: AtomicBool::new(true),
         };
         let store = Store::open(config.cache_dir.clone(), parts).await?;

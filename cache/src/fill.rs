@@ -27,6 +27,7 @@ use crate::open::Version;
 use crate::origin::{OpenOrigin, OriginError};
 use crate::peers::Peers;
 use crate::placement;
+use crate::registry::Member;
 use crate::seal::Seal;
 use crate::store::ChunkFault;
 use crate::workers::Workers;
@@ -130,8 +131,9 @@ pub(crate) enum For {
     Peer,
 }
 
-/// A fill under way. Fills for peers are apart from our own: a peer must not wait for a fill of
-/// ours that itself waits for that peer, as could happen while members disagree about who is one.
+/// A fill under way, and whether it may wait for peers to bring the chunk. Those that may are apart
+/// from those that may not: a peer that takes us for an owner must not wait for a fill of ours that
+/// itself waits for that peer, as could happen while members disagree about who is one.
 type FlightKey = (Digest, u32, bool);
 
 /// All that filling needs.
@@ -197,7 +199,23 @@ impl Filler {
 
     /// Whether a chunk is on its way to this node already.
     pub(crate) fn is_on_its_way(&self, version: &Version, chunk: u32) -> bool {
-        self.flights.has(&(version.digest(), chunk, false))
+        [true, false]
+            .iter()
+            .any(|&asks| self.flights.has(&(version.digest(), chunk, asks)))
+    }
+
+    fn situation(
+        &self,
+        members: &[Member],
+        version: &Version,
+        chunk: u32,
+        wanted: For,
+    ) -> Situation {
+        Situation {
+            me: members.iter().position(|member| member.name == self.node),
+            owners: placement::owners(members, &version.digest(), chunk),
+            for_peer: wanted == For::Peer,
+        }
     }
 
     /// Brings the chunk, or waits for the fill that is bringing it. The fill goes on if the future
@@ -209,7 +227,10 @@ impl Filler {
         wanted: For,
     ) -> FillResult {
         let digest = version.digest();
-        let (arrival, lead) = self.flights.join((digest, chunk, wanted == For::Peer));
+        let asks = self
+            .situation(&self.membership.now(), version, chunk, wanted)
+            .asks_on();
+        let (arrival, lead) = self.flights.join((digest, chunk, asks));
         match lead {
             Some(lead) => {
                 let (filler, version) = (Arc::clone(self), Arc::clone(version));
@@ -226,7 +247,11 @@ impl Filler {
                 version: digest,
             }))
         };
-        arrival.await.unwrap_or_else(broken_off)
+        let result = arrival.await.unwrap_or_else(broken_off);
+        if let (Ok(filled), For::Reader) = (&result, wanted) {
+            self.recent.insert((digest, chunk), Arc::clone(filled));
+        }
+        result
     }
 
     async fn run(self: &Arc<Self>, version: &Arc<Version>, chunk: u32, wanted: For) -> FillResult {
@@ -240,14 +265,7 @@ impl Filler {
             }),
         };
         match brought {
-            Ok(filled) => {
-                let filled = Arc::new(filled);
-                if wanted == For::Reader {
-                    self.recent
-                        .insert((version.digest(), chunk), Arc::clone(&filled));
-                }
-                Ok(filled)
-            }
+            Ok(filled) => Ok(filled),
             Err(error) => {
                 self.counters.fill_errors.add(1);
                 tracing::warn!(version = %version.digest().short(), chunk, %error, "a fill failed");
@@ -261,22 +279,27 @@ impl Filler {
         version: &Arc<Version>,
         chunk: u32,
         wanted: For,
-    ) -> Result<Filled, FillError> {
+    ) -> Result<Arc<Filled>, FillError> {
         // Someone may have brought it since the caller looked.
+        if let Some(filled) = self.recent(version, chunk) {
+            return Ok(filled);
+        }
         if version.store().has(chunk)
             && let Some(filled) = self.reread(version, chunk).await
         {
-            return Ok(filled);
+            return Ok(Arc::new(filled));
         }
-        let (lease, seal) = self
-            .from_elsewhere(version, chunk, wanted == For::Peer)
-            .await?;
+        let (lease, seal) = self.ask_around(version, chunk, wanted).await?;
         self.counters.fills.add(1);
         let (lease, stored) = version.store().write(chunk, &seal, lease).await;
+        let filled = Arc::new(Filled { lease, seal });
         if let Err(fault) = stored {
             self.note_unstored(version, chunk, &fault);
+            // Memory is then the only place where others can find it for a while.
+            self.recent
+                .insert((version.digest(), chunk), Arc::clone(&filled));
         }
-        Ok(Filled { lease, seal })
+        Ok(filled)
     }
 
     async fn reread(&self, version: &Arc<Version>, chunk: u32) -> Option<Filled> {
@@ -295,18 +318,14 @@ impl Filler {
         &self,
         version: &Arc<Version>,
         chunk: u32,
-        for_peer: bool,
+        wanted: For,
     ) -> Result<(Lease, Arc<Seal>), FillError> {
         let mut tried: Vec<(Source, Outcome)> = Vec::new();
         let mut told = Vec::new();
         let mut busy_wait = BUSY_WAIT;
         loop {
             let members = self.membership.now();
-            let situation = Situation {
-                me: members.iter().position(|member| member.name == self.node),
-                owners: placement::owners(&members, &version.digest(), chunk),
-                for_peer,
-            };
+            let situation = self.situation(&members, version, chunk, wanted);
             let usable = |source: &Source| match source {
                 Source::Peer {
                     member,
@@ -318,7 +337,7 @@ impl Filler {
             match plan::next(&situation, &tried, usable) {
                 Step::Ask(Source::Origin) => {
                     return self
-                        .from_origin(version, chunk)
+                        .read_origin(version, chunk)
                         .await
                         .map_err(FillError::Origin);
                 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::{self, Either};
 use futures::stream::{self, StreamExt};
 use futures_timer::Delay;
@@ -20,6 +21,7 @@ use crate::fill::{FillError, Filled, For};
 use crate::manifest::layout::Location;
 use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
 use crate::origin::{OpenOrigin, Origin, OriginError, OriginUrl};
+use crate::seal::BLOCK_BYTES;
 use crate::store::VersionStore;
 use crate::verified::VerifiedBytes;
 
@@ -29,15 +31,18 @@ const WARM_AT_A_TIME: usize = 8;
 /// A version on this node, shared by all who have it open.
 pub(crate) struct Version {
     store: Arc<VersionStore>,
-    /// Opened when the first byte is needed from it.
-    origin: futures::lock::Mutex<Option<Arc<dyn Origin>>>,
+    /// Where the bytes come from.
+    origin: parking_lot::Mutex<OriginUrl>,
+    /// The origin opened last, and by which URL.
+    opened: futures::lock::Mutex<Option<(OriginUrl, Arc<dyn Origin>)>>,
 }
 
 impl Version {
-    pub(crate) fn new(store: Arc<VersionStore>) -> Version {
+    pub(crate) fn new(store: Arc<VersionStore>, origin: OriginUrl) -> Version {
         Version {
             store,
-            origin: futures::lock::Mutex::new(None),
+            origin: parking_lot::Mutex::new(origin),
+            opened: futures::lock::Mutex::new(None),
         }
     }
 
@@ -53,16 +58,22 @@ impl Version {
         self.manifest().digest()
     }
 
+    /// From now on the bytes come from `origin`: datasets move, their objects' identities kept.
+    pub(crate) fn set_origin(&self, origin: &OriginUrl) {
+        *self.origin.lock() = origin.clone();
+    }
+
     pub(crate) async fn open_origin(
         &self,
         origins: &dyn OpenOrigin,
     ) -> Result<Arc<dyn Origin>, OriginError> {
-        let mut opened = self.origin.lock().await;
+        let mut opened = self.opened.lock().await;
+        let url = self.origin.lock().clone();
         match &*opened {
-            Some(origin) => Ok(Arc::clone(origin)),
-            None => {
-                let origin = origins.open(self.store.origin()).await?;
-                *opened = Some(Arc::clone(&origin));
+            Some((by, origin)) if *by == url => Ok(Arc::clone(origin)),
+            _ => {
+                let origin = origins.open(&url).await?;
+                *opened = Some((url, Arc::clone(&origin)));
                 Ok(origin)
             }
         }
@@ -180,8 +191,8 @@ impl OpenVersion {
     }
 
     /// Where its bytes come from.
-    pub fn origin(&self) -> &OriginUrl {
-        self.version.store().origin()
+    pub fn origin(&self) -> OriginUrl {
+        self.version.origin.lock().clone()
     }
 
     /// How much of it is on this node's disk.
@@ -227,24 +238,26 @@ impl OpenVersion {
         let range = begin..begin + len.min(available as usize);
 
         let waited = self.inner.config.read_deadline;
-        let read = std::pin::pin!(self.read_range(chunk, range));
-        let bytes = match future::select(read, Delay::new(waited)).await {
-            Either::Left((Ok(bytes), _)) => bytes,
-            Either::Left((Err(source), _)) => {
-                return Err(ReadError::Unavailable {
-                    path: self.shown(entry),
-                    offset,
-                    source,
-                });
-            }
-            Either::Right(((), _)) => {
-                return Err(ReadError::Late {
-                    path: self.shown(entry),
-                    offset,
-                    waited,
-                });
-            }
+        let mut read = std::pin::pin!(self.read_range(chunk, range));
+        // What is in memory needs no timer.
+        let result = match read.as_mut().now_or_never() {
+            Some(result) => result,
+            None => match future::select(read, Delay::new(waited)).await {
+                Either::Left((result, _)) => result,
+                Either::Right(((), _)) => {
+                    return Err(ReadError::Late {
+                        path: self.shown(entry),
+                        offset,
+                        waited,
+                    });
+                }
+            },
         };
+        let bytes = result.map_err(|source| ReadError::Unavailable {
+            path: self.shown(entry),
+            offset,
+            source,
+        })?;
         self.inner.counters.served_bytes.add(bytes.len() as u64);
         Ok(bytes)
     }
@@ -255,19 +268,35 @@ impl OpenVersion {
         range: Range<usize>,
     ) -> Result<VerifiedBytes, Arc<FillError>> {
         let filler = &self.inner.filler;
+        // Whoever begins a chunk is likely to read on: keep what follows on its way, so that such
+        // readers do not meet a missing chunk again.
+        let begins = range.start < BLOCK_BYTES;
         if let Some(filled) = filler.recent(&self.version, chunk) {
+            if begins {
+                self.read_ahead(chunk);
+            }
             return Ok(part(Bytes::from_owner(InMemory(filled)), range));
         }
         let store = self.version.store();
         if store.has(chunk) {
+            if begins {
+                self.read_ahead(chunk);
+            }
             let lease = filler.slab.lease().await;
             let (lease, read) = store.read(chunk, range.clone(), lease).await;
             if read.is_ok() {
                 return Ok(part(Bytes::from_owner(Slot(lease)), range));
             }
         }
-        self.read_ahead(chunk);
-        let filled = filler.fill(&self.version, chunk, For::Reader).await?;
+        let mut fill = std::pin::pin!(filler.fill(&self.version, chunk, For::Reader));
+        // Polled once before the others are started, so that what is waited for comes first.
+        let filled = match fill.as_mut().now_or_never() {
+            Some(filled) => filled?,
+            None => {
+                self.read_ahead(chunk);
+                fill.await?
+            }
+        };
         Ok(part(Bytes::from_owner(InMemory(filled)), range))
     }
 

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -94,6 +94,8 @@ pub(crate) struct StoreParts {
     pub(crate) counters: Arc<Counters>,
     /// The most bytes of datasets to keep.
     pub(crate) capacity: u64,
+    /// Bytes that are being written and may come to be stored.
+    pub(crate) writing: AtomicU64,
     /// Whether files are opened past the page cache; cleared where the file system can't.
     pub(crate) direct: AtomicBool,
 }

@@ -222,7 +222,7 @@ fn an_unreadable_part_of_the_origin_is_named_with_the_remedy() {
         } else {
             fs::write(&path, b"abc").expect("writes");
         }
-        fs::set_permissions(&path, Permissions::from_mode(0)).expect("sets");
+        fs::set_permissions(&path, Permissions::from_mode(0o000)).expect("sets");
         let error = unprivileged(|| {
             let origin = DirectoryOrigin::open(folder.path()).expect("opens");
             wait(origin.list(&ListProgress::default())).expect_err("unreadable")
@@ -241,7 +241,7 @@ fn a_file_closed_after_the_listing_is_named_with_the_remedy() {
     let folder = folder();
     fs::write(folder.path().join("file"), b"abc").expect("writes");
     let (_, entries) = listed(folder.path());
-    fs::set_permissions(folder.path().join("file"), Permissions::from_mode(0)).expect("sets");
+    fs::set_permissions(folder.path().join("file"), Permissions::from_mode(0o000)).expect("sets");
     let error = unprivileged(|| {
         let origin = DirectoryOrigin::open(folder.path()).expect("opens");
         read(&origin, &entries[0], 0, 3).expect_err("unreadable")

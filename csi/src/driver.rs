@@ -165,6 +165,7 @@ impl Driver {
         let served = match select(server, pin!(shutdown)).await {
             Either::Left((ended, _)) => ended,
             Either::Right(((), server)) => {
+                self.volumes.give_up_waiting();
                 // The receiver is in `server`; if that has ended, there is nothing to stop.
                 let _ = stop.send(());
                 tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))

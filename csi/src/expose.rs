@@ -65,7 +65,8 @@ impl Cached {
     }
 }
 
-/// Why bytes could not be had: the cache's own words. A reader gets `EIO`, the log gets this.
+/// Why bytes could not be had, naming the file: the cache's own words. A reader gets `EIO`, the log
+/// and the volume's condition get this.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ReadFailure(pub String);

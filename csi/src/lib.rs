@@ -3,5 +3,6 @@
 //! [`expose`] shows a dataset version as files; [`driver`] does so when kubelet asks for it.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod cached;
 pub mod driver;
 pub mod expose;

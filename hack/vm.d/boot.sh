@@ -266,8 +266,18 @@ finish_output() {
     ((${#copy_pids[@]} == 0)) || wait "${copy_pids[@]}" || true
 }
 
+# The last 40 lines, but a crash from its first line on.
+console_tail() {
+    local crash
+    crash="$(grep -anm1 -E 'Kernel panic|Oops|BUG:' "$work/console" | cut -d: -f1)"
+    if [[ -n "$crash" ]]; then
+        tail -n "+$crash" "$work/console" | head -n 100
+    else
+        tail -n 40 "$work/console"
+    fi
+}
+
 fail_guest() {
-    local lines=40
     say "$1"
     if [[ -s "$work/qemu-errors" ]]; then
         say "QEMU said:"
@@ -275,7 +285,7 @@ fail_guest() {
     fi
     if [[ -s "$work/console" ]]; then
         say "the last lines of its console:"
-        tail -n "$lines" "$work/console" | tr -d '\r' | sed 's/^/    /' >&2
+        console_tail | tr -d '\r' | sed 's/^/    /' >&2
     fi
     exit "${2:-$exit_failure}"
 }

@@ -16,6 +16,7 @@ mod link;
 mod meeting;
 mod serve;
 mod tcp;
+mod verbs;
 
 use std::fmt;
 use std::future::Future;
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 use crate::shard::Shard;
 use crate::slab::{Lease, PAGE_BYTES, Slab, SlabError};
+use crate::verbs::{Context, GidChoice, VerbsError};
 use counters::Counters;
 use serve::Server;
 
@@ -240,6 +242,15 @@ pub enum FabricError {
     /// The memory for a peer's payloads.
     #[error(transparent)]
     Arena(#[from] SlabError),
+    /// The RDMA device, or what was to be made on it.
+    #[error(transparent)]
+    Verbs(#[from] VerbsError),
+    /// A queue pair that takes no work.
+    #[error("preparing a queue pair failed: {reason}")]
+    Post {
+        /// What refused, and why.
+        reason: String,
+    },
     /// No randomness for a ticket.
     #[error("reading /dev/urandom for a ticket failed: {source}")]
     Random {
@@ -283,6 +294,12 @@ pub struct FabricConfig {
     pub listen: SocketAddr,
     /// TCP: the address that peers are told to connect to, if not the one listened on.
     pub advertise: Option<IpAddr>,
+    /// Verbs: the device's name; without one, the first that has an active port.
+    pub device: Option<String>,
+    /// Verbs: the device's port, from 1; without one, the first that is active.
+    pub device_port: Option<u8>,
+    /// Verbs: which of the port's addresses to use.
+    pub gid: GidChoice,
     /// Slots of the arena kept for each peer we ask, and so the most requests under way to it.
     pub arena_slots: usize,
     /// Requests of one peer that are worked on at a time.
@@ -301,10 +318,24 @@ impl FabricConfig {
             kind: FabricKind::Tcp,
             listen,
             advertise: None,
+            device: None,
+            device_port: None,
+            gid: GidChoice::Automatic,
             arena_slots: 16,
             serves_per_peer: 8,
             deadline: Duration::from_secs(10),
             ticket_lifetime: Duration::from_secs(30),
+        }
+    }
+
+    /// A fabric over verbs on that device, or on the first that has an active port, with the settings
+    /// of [`FabricConfig::tcp`].
+    pub fn verbs(device: Option<String>) -> FabricConfig {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        FabricConfig {
+            kind: FabricKind::Verbs,
+            device,
+            ..FabricConfig::tcp(nowhere)
         }
     }
 
@@ -347,13 +378,27 @@ struct Inner {
 
 enum Transport {
     Tcp(tcp::Tcp),
+    Verbs(verbs::Verbs),
 }
 
 /// Our half of a meeting that is under way.
-#[derive(Debug)]
 pub struct PendingLink {
     peer: String,
     offer: Vec<u8>,
+    half: Half,
+}
+
+enum Half {
+    Tcp,
+    Verbs(Box<verbs::Half>),
+}
+
+impl fmt::Debug for PendingLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingLink")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PendingLink {
@@ -371,6 +416,43 @@ impl Fabric {
         source: Arc<dyn ChunkSource>,
     ) -> Result<Fabric, FabricError> {
         config.check()?;
+        match config.kind {
+            FabricKind::Tcp => Self::start(config, shard, source, |config, shard, server| {
+                Ok(Transport::Tcp(tcp::Tcp::new(config, shard, server)?))
+            }),
+            FabricKind::Verbs => {
+                let context = verbs::Verbs::open_device(&config)?;
+                Self::on_device(context, config, shard, source)
+            }
+        }
+    }
+
+    /// As [`Fabric::new`], over verbs on a device that is open already; [`FabricConfig::kind`] and
+    /// [`FabricConfig::device`] are not looked at.
+    pub fn on_device(
+        context: Arc<Context>,
+        config: FabricConfig,
+        shard: Shard,
+        source: Arc<dyn ChunkSource>,
+    ) -> Result<Fabric, FabricError> {
+        let config = FabricConfig {
+            kind: FabricKind::Verbs,
+            ..config
+        };
+        Self::start(config, shard, source, |config, shard, server| {
+            Ok(Transport::Verbs(verbs::Verbs::new(
+                config, context, shard, server,
+            )?))
+        })
+    }
+
+    fn start(
+        config: FabricConfig,
+        shard: Shard,
+        source: Arc<dyn ChunkSource>,
+        make: impl FnOnce(&FabricConfig, Shard, Arc<Server>) -> Result<Transport, FabricError>,
+    ) -> Result<Fabric, FabricError> {
+        config.check()?;
         let capacity = chunk_capacity(shard.slab());
         if u32::try_from(capacity).is_err() || capacity == 0 {
             let reason = format!("{capacity} bytes of data: 1 page to 4 GiB work");
@@ -386,15 +468,7 @@ impl Fabric {
             serves_per_peer: config.serves_per_peer,
             chunk_capacity: capacity,
         });
-        let transport = match config.kind {
-            FabricKind::Tcp => Transport::Tcp(tcp::Tcp::new(&config, shard, server)?),
-            FabricKind::Verbs => {
-                return Err(FabricError::Unavailable {
-                    kind: FabricKind::Verbs,
-                    reason: "this build has no verbs transport".to_owned(),
-                });
-            }
-        };
+        let transport = make(&config, shard, server)?;
         Ok(Fabric {
             inner: Arc::new(Inner {
                 kind: config.kind,
@@ -406,12 +480,17 @@ impl Fabric {
 
     /// Begins a meeting with a peer that we want to ask.
     pub async fn offer(&self, peer: &str) -> Result<PendingLink, FabricError> {
-        let offer = match &self.inner.transport {
-            Transport::Tcp(tcp) => tcp.offer(),
+        let (half, offer) = match &self.inner.transport {
+            Transport::Tcp(tcp) => (Half::Tcp, tcp.offer()),
+            Transport::Verbs(verbs) => {
+                let (half, offer) = verbs.offer(peer)?;
+                (Half::Verbs(Box::new(half)), offer)
+            }
         };
         Ok(PendingLink {
             peer: peer.to_owned(),
             offer,
+            half,
         })
     }
 
@@ -420,17 +499,24 @@ impl Fabric {
     pub async fn accept(&self, peer: &str, offer: &[u8]) -> Result<Vec<u8>, FabricError> {
         match &self.inner.transport {
             Transport::Tcp(tcp) => tcp.accept(peer, offer),
+            Transport::Verbs(verbs) => verbs.accept(peer, offer),
         }
     }
 
-    /// Ends a meeting: the link is ready for fetching.
+    /// Ends a meeting: the link is ready for fetching. `pending` must be of this fabric.
     pub async fn complete(
         &self,
         pending: PendingLink,
         answer: &[u8],
     ) -> Result<PeerLink, FabricError> {
-        match &self.inner.transport {
-            Transport::Tcp(tcp) => tcp.complete(&pending.peer, answer).await,
+        let PendingLink { peer, half, .. } = pending;
+        match (&self.inner.transport, half) {
+            (Transport::Tcp(tcp), Half::Tcp) => tcp.complete(&peer, answer).await,
+            (Transport::Verbs(verbs), Half::Verbs(half)) => verbs.complete(&peer, *half, answer),
+            _ => Err(FabricError::Greeting {
+                peer,
+                source: GreetingError::Transport(self.inner.kind),
+            }),
         }
     }
 
@@ -443,6 +529,7 @@ impl Fabric {
     pub fn data_address(&self) -> Option<SocketAddr> {
         match &self.inner.transport {
             Transport::Tcp(tcp) => Some(tcp.address()),
+            Transport::Verbs(_) => None,
         }
     }
 

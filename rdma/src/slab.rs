@@ -5,6 +5,7 @@
 //! touch is out of everyone's reach. Dropping a lease gives the slot to the longest waiter.
 
 mod mapping;
+mod registered;
 
 use std::collections::VecDeque;
 use std::fmt;

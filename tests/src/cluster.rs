@@ -15,17 +15,22 @@ use crate::node::Node;
 /// Port of every node's control interface; the addresses differ.
 const CONTROL_PORT: u16 = 7420;
 
-/// The `trackbed` binary next to this test's own, as `cargo test --workspace` builds it.
+/// The `trackbed` binary that was built with the running program: beside it, or a folder above it
+/// where `cargo test` puts tests.
 pub fn trackbed() -> PathBuf {
-    let test = std::env::current_exe().expect("a running program has a path");
-    let profile = test.ancestors().nth(2).expect("tests run in target/PROFILE/deps");
-    let binary = profile.join("trackbed");
-    assert!(
-        binary.exists(),
-        "{} is missing: run `cargo build -p trackbed` first, or `cargo test --workspace`",
-        binary.display()
-    );
-    binary
+    let own = std::env::current_exe().expect("a running program has a path");
+    let mut found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("trackbed"));
+    found.find(|binary| binary.exists()).unwrap_or_else(|| {
+        panic!(
+            "there is no `trackbed` near {}: run `cargo build -p trackbed` first (with --release \
+             for a benchmark), or `cargo test --workspace`",
+            own.display()
+        )
+    })
 }
 
 /// Nodes that know each other; dropping it ends them and removes what they left.
@@ -38,18 +43,8 @@ pub struct Cluster {
 impl Cluster {
     /// Starts as many nodes.
     pub async fn start(nodes: usize) -> io::Result<Self> {
-        Self::start_with(nodes, |_| Vec::new()).await
-    }
-
-    /// Starts as many nodes, each with flags of its own besides the usual ones.
-    pub async fn start_with(
-        nodes: usize,
-        flags: impl Fn(&Node) -> Vec<String>,
-    ) -> io::Result<Self> {
         let mut cluster = Self::prepare(nodes)?;
         for node in &mut cluster.nodes {
-            let more = flags(node);
-            node.command.extend(more);
             node.start().await?;
         }
         Ok(cluster)
@@ -81,7 +76,10 @@ impl Cluster {
         }
         let members = serde_json::json!({ "members": members });
         std::fs::write(registry.join("members.json"), members.to_string())?;
-        Ok(Self { nodes: made, folder })
+        Ok(Self {
+            nodes: made,
+            folder,
+        })
     }
 
     /// A folder that goes with the cluster, for origins and the like.
@@ -89,11 +87,24 @@ impl Cluster {
         self.folder.path()
     }
 
+    /// Registers what is in the folder `origin` through the first node.
+    pub async fn register(&self, name: &str, origin: &Path) {
+        let url = format!("file://{}", origin.display());
+        self.nodes[0]
+            .register(name, &url)
+            .await
+            .expect("a readable folder registers");
+    }
+
     /// Bytes that all nodes together have read from origins.
     pub async fn origin_bytes(&self) -> u64 {
         let mut total = 0;
         for node in &self.nodes {
-            total += node.counters().await.expect("a running node counts").origin_bytes;
+            total += node
+                .counters()
+                .await
+                .expect("a running node counts")
+                .origin_bytes;
         }
         total
     }
@@ -103,8 +114,10 @@ impl Cluster {
 fn private_network() -> [u8; 2] {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let process = std::process::id() as u16;
-    let [high, low] =
-        process.wrapping_mul(16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
+    let [high, low] = process
+        .wrapping_mul(16)
+        .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))
+        .to_be_bytes();
     [(high & 0x3f) + 1, low]
 }
 
@@ -139,12 +152,14 @@ struct Authority {
 impl Authority {
     fn new() -> io::Result<Self> {
         let key = KeyPair::generate().map_err(io::Error::other)?;
-        let mut params =
-            CertificateParams::new(Vec::<String>::new()).map_err(io::Error::other)?;
+        let mut params = CertificateParams::new(Vec::<String>::new()).map_err(io::Error::other)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = params.self_signed(&key).map_err(io::Error::other)?.pem();
-        Ok(Self { pem, issuer: Issuer::new(params, key) })
+        Ok(Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     fn issue(&self, name: &str, folder: &Path) -> io::Result<()> {

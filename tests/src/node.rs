@@ -38,7 +38,7 @@ pub struct Node {
     pub address: Ipv4Addr,
     /// Its folder: cache, sockets, log, volumes.
     pub folder: PathBuf,
-    pub(crate) command: Vec<String>,
+    command: Vec<String>,
     child: Option<Child>,
 }
 
@@ -49,13 +49,33 @@ impl Node {
         folder: PathBuf,
         command: Vec<String>,
     ) -> Self {
-        Self { name: name.to_owned(), address, folder, command, child: None }
+        Self {
+            name: name.to_owned(),
+            address,
+            folder,
+            command,
+            child: None,
+        }
+    }
+
+    /// Gives the process, not yet started, one more flag.
+    pub fn flag(&mut self, name: &str, value: impl ToString) {
+        self.command.extend([name.to_owned(), value.to_string()]);
+    }
+
+    /// Has the process, not yet started, be started by another program.
+    pub fn prefix(&mut self, words: &[&str]) {
+        self.command
+            .splice(0..0, words.iter().map(|&word| word.to_owned()));
     }
 
     /// Starts the process; returns when its sockets answer.
     pub async fn start(&mut self) -> io::Result<()> {
         assert!(self.child.is_none(), "{} runs already", self.name);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
         let child = Command::new(&self.command[0])
             .args(&self.command[1..])
             .stdin(Stdio::null())
@@ -69,7 +89,10 @@ impl Node {
                 Ok(_) => return Ok(()),
                 Err(status) => status,
             };
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten());
             if ended.is_some() || Instant::now() > deadline {
                 return Err(io::Error::other(format!(
                     "{} is not ready ({failed}; ended: {ended:?}); its log:\n{}",
@@ -120,11 +143,15 @@ impl Node {
 
     /// Registers what is at `origin` now as the dataset `name`.
     pub async fn register(&self, name: &str, origin: &str) -> Result<Dataset, Status> {
-        let request =
-            RegisterDatasetRequest { name: name.to_owned(), origin: origin.to_owned() };
+        let request = RegisterDatasetRequest {
+            name: name.to_owned(),
+            origin: origin.to_owned(),
+        };
         let channel = channel(self.folder.join("admin.sock")).await?;
-        let mut events =
-            NodeControlClient::new(channel).register_dataset(request).await?.into_inner();
+        let mut events = NodeControlClient::new(channel)
+            .register_dataset(request)
+            .await?
+            .into_inner();
         while let Some(event) = events.message().await? {
             if let Some(Event::Registered(dataset)) = event.event {
                 return Ok(dataset);
@@ -136,13 +163,17 @@ impl Node {
     /// What the node has moved so far.
     pub async fn counters(&self) -> Result<Counters, Status> {
         let channel = channel(self.folder.join("admin.sock")).await?;
-        let answer = NodeControlClient::new(channel).get_counters(GetCountersRequest {}).await?;
+        let answer = NodeControlClient::new(channel)
+            .get_counters(GetCountersRequest {})
+            .await?;
         Ok(answer.into_inner())
     }
 
     /// The node's CSI service.
     pub async fn csi(&self) -> Result<NodeClient<Channel>, Status> {
-        Ok(NodeClient::new(channel(self.folder.join("csi.sock")).await?))
+        Ok(NodeClient::new(
+            channel(self.folder.join("csi.sock")).await?,
+        ))
     }
 
     /// Stages and publishes a dataset as kubelet does, and returns the mount for the pod.
@@ -151,8 +182,10 @@ impl Node {
         std::fs::create_dir_all(&staging)?;
         std::fs::create_dir_all(target.parent().expect("a target lies in its pod's folder"))?;
         let mut csi = self.csi().await?;
-        csi.node_stage_volume(stage_request(dataset, &staging)).await?;
-        csi.node_publish_volume(publish_request(dataset, &staging, &target)).await?;
+        csi.node_stage_volume(stage_request(dataset, &staging))
+            .await?;
+        csi.node_publish_volume(publish_request(dataset, &staging, &target))
+            .await?;
         Ok(target)
     }
 
@@ -215,13 +248,17 @@ pub fn publish_request(dataset: &str, staging: &Path, target: &Path) -> NodePubl
 
 fn read_only_mount() -> VolumeCapability {
     VolumeCapability {
-        access_mode: Some(AccessMode { mode: Mode::MultiNodeReaderOnly as i32 }),
+        access_mode: Some(AccessMode {
+            mode: Mode::MultiNodeReaderOnly as i32,
+        }),
         access_type: Some(AccessType::Mount(MountVolume::default())),
     }
 }
 
 fn text(path: &Path) -> String {
-    path.to_str().expect("test folders have plain names").to_owned()
+    path.to_str()
+        .expect("test folders have plain names")
+        .to_owned()
 }
 
 async fn channel(socket: PathBuf) -> Result<Channel, Status> {

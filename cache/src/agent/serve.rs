@@ -51,12 +51,15 @@ async fn serve(inner: &Arc<Inner>, peer: &str, request: ChunkRequest) -> Result<
     if let Some(payload) = from_disk(inner, &version, chunk).await {
         return Ok(payload);
     }
-    if request.flags & ChunkRequest::FORWARDED != 0 {
-        return Err(Refusal::NotHere);
-    }
-    let filled = inner.filler.fill(&version, chunk, For::Peer).await;
-    // The fill has logged why.
-    let filled = filled.map_err(|_| Refusal::Failed)?;
+    let filled = match inner.filler.recent(&version, chunk) {
+        Some(filled) => filled,
+        None if request.flags & ChunkRequest::FORWARDED != 0 => return Err(Refusal::NotHere),
+        None => {
+            let filled = inner.filler.fill(&version, chunk, For::Peer).await;
+            // The fill has logged why.
+            filled.map_err(|_| Refusal::Failed)?
+        }
+    };
     let (lease, len) = owned(inner, filled).await;
     Ok(Payload { lease, len })
 }

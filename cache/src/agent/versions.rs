@@ -37,20 +37,26 @@ impl Inner {
         let place = Arc::clone(self.versions.0.lock().entry(digest).or_default());
         let mut place = place.lock().await;
         if let Some(version) = &*place {
+            if let Some(origin) = origin {
+                version.set_origin(origin);
+            }
             return Ok(Arc::clone(version));
         }
-        let store = match self.store.version(digest).await? {
-            Some(store) => store,
+        let version = match self.store.version(digest).await? {
+            Some(store) => {
+                let origin = origin.unwrap_or(store.origin()).clone();
+                Version::new(store, origin)
+            }
             None => {
                 let origin = match origin {
                     Some(origin) => origin.clone(),
                     None => self.origin_of(digest)?,
                 };
                 let (manifest, encoded) = self.manifest_from_members(digest).await?;
-                self.store.create(manifest, encoded, &origin).await?
+                Version::new(self.store.create(manifest, encoded, &origin).await?, origin)
             }
         };
-        let version = Arc::new(Version::new(store));
+        let version = Arc::new(version);
         *place = Some(Arc::clone(&version));
         Ok(version)
     }

@@ -41,6 +41,18 @@ pub(super) struct Situation {
     pub(super) for_peer: bool,
 }
 
+impl Situation {
+    /// Whether peers may be asked to bring the chunk. Who acts as an owner may only be helped by
+    /// what others have on disk: asking on, two nodes that take each other for the owner would
+    /// wait for each other.
+    pub(super) fn asks_on(&self) -> bool {
+        let owns = self
+            .owners
+            .is_some_and(|owners| self.me == Some(owners.primary));
+        !owns && !self.for_peer
+    }
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -57,11 +69,8 @@ fn order(situation: &Situation) -> Vec<Source> {
     let Some(Owners { primary, secondary }) = situation.owners else {
         return vec![Source::Origin];
     };
-    let owns = situation.me == Some(primary);
     let peers = [Some(primary), secondary].into_iter().flatten();
-    // Who acts as an owner may only be helped by what others have on disk: asking on, two nodes
-    // that take each other for the owner would wait for each other.
-    let stored_only = owns || situation.for_peer;
+    let stored_only = !situation.asks_on();
     peers
         .filter(|&member| situation.me != Some(member))
         // The second owner asks the primary; if that is down it is the owner itself.

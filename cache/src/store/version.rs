@@ -5,7 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use parking_lot::Mutex;
 use trackbed_rdma::slab::Lease;
@@ -268,26 +269,24 @@ impl VersionStore {
             return (lease, Ok(()));
         }
         let (len, capacity) = (seal.len() as u64, self.parts.capacity);
-        // Taken first and given back on failure, so that writes at the same time can't exceed it.
-        let used = &self.parts.counters.stored_bytes;
-        used.add(len);
-        if used.get() > capacity {
-            used.sub(len);
-            return (lease, Err(ChunkFault::Full { capacity }));
-        }
-        let (lease, written) = self.write_data(chunk, seal, lease).await;
-        let result = written.map(|file| {
-            if self.presence.set(chunk, seal.len() as u32) {
-                self.parts.counters.stored_chunks.add(1);
-                self.note(Change::Held { chunk, file });
-            } else {
-                // Someone else was first: the space was taken twice.
-                used.sub(len);
-            }
-        });
-        if result.is_err() {
-            used.sub(len);
-        }
+        // Announced before the comparison, so that writes at the same time can't exceed it together.
+        let (stored, writing) = (&self.parts.counters.stored_bytes, &self.parts.writing);
+        let announced = writing.fetch_add(len, SeqCst) + len;
+        let (lease, result) = if announced.saturating_add(stored.get()) > capacity {
+            (lease, Err(ChunkFault::Full { capacity }))
+        } else {
+            let (lease, written) = self.write_data(chunk, seal, lease).await;
+            let held = written.map(|file| {
+                // Not if someone else was first.
+                if self.presence.set(chunk, seal.len() as u32) {
+                    stored.add(len);
+                    self.parts.counters.stored_chunks.add(1);
+                    self.note(Change::Held { chunk, file });
+                }
+            });
+            (lease, held)
+        };
+        writing.fetch_sub(len, SeqCst);
         (lease, result)
     }
 

@@ -107,6 +107,7 @@ impl Node {
             .arg(self.admin_socket())
             .arg("--csi-endpoint")
             .arg(format!("unix://{}", self.csi_socket().display()))
+            .arg("--unmount-on-exit")
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|error| refuse(&error))?)
             .stderr(log)

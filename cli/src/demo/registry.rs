@@ -13,7 +13,7 @@ pub(crate) fn write_members(folder: &Path, nodes: &[Node]) -> Result<(), Failure
         .map(|node| Member {
             name: node.name.clone(),
             control: node.control.to_string(),
-            weight: 1,
+            weight: 100,
         })
         .collect();
     let refuse = |error: &dyn std::fmt::Display| {
@@ -23,6 +23,7 @@ pub(crate) fn write_members(folder: &Path, nodes: &[Node]) -> Result<(), Failure
         ))
     };
     private_dir(folder).map_err(|error| refuse(&error))?;
-    let text = serde_json::to_vec_pretty(&members).map_err(|error| refuse(&error))?;
+    let text = serde_json::to_vec_pretty(&serde_json::json!({ "members": members }))
+        .map_err(|error| refuse(&error))?;
     std::fs::write(folder.join("members.json"), text).map_err(|error| refuse(&error))
 }

@@ -5,10 +5,15 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, alarm};
+use std::time::{Duration, Instant};
 
 /// How long a child may take for its clean end before it is killed, in seconds. The conductor
 /// itself gives up earlier.
 const GRACE_SECONDS: u32 = 20;
+
+/// A further signal within this time belongs to the same request: some tools signal a process and
+/// its group.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
 
 /// What a second request for the end does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +53,7 @@ pub(crate) fn unblock_signals() -> Result<(), Errno> {
 /// Waits until `child` has ended and tells how: its exit code, or 128 and the signal's number.
 pub(crate) fn watch_over(child: Pid, patience: Patience) -> Result<u8, Errno> {
     let awaited = awaited();
-    let mut asked = false;
+    let mut asked: Option<Instant> = None;
     loop {
         if let Some(code) = reap(child)? {
             alarm::cancel();
@@ -57,12 +62,15 @@ pub(crate) fn watch_over(child: Pid, patience: Patience) -> Result<u8, Errno> {
         match awaited.wait()? {
             Signal::SIGCHLD => {}
             Signal::SIGALRM => send(child, Signal::SIGKILL)?,
-            signal if asked && patience == Patience::Person => {
+            signal
+                if patience == Patience::Person
+                    && asked.is_some_and(|at| at.elapsed() > SAME_REQUEST) =>
+            {
                 tracing::warn!(%signal, "asked twice: ending the demo at once");
                 send(child, Signal::SIGKILL)?;
             }
             signal => {
-                asked = true;
+                asked.get_or_insert_with(Instant::now);
                 send(child, signal)?;
                 if patience == Patience::Person {
                     alarm::set(GRACE_SECONDS);

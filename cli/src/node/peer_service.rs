@@ -31,8 +31,8 @@ pub(crate) trait PeerHost: Send + Sync + 'static {
         offer: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, Status>>;
 
-    /// The encoded manifest of a version held here.
-    fn manifest(&self, digest: Digest) -> BoxFuture<'_, Option<bytes::Bytes>>;
+    /// The encoded manifest of a version, if it is held here.
+    fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<bytes::Bytes>, Status>>;
 }
 
 /// The service over a host and the registry.
@@ -103,7 +103,7 @@ impl PeerControl for PeerService {
                     Status::invalid_argument(format!("a digest has 32 bytes, this one {got}"))
                 })?;
         let digest = Digest::from(digest);
-        let Some(manifest) = self.host.manifest(digest).await else {
+        let Some(manifest) = self.host.manifest(digest).await? else {
             return Err(Status::not_found(format!(
                 "version {digest} is not on this node"
             )));

@@ -39,7 +39,11 @@ pub(crate) struct Peers {
 impl Peers {
     /// Peers to be called as `identity`.
     pub(crate) fn new(identity: Identity, runtime: tokio::runtime::Handle) -> Peers {
-        Peers { identity, runtime, channels: Mutex::default() }
+        Peers {
+            identity,
+            runtime,
+            channels: Mutex::default(),
+        }
     }
 
     /// Runs one call on the runtime, within its deadline.
@@ -54,9 +58,12 @@ impl Peers {
             address: member.control.clone(),
             why,
         };
-        let channel = self.channel(member).map_err(|error| refuse(error.to_string()))?;
+        let channel = self
+            .channel(member)
+            .map_err(|error| refuse(error.to_string()))?;
         let work = act(PeerControlClient::new(channel));
-        let timed = tokio::time::timeout(CALL_TIMEOUT, work);
+        // Made on the runtime too, as a timer needs one.
+        let timed = async { tokio::time::timeout(CALL_TIMEOUT, work).await };
         match self.runtime.spawn(timed).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(status))) => Err(refuse(reason(&status))),
@@ -84,7 +91,10 @@ impl Peers {
         // The channel's worker is spawned on the runtime that is current.
         let _current = self.runtime.enter();
         let channel = endpoint.connect_lazy();
-        channels.insert(member.name.clone(), (member.control.clone(), channel.clone()));
+        channels.insert(
+            member.name.clone(),
+            (member.control.clone(), channel.clone()),
+        );
         Ok(channel)
     }
 }
@@ -97,7 +107,9 @@ impl PeerControl for Peers {
     ) -> BoxFuture<'a, Result<Vec<u8>, ControlError>> {
         let offer = offer.to_vec();
         Box::pin(self.call(member, |mut client| async move {
-            let answer = client.connect_fabric(ConnectFabricRequest { offer }).await?;
+            let answer = client
+                .connect_fabric(ConnectFabricRequest { offer })
+                .await?;
             Ok(answer.into_inner().answer)
         }))
     }
@@ -108,7 +120,9 @@ impl PeerControl for Peers {
         version: Digest,
     ) -> BoxFuture<'a, Result<Option<Bytes>, ControlError>> {
         Box::pin(self.call(member, move |mut client| async move {
-            let request = GetManifestRequest { digest: version.as_bytes().to_vec() };
+            let request = GetManifestRequest {
+                digest: version.as_bytes().to_vec(),
+            };
             let mut parts = match client.get_manifest(request).await {
                 Ok(parts) => parts.into_inner(),
                 Err(status) if status.code() == Code::NotFound => return Ok(None),

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use trackbed_csi::driver::CsiEndpoint;
 
 /// Largest configuration file read, in bytes: this is not a place for data.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -67,6 +68,15 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_RDMA_DEVICE", value_name = "DEVICE")]
     pub(crate) rdma_device: Option<String>,
 
+    /// Folder in which the CSI driver remembers what it has mounted, over restarts
+    /// [default: csi in the cache's folder]
+    #[arg(long, env = "TRACKBED_STATE_DIR", value_name = "FOLDER")]
+    pub(crate) state_dir: Option<PathBuf>,
+
+    /// Take the mounts away at the end, instead of leaving them to the next start
+    #[arg(long, env = "TRACKBED_UNMOUNT_ON_EXIT", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) unmount_on_exit: Option<bool>,
+
     /// Unix socket for `trackbed dataset`; only this user can open it
     #[arg(long, env = "TRACKBED_ADMIN_SOCKET", value_name = "SOCKET")]
     pub(crate) admin_socket: Option<PathBuf>,
@@ -110,8 +120,10 @@ pub(crate) struct NodeConfig {
     pub(crate) fabric: FabricChoice,
     pub(crate) fabric_listen: SocketAddr,
     pub(crate) rdma_device: Option<String>,
-    pub(crate) admin_socket: PathBuf,
-    pub(crate) csi_endpoint: Option<PathBuf>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) unmount_on_exit: bool,
+    pub(crate) admin_socket: CsiEndpoint,
+    pub(crate) csi_endpoint: Option<CsiEndpoint>,
     pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
@@ -159,6 +171,8 @@ impl Settings {
             fabric: self.fabric.or(other.fabric),
             fabric_listen: self.fabric_listen.or(other.fabric_listen),
             rdma_device: self.rdma_device.or(other.rdma_device),
+            state_dir: self.state_dir.or(other.state_dir),
+            unmount_on_exit: self.unmount_on_exit.or(other.unmount_on_exit),
             admin_socket: self.admin_socket.or(other.admin_socket),
             csi_endpoint: self.csi_endpoint.or(other.csi_endpoint),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
@@ -170,14 +184,18 @@ impl Settings {
         let control_listen = self
             .control_listen
             .unwrap_or((Ipv4Addr::UNSPECIFIED, 7420).into());
-        let csi_endpoint = match self.csi_endpoint {
-            None => None,
-            Some(endpoint) => Some(unix_path(&endpoint).ok_or_else(|| {
-                Failure::usage(format!(
-                    "--csi-endpoint {endpoint}: give a unix socket as unix:///absolute/path"
-                ))
-            })?),
+        let endpoint = |flag: &str, text: &str| {
+            text.parse::<CsiEndpoint>()
+                .map_err(|error| Failure::usage(format!("--{flag}: {error}")))
         };
+        let csi_endpoint = match &self.csi_endpoint {
+            Some(text) => Some(endpoint("csi-endpoint", text)?),
+            None => None,
+        };
+        let admin_socket = self
+            .admin_socket
+            .unwrap_or_else(|| cache_dir.join("admin.sock"));
+        let admin_socket = endpoint("admin-socket", &admin_socket.to_string_lossy())?;
         let name = required(self.name, "name")?;
         if !is_dns_name(&name) {
             return Err(Failure::usage(format!(
@@ -198,9 +216,9 @@ impl Settings {
                 .fabric_listen
                 .unwrap_or_else(|| SocketAddr::new(control_listen.ip(), 0)),
             rdma_device: self.rdma_device,
-            admin_socket: self
-                .admin_socket
-                .unwrap_or_else(|| cache_dir.join("admin.sock")),
+            state_dir: self.state_dir.unwrap_or_else(|| cache_dir.join("csi")),
+            unmount_on_exit: self.unmount_on_exit.unwrap_or(false),
+            admin_socket,
             csi_endpoint,
             metrics_listen: self.metrics_listen,
             cache_dir,
@@ -228,15 +246,6 @@ fn is_dns_name(name: &str) -> bool {
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
     };
     name.len() <= 253 && name.split('.').all(label)
-}
-
-/// The path of `unix:///path`, `unix:/path` or `/path`.
-fn unix_path(endpoint: &str) -> Option<PathBuf> {
-    let path = endpoint
-        .strip_prefix("unix://")
-        .or_else(|| endpoint.strip_prefix("unix:"));
-    let path = Path::new(path.unwrap_or(endpoint));
-    path.is_absolute().then(|| path.to_owned())
 }
 
 #[cfg(test)]
@@ -269,7 +278,7 @@ mod tests {
         assert_eq!(config.memory, 64 << 20);
         assert_eq!(config.fabric, FabricChoice::Tcp);
         assert_eq!(config.control_listen.port(), 7420);
-        assert_eq!(config.admin_socket, Path::new("/c/admin.sock"));
+        assert_eq!(config.admin_socket.path(), Path::new("/c/admin.sock"));
     }
 
     #[test]
@@ -312,12 +321,15 @@ mod tests {
     }
 
     #[test]
-    fn a_csi_endpoint_is_an_absolute_unix_path() {
-        assert_eq!(
-            unix_path("unix:///run/csi.sock"),
-            Some("/run/csi.sock".into())
+    fn an_endpoint_that_is_no_unix_socket_is_refused() {
+        let flags = Settings {
+            csi_endpoint: Some("tcp://127.0.0.1:1".into()),
+            ..flags("n")
+        };
+        let error = resolve(flags, None).unwrap_err().to_string();
+        assert!(
+            error.contains("--csi-endpoint") && error.contains("unix://"),
+            "{error}"
         );
-        assert_eq!(unix_path("unix://run/csi.sock"), None);
-        assert_eq!(unix_path("tcp://127.0.0.1:1"), None);
     }
 }

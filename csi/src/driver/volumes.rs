@@ -147,10 +147,15 @@ impl Volumes {
         }
     }
 
-    /// Ends serving: takes all mounts away, or leaves them to whoever mounts them again. An
-    /// operation that waits for a dataset is given up, and none begins any more.
-    pub(super) async fn shut_down(self: Arc<Self>, unmount: bool) -> Result<(), VolumeError> {
+    /// Gives up the operations that wait for a dataset.
+    pub(super) fn give_up_waiting(&self) {
         self.ending.send_replace(true);
+    }
+
+    /// Ends serving: takes all mounts away, or leaves them to whoever mounts them again. No
+    /// operation begins any more.
+    pub(super) async fn shut_down(self: Arc<Self>, unmount: bool) -> Result<(), VolumeError> {
+        self.give_up_waiting();
         let closed = timeout(END_TIMEOUT, self.open.clone().write_owned()).await;
         if closed.is_err() {
             tracing::error!("an operation on a volume does not end: its mount may stay");
@@ -165,6 +170,7 @@ impl Volumes {
                         Ok(())
                     }
                     Some(shown) => stage::take_away(shown, &volume.record),
+                    None if unmount => stage::take_remains(&volume.record),
                     None => Ok(()),
                 };
                 if let Err(error) = ended {

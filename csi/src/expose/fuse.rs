@@ -22,6 +22,7 @@ use super::choose::{Findings, Way, choose};
 use super::mountinfo::MountTable;
 use super::{ExposeError, SOURCE_PREFIX, VersionView, bind};
 
+mod fill;
 mod readers;
 mod tree;
 

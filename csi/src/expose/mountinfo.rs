@@ -64,9 +64,7 @@ impl MountTable {
     /// The mount that is seen at exactly this path: the top one, if they are stacked.
     pub fn top(&self, path: &Path) -> Option<&Mount> {
         let here = || self.0.iter().filter(|mount| mount.mount_point == path);
-        here()
-            .filter(|mount| !here().any(|other| other.parent == mount.id && other.id != mount.id))
-            .last()
+        here().rfind(|mount| !here().any(|other| other.parent == mount.id && other.id != mount.id))
     }
 
     /// All mounts, in the kernel's order.

@@ -1,11 +1,14 @@
 //! Datasets in memory, for tests of what shows them as files.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod cluster;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
+use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use parking_lot::Mutex;
@@ -61,6 +64,7 @@ pub(crate) struct MemoryVersion {
     manifest: Arc<Manifest>,
     contents: HashMap<EntryIndex, Vec<u8>>,
     faults: Mutex<HashMap<EntryIndex, Fault>>,
+    hung: Mutex<Vec<oneshot::Sender<()>>>,
     /// Reads so far.
     pub(crate) reads: AtomicU64,
     /// No read gives bytes across a multiple of this: chunks, as it were.
@@ -99,6 +103,7 @@ impl MemoryVersion {
             manifest: Arc::new(manifest),
             contents,
             faults: Mutex::default(),
+            hung: Mutex::default(),
             reads: AtomicU64::new(0),
             piece,
         })
@@ -129,10 +134,17 @@ impl VersionView for MemoryVersion {
         async move {
             let fault = self.faults.lock().get(&entry).copied();
             match fault {
-                Some(Fault::Error) => return Err(ReadFailure("no holder answers".to_owned())),
+                Some(Fault::Error) => {
+                    let path = String::from_utf8_lossy(&self.manifest.path(entry)).into_owned();
+                    return Err(ReadFailure(format!("{path}: no holder answers")));
+                }
                 Some(Fault::Short) => return Ok(Box::new(Vec::new()) as VerifiedPiece),
                 Some(Fault::Panic) => panic!("on purpose"),
-                Some(Fault::Hang) => futures::future::pending().await,
+                Some(Fault::Hang) => {
+                    let (keep, never) = oneshot::channel::<()>();
+                    self.hung.lock().push(keep);
+                    never.await.expect("kept as long as this version");
+                }
                 None => {}
             }
             let content = &self.contents[&entry];

@@ -206,6 +206,8 @@ pub(super) struct Session {
     driver: Driver,
     ring: Rc<Ring>,
     under_way: RefCell<Vec<Option<UnderWay>>>,
+    /// Whose answer broke the protocol or off: kept for the end of the link, like those above.
+    broken: RefCell<Vec<UnderWay>>,
     next_tag: Cell<u32>,
     last_sign: Cell<Instant>,
 }
@@ -227,6 +229,7 @@ impl Session {
             driver,
             ring,
             under_way: RefCell::new((0..slots).map(|_| None).collect()),
+            broken: RefCell::default(),
             next_tag: Cell::new(0),
             last_sign: Cell::new(Instant::now()),
         }
@@ -277,8 +280,7 @@ impl Session {
         if answer.is_canceled() {
             return None;
         }
-        let mut under_way = self.under_way.borrow_mut();
-        if under_way.iter().all(Option::is_none) {
+        if !self.owed() {
             // The peer owed nothing until now.
             self.last_sign.set(Instant::now());
         }
@@ -286,7 +288,7 @@ impl Session {
         self.next_tag.set(tag.wrapping_add(1));
         let (address, rkey) = place(&lease);
         let slot = lease.slot();
-        under_way[slot as usize] = Some(UnderWay { tag, lease, answer });
+        self.under_way.borrow_mut()[slot as usize] = Some(UnderWay { tag, lease, answer });
         Some(Entry {
             request,
             slot: slot as u16,
@@ -313,6 +315,13 @@ impl Session {
                 "it answered for slot {slot}, tag {tag}, which was not asked"
             ))),
         }
+    }
+
+    /// Keeps a request whose answer went wrong until the link has ended: its slot may still be written
+    /// to, and whoever asked is to learn why the link ended.
+    pub(super) fn keep(&self, request: UnderWay, end: LinkEnd) -> LinkEnd {
+        self.broken.borrow_mut().push(request);
+        end
     }
 
     /// Tags are 32 bits in frames, but an immediate has room for the lowest 8 only: the tag under
@@ -361,11 +370,24 @@ impl Session {
         let deadline = self.driver.deadline;
         loop {
             self.ring.sleep(deadline / 4).await;
-            let owes = self.under_way.borrow().iter().any(Option::is_some);
-            if owes && self.last_sign.get().elapsed() >= deadline {
+            if self.waits_since(deadline) {
                 return LinkEnd::Silent(deadline);
             }
         }
+    }
+
+    /// Whether the peer owes an answer and has not been heard for that long.
+    pub(super) fn waits_since(&self, time: Duration) -> bool {
+        self.owed() && self.last_sign.get().elapsed() >= time
+    }
+
+    fn owed(&self) -> bool {
+        self.under_way.borrow().iter().any(Option::is_some)
+    }
+
+    /// How long the peer may give no sign of life while it owes an answer.
+    pub(super) fn deadline(&self) -> Duration {
+        self.driver.deadline
     }
 
     /// Makes the end known: nobody new can ask, and those who wait will learn why as soon as their

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::FabricKind;
 use super::frame::TICKET_BYTES;
+use crate::verbs;
 
 /// Bytes of a greeting: 8 of head, 16 of common fields, 64 for the transport, 4 of checksum.
 pub(super) const GREETING_BYTES: usize = 92;
@@ -43,6 +44,8 @@ pub(super) enum Endpoint {
         address: SocketAddr,
         ticket: [u8; TICKET_BYTES],
     },
+    /// The queue pair to connect with.
+    Verbs(verbs::Endpoint),
 }
 
 /// Why a greeting can't be used.
@@ -95,6 +98,10 @@ impl Greeting {
                 bytes[40..42].copy_from_slice(&address.port().to_le_bytes());
                 bytes[42..74].copy_from_slice(ticket);
             }
+            Endpoint::Verbs(endpoint) => {
+                bytes[6] = 3;
+                bytes[24..56].copy_from_slice(&endpoint.encode());
+            }
         }
         let crc = crc32c::crc32c(&bytes[..88]);
         bytes[88..92].copy_from_slice(&crc.to_le_bytes());
@@ -130,6 +137,9 @@ impl Greeting {
                     ticket,
                 }
             }
+            3 => Endpoint::Verbs(
+                verbs::Endpoint::decode(&bytes[24..56]).map_err(|_| GreetingError::Garbled)?,
+            ),
             _ => return Err(GreetingError::Garbled),
         };
         Ok(Greeting {

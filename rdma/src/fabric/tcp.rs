@@ -11,7 +11,6 @@ mod socket;
 mod tickets;
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +67,7 @@ impl Tcp {
             deadline: config.deadline,
             closed,
         };
-        shard.spawn(move || port.run(Rc::new(listener.into())));
+        shard.spawn(move || port.run(Arc::new(listener.into())));
         Ok(Tcp {
             shard,
             server,

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{opcode, types};
@@ -131,7 +132,7 @@ impl Ring {
                 .flags(libc::SOCK_CLOEXEC)
                 .build();
         // SAFETY: the entry refers to the socket alone, which is held.
-        let pending = unsafe { self.start(entry, Held::Accept(Rc::clone(listener))) };
+        let pending = unsafe { self.start(entry, Held::Accept(Arc::clone(listener))) };
         let (_, result) = pending.await;
         let fd = io_result(result)?;
         // SAFETY: a successful accept made this descriptor for us.
@@ -144,7 +145,7 @@ impl Ring {
         socket: &Socket,
         address: SockAddr,
     ) -> io::Result<()> {
-        let held = Box::new((Rc::clone(socket), address));
+        let held = Box::new((Arc::clone(socket), address));
         let entry =
             opcode::Connect::new(fd_of(socket), held.1.as_ptr().cast(), held.1.len()).build();
         // SAFETY: the entry refers to the socket and the address, which lie in the box.
@@ -176,7 +177,7 @@ impl Ring {
             .build();
             // SAFETY: the entry refers to the lease's slot, inside which the range was found to
             // lie, and to the socket; both are held.
-            let pending = unsafe { self.start(entry, Held::Lease(lease, Rc::clone(socket))) };
+            let pending = unsafe { self.start(entry, Held::Lease(lease, Arc::clone(socket))) };
             let (held, result) = pending.await;
             let Held::Lease(back, _) = held else {
                 unreachable!("what was held comes back")
@@ -207,7 +208,7 @@ impl Ring {
                 .flags(libc::MSG_WAITALL)
                 .build();
             // SAFETY: the entry refers to the boxed bytes and to the socket; both are held.
-            let pending = unsafe { self.start(entry, Held::Bytes(bytes, Rc::clone(socket))) };
+            let pending = unsafe { self.start(entry, Held::Bytes(bytes, Arc::clone(socket))) };
             let (held, result) = pending.await;
             let Held::Bytes(back, _) = held else {
                 unreachable!("what was held comes back")
@@ -236,7 +237,7 @@ impl Ring {
                 .build();
             // SAFETY: the entry refers to the boxed message: its header, the parts it points to,
             // and through them its head and its lease's slot; and to the socket. All are held.
-            let pending = unsafe { self.start(entry, Held::Message(message, Rc::clone(socket))) };
+            let pending = unsafe { self.start(entry, Held::Message(message, Arc::clone(socket))) };
             let (held, result) = pending.await;
             let Held::Message(back, _) = held else {
                 unreachable!("what was held comes back")
@@ -256,7 +257,7 @@ impl Ring {
     pub(crate) async fn readable(self: &Rc<Self>, socket: &Socket) -> io::Result<()> {
         let entry = opcode::PollAdd::new(fd_of(socket), libc::POLLIN as u32).build();
         // SAFETY: the entry refers to the descriptor alone, which is held.
-        let pending = unsafe { self.start(entry, Held::Socket(Rc::clone(socket))) };
+        let pending = unsafe { self.start(entry, Held::Socket(Arc::clone(socket))) };
         let (_, result) = pending.await;
         io_result(result).map(|_| ())
     }

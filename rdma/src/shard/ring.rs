@@ -377,7 +377,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Keeps a socket alive beside operations that use its number.
-pub(crate) type Socket = Rc<OwnedFd>;
+pub(crate) type Socket = Arc<OwnedFd>;
 
 /// The number of a descriptor for an entry.
 pub(super) fn fd_of(socket: &Socket) -> types::Fd {

@@ -1,6 +1,8 @@
 //! Two fabrics in one process, a source that makes chunks up, and a wire that can do harm.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod verbs_cases;
+
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,6 +18,7 @@ use trackbed_rdma::fabric::{
 };
 use trackbed_rdma::shard::{Shard, ShardConfig};
 use trackbed_rdma::slab::{PAGE_BYTES, Slab};
+use trackbed_rdma::verbs::Context;
 
 /// Data bytes of a slot in these tests.
 pub(crate) const CAPACITY: usize = 64 * PAGE_BYTES;
@@ -136,11 +139,34 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(name: &str, slots: usize, config: FabricConfig) -> Node {
+        Self::with(name, slots, |shard, source| {
+            Fabric::new(config, shard, source)
+        })
+    }
+
+    /// A node over verbs, on that device.
+    pub(crate) fn on_device(
+        name: &str,
+        slots: usize,
+        context: &Arc<Context>,
+        config: FabricConfig,
+    ) -> Node {
+        let context = Arc::clone(context);
+        Self::with(name, slots, |shard, source| {
+            Fabric::on_device(context, config, shard, source)
+        })
+    }
+
+    fn with(
+        name: &str,
+        slots: usize,
+        make: impl FnOnce(Shard, Arc<Source>) -> Result<Fabric, FabricError>,
+    ) -> Node {
         let slab = Slab::new(name, CAPACITY + PAGE_BYTES, slots).expect("slab");
         assert_eq!(chunk_capacity(&slab), CAPACITY);
         let shard = Shard::start(ShardConfig::new(name, Arc::clone(&slab))).expect("shard");
         let source = Source::new(slab);
-        let fabric = Fabric::new(config, shard.clone(), source.clone()).expect("the fabric starts");
+        let fabric = make(shard.clone(), source.clone()).unwrap_or_else(|error| panic!("{error}"));
         Node {
             shard,
             source,

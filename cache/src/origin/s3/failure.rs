@@ -31,15 +31,15 @@ pub(super) fn cannot_build(url: &str, error: &Error) -> OriginError {
 pub(super) fn listing(url: &str, place: &str, error: &Error) -> OriginError {
     let origin = url.to_owned();
     match error {
-        Error::NotFound { .. } => OriginError::Unavailable {
-            origin,
-            why: with_code("the bucket does not exist", error),
-            remedy: BUCKET,
-            transient: false,
-        },
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => denied(url, place, error),
         Error::InvalidPath { source } => bad_key(url, &shortened(&source.to_string())),
         _ if credentials_missing(error) => denied(url, place, error),
+        _ if wrong_place(error) => OriginError::Unavailable {
+            origin,
+            why: why(error),
+            remedy: BUCKET,
+            transient: false,
+        },
         _ => OriginError::Unavailable {
             origin,
             why: why(error),
@@ -102,13 +102,28 @@ fn credentials_missing(error: &Error) -> bool {
 }
 
 /// Codes that servers answer to wrong credentials with a status other than 401 and 403.
-const REFUSED: [&str; 5] = [
+const REFUSED: [&str; 6] = [
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "InvalidToken",
     "ExpiredToken",
     "AccessDenied",
+    "NotSignedUp",
 ];
+
+/// Whether there is no such bucket, or it is in another region. What a listing answers comes
+/// without the library's own sorting by status.
+fn wrong_place(error: &Error) -> bool {
+    const CODES: [&str; 5] = [
+        "NoSuchBucket",
+        "InvalidBucketName",
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+    ];
+    matches!(error, Error::NotFound { .. })
+        || code(error).is_some_and(|code| CODES.contains(&code.as_str()))
+}
 
 fn denied(url: &str, object: &str, error: &Error) -> OriginError {
     OriginError::Denied {
@@ -120,13 +135,6 @@ fn denied(url: &str, object: &str, error: &Error) -> OriginError {
             None => "the service refused the request".into(),
         },
         remedy: CREDENTIALS,
-    }
-}
-
-fn with_code(text: &str, error: &Error) -> String {
-    match code(error) {
-        Some(code) => format!("{text} ({code})"),
-        None => text.into(),
     }
 }
 

@@ -227,6 +227,20 @@ pub(super) fn take_away(shown: Shown, record: &Record) -> Result<(), VolumeError
     shown.mount.unmount().map_err(VolumeError::expose(doing))
 }
 
+/// Takes away what an earlier driver has left of a volume that nobody serves.
+pub(super) fn take_remains(record: &Record) -> Result<(), VolumeError> {
+    let targets = record.targets.iter().map(|target| &target.path);
+    for path in targets.chain([&record.staging]) {
+        if let Some(path) = resolve(path)?
+            && read_table()?.top(&path).is_some_and(|top| top.is_ours())
+        {
+            let doing = format!("unmounting volume {:?}", record.volume.as_str());
+            bind::detach_ours(&path).map_err(VolumeError::expose(doing))?;
+        }
+    }
+    Ok(())
+}
+
 /// Binds the targets on which an earlier mount of ours is seen to the new one, and forgets those
 /// on which nothing of ours is mounted any more (as after a reboot).
 fn rebind_dead(

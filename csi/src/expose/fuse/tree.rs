@@ -16,10 +16,11 @@ use fuser::{
     Request,
 };
 use parking_lot::Mutex;
-use trackbed_cache::manifest::{Entry, EntryIndex, EntryKind, Manifest, shown};
+use trackbed_cache::manifest::{Entry, EntryIndex, EntryKind};
 
+use super::fill::fill;
 use super::readers::Readers;
-use crate::expose::{ReadFailure, VerifiedPiece, VersionView};
+use crate::expose::VersionView;
 
 /// How long the kernel may keep an answer: a version never changes, so for longer than any mount.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -56,7 +57,7 @@ const WANTED: [InitFlags; 7] = [
 pub struct Failure {
     /// When.
     pub at: Instant,
-    /// Which file, and why.
+    /// Which file and why, in the cache's words.
     pub what: String,
 }
 
@@ -189,71 +190,6 @@ fn time(seconds: i64, nanos: u32) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
-/// A filled read: what came in one piece stays in its buffer.
-enum Filled {
-    Nothing,
-    Piece(VerifiedPiece, usize),
-    Joined(Vec<u8>),
-}
-
-impl Filled {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Filled::Nothing => &[],
-            Filled::Piece(piece, len) => &(**piece).as_ref()[..*len],
-            Filled::Joined(bytes) => bytes,
-        }
-    }
-}
-
-/// Exactly the bytes of the file from `offset` on that lie within it, `len` at most: the kernel
-/// shows a shorter answer to the reader as zeros.
-async fn fill(
-    view: Arc<dyn VersionView>,
-    entry: EntryIndex,
-    file_size: u64,
-    offset: u64,
-    len: u32,
-) -> Result<Filled, ReadFailure> {
-    let within = file_size.saturating_sub(offset).min(len.into());
-    let wanted = usize::try_from(within).expect("at most a u32 and this is no 16-bit machine");
-    if wanted == 0 {
-        return Ok(Filled::Nothing);
-    }
-    let first = view.clone().read(entry, offset, wanted).await?;
-    let got = (*first).as_ref().len();
-    if got >= wanted {
-        return Ok(Filled::Piece(first, wanted));
-    }
-    let mut joined = Vec::with_capacity(wanted);
-    joined.extend_from_slice((*first).as_ref());
-    // Given back before more is asked for: a read that holds one buffer while it waits for
-    // another could wait for ever.
-    drop(first);
-    let mut last = got;
-    while joined.len() < wanted {
-        if last == 0 {
-            return Err(ReadFailure(format!(
-                "the data ended at byte {}, the file has {file_size}",
-                offset + joined.len() as u64
-            )));
-        }
-        let left = wanted - joined.len();
-        let piece = view
-            .clone()
-            .read(entry, offset + joined.len() as u64, left)
-            .await?;
-        let bytes = (*piece).as_ref();
-        last = bytes.len().min(left);
-        joined.extend_from_slice(&bytes[..last]);
-    }
-    Ok(Filled::Joined(joined))
-}
-
-fn path_of(manifest: &Manifest, entry: EntryIndex) -> String {
-    shown(&manifest.path(entry)).into_owned()
-}
-
 impl Filesystem for VersionTree {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for capability in WANTED {
@@ -351,14 +287,13 @@ impl Filesystem for VersionTree {
             match fill(view.clone(), index, file_size, offset, size).await {
                 Ok(filled) => reply.data(filled.bytes()),
                 Err(reason) => {
-                    let file = path_of(view.manifest(), index);
                     tracing::error!(
-                        %dataset, file, offset, size, %reason,
+                        %dataset, offset, size, %reason,
                         "a read failed and was answered with an I/O error"
                     );
                     *last_failure.lock() = Some(Failure {
                         at: Instant::now(),
-                        what: format!("{file}: {reason}"),
+                        what: reason.to_string(),
                     });
                     reply.error(Errno::EIO);
                 }

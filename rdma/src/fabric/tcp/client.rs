@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
@@ -35,7 +36,7 @@ pub(super) async fn connect(
     };
     let attempt = std::pin::pin!(async {
         let socket = socket::outgoing(address).map_err(|error| failed("making a socket", error))?;
-        let socket: Socket = Rc::new(OwnedFd::from(socket));
+        let socket: Socket = Arc::new(OwnedFd::from(socket));
         ring.connect(&socket, address.into())
             .await
             .map_err(|error| failed("connecting", error))?;
@@ -157,7 +158,9 @@ async fn receive_piecewise(
         let piece = (len - done).min(PIECE_BYTES);
         let (lease, received) = ring.receive(socket, request.lease, at + done, piece).await;
         request.lease = lease;
-        complete(received, piece)?;
+        if let Err(end) = complete(received, piece) {
+            return Err(session.keep(request, end));
+        }
         session.sign_of_life();
         done += piece;
     }

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +43,7 @@ impl Port {
         let accept = std::pin::pin!(async {
             loop {
                 let socket = match ring.accept(&listener).await {
-                    Ok(socket) => Rc::new(socket),
+                    Ok(socket) => Arc::new(socket),
                     Err(error) => {
                         // Out of descriptors, most likely: others need the time as well.
                         tracing::warn!(%error, "accepting a data connection failed");
@@ -66,7 +65,7 @@ impl Port {
         select(closed, accept).await;
     }
 
-    async fn serve(self: Rc<Self>, ring: Rc<Ring>, socket: Rc<OwnedFd>, stranger: Stranger) {
+    async fn serve(self: Rc<Self>, ring: Rc<Ring>, socket: Socket, stranger: Stranger) {
         let admission = {
             let hello = std::pin::pin!(self.greet(&ring, &socket));
             let patience = std::pin::pin!(ring.sleep(HELLO_PATIENCE.min(self.deadline)));

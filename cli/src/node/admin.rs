@@ -1,0 +1,189 @@
+//! The admin service: what `trackbed dataset`, the demo and tests ask of a node on its own machine.
+
+use futures::stream::Stream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use trackbed_cache::origin::ListProgress;
+use trackbed_cache::{Agent, AgentError, DatasetName, DatasetRecord, OriginUrl, Registry};
+use trackbed_proto::node::v1::node_control_server::{NodeControl, NodeControlServer};
+use trackbed_proto::node::v1::register_dataset_event::Event;
+use trackbed_proto::node::v1::{
+    Counters, Dataset, DatasetStatus, FabricCounters, GetCountersRequest, GetDatasetStatusRequest,
+    ListDatasetsRequest, ListDatasetsResponse, RegisterDatasetEvent, RegisterDatasetRequest,
+    RegisterProgress,
+};
+
+/// How often a registration says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// The service over the node's agent and registry.
+pub(crate) struct AdminService {
+    agent: Agent,
+    registry: Arc<dyn Registry>,
+    /// The verbs device in use; empty with TCP.
+    device: String,
+}
+
+impl AdminService {
+    /// The service, ready for a server.
+    pub(crate) fn server(
+        agent: Agent,
+        registry: Arc<dyn Registry>,
+        device: String,
+    ) -> NodeControlServer<AdminService> {
+        NodeControlServer::new(AdminService {
+            agent,
+            registry,
+            device,
+        })
+    }
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<RegisterDatasetEvent, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl NodeControl for AdminService {
+    type RegisterDatasetStream = Events;
+
+    async fn register_dataset(
+        &self,
+        request: Request<RegisterDatasetRequest>,
+    ) -> Result<Response<Events>, Status> {
+        let RegisterDatasetRequest { name, origin } = request.into_inner();
+        let name = parse_name(&name)?;
+        let origin: OriginUrl = origin
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(register(self.agent.clone(), name, origin, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn list_datasets(
+        &self,
+        _: Request<ListDatasetsRequest>,
+    ) -> Result<Response<ListDatasetsResponse>, Status> {
+        let mut records = self
+            .registry
+            .datasets()
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        records.sort_by(|a, b| a.name.cmp(&b.name));
+        let datasets = records.into_iter().map(dataset).collect();
+        Ok(Response::new(ListDatasetsResponse { datasets }))
+    }
+
+    async fn get_dataset_status(
+        &self,
+        request: Request<GetDatasetStatusRequest>,
+    ) -> Result<Response<DatasetStatus>, Status> {
+        let name = parse_name(&request.into_inner().name)?;
+        let open = self.agent.open(&name, None).await.map_err(status)?;
+        let (totals, progress) = (open.manifest().totals(), open.progress());
+        Ok(Response::new(DatasetStatus {
+            dataset: Some(Dataset {
+                name: name.to_string(),
+                origin: open.origin().to_string(),
+                version: open.manifest().digest().to_string(),
+            }),
+            files: totals.files.into(),
+            bytes: progress.bytes,
+            chunks: progress.chunks.into(),
+            chunks_present: progress.chunks_present.into(),
+            bytes_present: progress.bytes_present,
+        }))
+    }
+
+    async fn get_counters(
+        &self,
+        _: Request<GetCountersRequest>,
+    ) -> Result<Response<Counters>, Status> {
+        let cache = self.agent.counters();
+        let fabric = self.agent.fabric().map(|fabric| {
+            let counters = fabric.counters();
+            FabricCounters {
+                kind: counters.kind.to_string(),
+                device: self.device.clone(),
+                requests_sent: counters.requests_sent,
+                requests_served: counters.payloads_sent,
+                bytes_received: counters.payload_bytes_received,
+                bytes_sent: counters.payload_bytes_sent,
+            }
+        });
+        Ok(Response::new(Counters {
+            origin_bytes: cache.origin_bytes,
+            origin_requests: cache.origin_requests,
+            peer_bytes: cache.peer_in_bytes,
+            peer_requests: cache.peer_in_chunks + cache.peer_failures,
+            corrupt_blocks: cache.corrupt_blocks + cache.peer_corrupt_chunks,
+            fabric,
+        }))
+    }
+}
+
+/// Registers, telling how far it is; stops listing when nobody listens any more.
+async fn register(
+    agent: Agent,
+    name: DatasetName,
+    origin: OriginUrl,
+    events: mpsc::Sender<Result<RegisterDatasetEvent, Status>>,
+) {
+    let event = |event| Ok(RegisterDatasetEvent { event: Some(event) });
+    let progress = ListProgress::default();
+    let work = agent.register(&name, &origin, &progress);
+    let tell = async {
+        loop {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            let so_far = RegisterProgress {
+                entries: progress.entries(),
+                bytes: progress.bytes(),
+            };
+            if events.send(event(Event::Progress(so_far))).await.is_err() {
+                progress.cancel();
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = tell => return,
+    };
+    let last = match outcome {
+        Ok(record) => {
+            tracing::info!(dataset = %name, version = %record.version.short(), "registered");
+            event(Event::Registered(dataset(record)))
+        }
+        Err(error) => {
+            tracing::warn!(dataset = %name, %error, "cannot register a dataset");
+            Err(status(error))
+        }
+    };
+    // Whoever asked may have left meanwhile; the dataset is registered all the same.
+    let _ = events.send(last).await;
+}
+
+fn parse_name(text: &str) -> Result<DatasetName, Status> {
+    text.parse()
+        .map_err(|error| Status::invalid_argument(format!("{error}")))
+}
+
+fn dataset(record: DatasetRecord) -> Dataset {
+    Dataset {
+        name: record.name.to_string(),
+        origin: record.origin.to_string(),
+        version: record.version.to_string(),
+    }
+}
+
+fn status(error: AgentError) -> Status {
+    let said = error.to_string();
+    match error {
+        AgentError::UnknownDataset(_) | AgentError::UnknownVersion { .. } => {
+            Status::not_found(said)
+        }
+        AgentError::Origin(_) | AgentError::Manifest(_) => Status::failed_precondition(said),
+        _ => Status::unavailable(said),
+    }
+}

@@ -1,0 +1,327 @@
+//! Bringing a node up, serving, and taking it down again.
+
+use super::admin::AdminService;
+use super::identity::Identity;
+use super::metrics;
+use super::peer_service::PeerService;
+use super::peers::Peers;
+use super::settings::NodeConfig;
+use super::transport;
+use crate::exit::Failure;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
+use trackbed_cache::agent::MIN_SLOTS;
+use trackbed_cache::origin::Origins;
+use trackbed_cache::registry::FileRegistry;
+use trackbed_cache::seal::SLOT_BYTES;
+use trackbed_cache::{Agent, AgentConfig, Registry};
+use trackbed_csi::driver::{self, Driver, DriverConfig};
+use trackbed_rdma::shard::{Shard, ShardConfig};
+use trackbed_rdma::slab::Slab;
+
+/// Calls of one peer that are worked on at a time.
+const PEER_CALLS: usize = 32;
+
+/// A control connection on which nothing comes back for this long is closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long calls under way may take to end once the node is asked to.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Something that serves, and ends with a reason if it ends by itself.
+type Serving = JoinSet<Result<(), Failure>>;
+
+/// Runs the node until a signal, or until a part of it fails.
+pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Failure> {
+    let mut ending = ending()?;
+    let (stop, stopped) = watch::channel(());
+    raise_memory_lock_limit();
+    let registry = open_registry(&config)?;
+    let shard = start_shard(&config)?;
+    let agent = start_agent(&config, &identity, &registry, &shard).await?;
+    let device = transport::connect(&config, &agent, &shard, &registry)?;
+
+    let mut serving = Serving::new();
+    serve_peers(
+        &config,
+        &identity,
+        &agent,
+        &registry,
+        stopped.clone(),
+        &mut serving,
+    )
+    .await?;
+    serve_metrics(&config, &agent, &mut serving).await?;
+    serve_csi(&config, &agent, stopped.clone(), &mut serving).await?;
+    // Last, as whoever gets an answer here takes the node for ready.
+    serve_admin(&config, &agent, &registry, device, stopped, &mut serving)?;
+    tracing::info!(node = config.name, control = %config.control_listen, "the node is up");
+
+    let outcome = tokio::select! {
+        _ = ending.recv() => Ok(()),
+        Some(ended) = serving.join_next() => flatten(ended),
+    };
+    tracing::info!(node = config.name, "the node ends");
+    // Nobody listens when all have ended already.
+    let _ = stop.send(());
+    drop(stop);
+    let drained = drain(&mut serving).await;
+    agent.flush().await;
+    outcome.and(drained)
+}
+
+/// Waits for what serves to end in order, and gives up on what does not.
+async fn drain(serving: &mut Serving) -> Result<(), Failure> {
+    let mut outcome = Ok(());
+    let all = async {
+        while let Some(ended) = serving.join_next().await {
+            outcome = std::mem::replace(&mut outcome, Ok(())).and(flatten(ended));
+        }
+    };
+    // The driver bounds its own calls; unmounting comes after them.
+    if tokio::time::timeout(DRAIN * 3, all).await.is_err() {
+        tracing::warn!("some calls did not end in time and are cut off");
+    }
+    serving.abort_all();
+    outcome
+}
+
+fn flatten(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+    match ended {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_cancelled() => Ok(()),
+        Err(error) => Err(Failure::failed(format!(
+            "a part of the node failed: {error}"
+        ))),
+    }
+}
+
+/// SIGTERM and SIGINT, from now on.
+fn ending() -> Result<tokio::sync::mpsc::Receiver<()>, Failure> {
+    let refuse = |error: io::Error| Failure::failed(format!("cannot handle signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(refuse)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refuse)?;
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // Nobody waits any more: the node ends already.
+        let _ = sender.send(()).await;
+    });
+    Ok(receiver)
+}
+
+/// Pinned memory is bounded by RLIMIT_MEMLOCK for whoever lacks CAP_IPC_LOCK: as much of it as
+/// the system grants.
+fn raise_memory_lock_limit() {
+    let raised = getrlimit(Resource::RLIMIT_MEMLOCK)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard));
+    if let Err(errno) = raised {
+        tracing::debug!(%errno, "the limit of locked memory stays as it is");
+    }
+}
+
+fn open_registry(config: &NodeConfig) -> Result<Arc<dyn Registry>, Failure> {
+    let registry = FileRegistry::open(&config.registry).map_err(Failure::usage)?;
+    let members = registry.members().map_err(Failure::usage)?;
+    if !members.iter().any(|member| member.name == config.name) {
+        return Err(Failure::usage(format!(
+            "{} is not a member in the registry {}: add it there with its control address, or \
+             correct --name",
+            config.name,
+            config.registry.display()
+        )));
+    }
+    Ok(Arc::new(registry))
+}
+
+/// The data path's memory and the thread that drives its ring.
+fn start_shard(config: &NodeConfig) -> Result<Shard, Failure> {
+    let slots = usize::try_from(config.memory).unwrap_or(usize::MAX) / SLOT_BYTES;
+    if slots < MIN_SLOTS {
+        return Err(Failure::usage(format!(
+            "--memory of {} bytes holds {slots} chunks: give at least {} MiB",
+            config.memory,
+            (MIN_SLOTS * SLOT_BYTES).div_ceil(1 << 20)
+        )));
+    }
+    let slab = Slab::new("node", SLOT_BYTES, slots).map_err(Failure::unable)?;
+    Shard::start(ShardConfig::new("shard-0", slab)).map_err(Failure::unable)
+}
+
+async fn start_agent(
+    config: &NodeConfig,
+    identity: &Identity,
+    registry: &Arc<dyn Registry>,
+    shard: &Shard,
+) -> Result<Agent, Failure> {
+    let peers = Peers::new(identity.clone(), tokio::runtime::Handle::current());
+    let mut agent = AgentConfig::new(&config.name, &config.cache_dir);
+    if let Some(capacity) = config.cache_capacity {
+        agent.capacity = capacity;
+    }
+    let slab = shard.slab().clone();
+    let origins = Arc::new(Origins::default());
+    Agent::start(
+        agent,
+        shard.clone(),
+        slab,
+        registry.clone(),
+        Arc::new(peers),
+        origins,
+    )
+    .await
+    .map_err(Failure::failed)
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => "another process has it: stop that, or choose another port",
+            io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+            io::ErrorKind::PermissionDenied => "choose a port above 1023, or run as root",
+            _ => "choose another address",
+        };
+        Failure::usage(format!("--{flag} {address}: {error}: {remedy}"))
+    })
+}
+
+async fn stopping(mut stopped: watch::Receiver<()>) {
+    // The sender sends once, or is dropped: both mean the end.
+    let _ = stopped.changed().await;
+}
+
+async fn serve_peers(
+    config: &NodeConfig,
+    identity: &Identity,
+    agent: &Agent,
+    registry: &Arc<dyn Registry>,
+    stopped: watch::Receiver<()>,
+    serving: &mut Serving,
+) -> Result<(), Failure> {
+    let listener = listen("control-listen", config.control_listen).await?;
+    let service = PeerService::server(Arc::new(agent.clone()), registry.clone());
+    let server = Server::builder()
+        .tls_config(identity.server())
+        .map_err(|error| {
+            let why = std::error::Error::source(&error).map_or(String::new(), ToString::to_string);
+            Failure::usage(format!(
+                "--tls-cert {} and --tls-key {} do not work together: {error}: {why}",
+                config.tls_cert.display(),
+                config.tls_key.display()
+            ))
+        })?
+        .concurrency_limit_per_connection(PEER_CALLS)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .tcp_nodelay(true)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping(stopped.clone()));
+    serving.spawn(drained(server, stopped, "the control interface"));
+    Ok(())
+}
+
+async fn serve_metrics(
+    config: &NodeConfig,
+    agent: &Agent,
+    serving: &mut Serving,
+) -> Result<(), Failure> {
+    let Some(address) = config.metrics_listen else {
+        return Ok(());
+    };
+    let listener = listen("metrics-listen", address).await?;
+    let agent = agent.clone();
+    let render = move || {
+        let mut text = agent.counters().prometheus_text();
+        if let Some(fabric) = agent.fabric() {
+            text.push_str(&transport::prometheus_text(&fabric.counters()));
+        }
+        text
+    };
+    let task = metrics::serve(listener, Arc::new(render));
+    tokio::spawn(task);
+    let _ = serving;
+    Ok(())
+}
+
+async fn serve_csi(
+    config: &NodeConfig,
+    agent: &Agent,
+    stopped: watch::Receiver<()>,
+    serving: &mut Serving,
+) -> Result<(), Failure> {
+    let Some(endpoint) = config.csi_endpoint.clone() else {
+        return Ok(());
+    };
+    let driver = DriverConfig {
+        node_id: config.name.clone(),
+        state_dir: config.state_dir.clone(),
+        topology: BTreeMap::new(),
+        unmount_on_exit: config.unmount_on_exit,
+    };
+    let datasets = Arc::new(agent.clone());
+    let driver = tokio::task::spawn_blocking(move || Driver::new(driver, datasets))
+        .await
+        .map_err(Failure::failed)?
+        .map_err(Failure::usage)?;
+    serving.spawn(async move {
+        driver
+            .serve(endpoint, stopping(stopped))
+            .await
+            .map_err(Failure::failed)
+    });
+    Ok(())
+}
+
+fn serve_admin(
+    config: &NodeConfig,
+    agent: &Agent,
+    registry: &Arc<dyn Registry>,
+    device: String,
+    stopped: watch::Receiver<()>,
+    serving: &mut Serving,
+) -> Result<(), Failure> {
+    let (listener, socket_file) = driver::listen(&config.admin_socket)
+        .map_err(|error| Failure::usage(format!("--admin-socket: {error}")))?;
+    let server = Server::builder()
+        .add_service(AdminService::server(
+            agent.clone(),
+            registry.clone(),
+            device,
+        ))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopping(stopped.clone()));
+    serving.spawn(async move {
+        let ended = drained(server, stopped, "the admin socket").await;
+        drop(socket_file);
+        ended
+    });
+    Ok(())
+}
+
+/// Runs a server to its end; once asked to stop it has [`DRAIN`] to finish its calls.
+async fn drained(
+    server: impl Future<Output = Result<(), tonic::transport::Error>>,
+    stopped: watch::Receiver<()>,
+    what: &str,
+) -> Result<(), Failure> {
+    let cut_off = async {
+        stopping(stopped).await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        ended = server => ended.map_err(|error| Failure::failed(format!("{what} ended: {error}"))),
+        () = cut_off => Ok(()),
+    }
+}

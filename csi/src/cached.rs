@@ -1,0 +1,58 @@
+//! The cache's agent as what the driver mounts from.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use trackbed_cache::{Agent, AgentError, DatasetName, Digest, EntryIndex, Manifest, OpenVersion};
+
+use crate::driver::{Datasets, OpenFailure};
+use crate::expose::{Cached, ReadFailure, VerifiedPiece, VersionView};
+
+impl Datasets for Agent {
+    fn open<'a>(
+        &'a self,
+        dataset: &'a DatasetName,
+        version: Option<Digest>,
+    ) -> BoxFuture<'a, Result<Arc<dyn VersionView>, OpenFailure>> {
+        async move {
+            match Agent::open(self, dataset, version).await {
+                Ok(open) => Ok(open as Arc<dyn VersionView>),
+                Err(
+                    error @ (AgentError::UnknownDataset(_) | AgentError::UnknownVersion { .. }),
+                ) => Err(OpenFailure::Unknown(error.to_string())),
+                Err(error) => Err(OpenFailure::Unavailable(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl VersionView for OpenVersion {
+    fn manifest(&self) -> &Arc<Manifest> {
+        OpenVersion::manifest(self)
+    }
+
+    fn read(
+        self: Arc<Self>,
+        entry: EntryIndex,
+        offset: u64,
+        len: usize,
+    ) -> BoxFuture<'static, Result<VerifiedPiece, ReadFailure>> {
+        async move {
+            match OpenVersion::read(&self, entry, offset, len).await {
+                Ok(bytes) => Ok(Box::new(bytes) as VerifiedPiece),
+                Err(error) => Err(ReadFailure(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+
+    fn cached(&self) -> Cached {
+        let progress = self.progress();
+        Cached {
+            bytes_present: progress.bytes_present,
+            bytes: progress.bytes,
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The end of a link over verbs that is asked, and writes.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::{Either, select};
+
+use super::completions::{Connection, Settle};
+use super::{Immediate, connect_options};
+use crate::fabric::frame::{
+    HEADER_BYTES, Header, Outcome, Reply, TRAILER_BYTES, decode_entries, decode_header,
+    encode_reply,
+};
+use crate::fabric::serve::{Desk, Served};
+use crate::fabric::{FabricError, Payload, Refusal, trailer_at};
+use crate::shard::Ring;
+use crate::slab::{Lease, PAGE_BYTES, Slab};
+use crate::verbs::{
+    Access, Completion, CompletionError, CompletionQueue, Context, Endpoint, LocalPort,
+    MemoryRegion, Operation, QueuePair, QueuePairConfig, RemoteAddress, Segment, Sent, Source,
+    UnconnectedQueuePair, VerbsError, Work,
+};
+
+/// Work requests of one answer: data, then trailer with immediate.
+const WORK_PER_ANSWER: u32 = 2;
+
+/// Answers that may be under way on the send queue at a time.
+const ANSWERS: u32 = 64;
+
+/// What an answer is sent from, or nothing for a refusal or a sign of life. Comes back when the
+/// adapter is done with it, and is counted then.
+pub(super) struct Outgoing {
+    lease: Option<Lease>,
+    what: What,
+    writes: u64,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Answer(Result<u32, Refusal>),
+    SignOfLife,
+}
+
+// SAFETY: as for the lease, which is never taken out while posted; without one there are no bytes.
+unsafe impl Source for Outgoing {
+    fn as_ptr(&self) -> *const u8 {
+        self.lease
+            .as_ref()
+            .map_or(std::ptr::NonNull::dangling().as_ptr(), Source::as_ptr)
+    }
+
+    fn len(&self) -> usize {
+        self.lease.as_ref().map_or(0, Source::len)
+    }
+}
+
+/// How long the server waits for what.
+pub(super) struct Patience {
+    /// How often the requester wants a sign of life while it waits.
+    pub(super) heartbeat: Duration,
+    /// How long work may take to be acknowledged, and half of which an idle peer is left alone.
+    pub(super) deadline: Duration,
+    /// How long the peer may take to finish the meeting.
+    pub(super) first_frame: Duration,
+}
+
+/// Makes a queue pair for a peer, with a receive posted for each of its slots, and connects it.
+pub(super) fn connect(
+    context: &Arc<Context>,
+    port: LocalPort,
+    serving: &Arc<MemoryRegion>,
+    slots: usize,
+    peer: &Endpoint,
+) -> Result<Connection<Outgoing, Lease>, FabricError> {
+    let pd = serving.protection_domain();
+    // One frame a slot is the most a peer can have under way; one more is being looked at.
+    let receives = slots + 1;
+    let frames = Slab::new("requests of a peer", PAGE_BYTES, receives)?;
+    let region = MemoryRegion::register(pd, Arc::clone(&frames) as _, Access::LocalWrite)?;
+    let sends = WORK_PER_ANSWER * ANSWERS;
+    let queue = CompletionQueue::with_events(context, sends + 1 + receives as u32)?;
+    let config = QueuePairConfig {
+        send_depth: sends,
+        receive_depth: receives as u32,
+        segments: 1,
+        inline_bytes: 0,
+        // For the probes of the requester, which write no bytes: this domain has no region that a peer
+        // could write to.
+        remote_writes: true,
+    };
+    let mut queue_pair = UnconnectedQueuePair::new(pd, &queue, port, &config)?;
+    queue_pair.attach(serving)?;
+    queue_pair.attach(&region)?;
+    while let Some(lease) = frames.try_lease() {
+        queue_pair
+            .post_receive(lease, &[Segment::new(0, PAGE_BYTES as u32)])
+            .map_err(|rejected| FabricError::Post {
+                reason: rejected.reason.to_string(),
+            })?;
+    }
+    let queue_pair = queue_pair
+        .connect(peer, &connect_options())
+        .map_err(|failed| failed.error)?;
+    Connection::new(queue_pair, queue).map_err(|error| FabricError::Post {
+        reason: error.to_string(),
+    })
+}
+
+impl Connection<Outgoing, Lease> {
+    /// What the peer needs to know to connect.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        self.queue_pair.borrow().endpoint()
+    }
+}
+
+/// Serves the peer until it goes, breaks the protocol or the fabric closes.
+pub(super) async fn drive(
+    ring: Rc<Ring>,
+    connection: Connection<Outgoing, Lease>,
+    desk: Desk,
+    slab: Arc<Slab>,
+    patience: Patience,
+    closed: async_channel::Receiver<Infallible>,
+) {
+    desk.counters().peers_accepted.increment();
+    let server = PeerServer {
+        desk,
+        slab,
+        connection,
+        last_progress: Cell::new(Instant::now()),
+        met: Cell::new(false),
+        sign_under_way: Cell::new(false),
+    };
+    let reason = {
+        let settle = std::pin::pin!(server.connection.settle_all(&ring, &server));
+        let answer = std::pin::pin!(server.answer());
+        let watch = std::pin::pin!(server.watch(&ring, &patience));
+        let work = std::pin::pin!(server.desk.work());
+        let closed = std::pin::pin!(closed.recv());
+        match select(select(select(settle, answer), watch), select(work, closed)).await {
+            Either::Left((Either::Left((either, _)), _)) => either.factor_first().0,
+            Either::Left((Either::Right((end, _)), _)) => end,
+            Either::Right(_) => End("this fabric is closing".to_owned()),
+        }
+    };
+    tracing::debug!(
+        peer = server.desk.peer(),
+        reason = reason.0,
+        "a peer's queue pair ended"
+    );
+    server.desk.counters().peers_ended.increment();
+}
+
+/// Why the link ended.
+struct End(String);
+
+impl From<VerbsError> for End {
+    fn from(error: VerbsError) -> End {
+        End(error.to_string())
+    }
+}
+
+impl From<CompletionError> for End {
+    fn from(error: CompletionError) -> End {
+        End(error.to_string())
+    }
+}
+
+struct PeerServer {
+    connection: Connection<Outgoing, Lease>,
+    desk: Desk,
+    slab: Arc<Slab>,
+    /// When work was last acknowledged, begun on an idle queue, or asked for.
+    last_progress: Cell<Instant>,
+    /// Whether the peer has been heard, and so has finished its part of the meeting.
+    met: Cell<bool>,
+    sign_under_way: Cell<bool>,
+}
+
+impl PeerServer {
+    /// Posts answers as they come.
+    async fn answer(&self) -> End {
+        while let Some(Served { entry, result }) = self.desk.next_answer().await {
+            let remote = RemoteAddress {
+                address: entry.address,
+                rkey: entry.rkey,
+            };
+            let (slot, tag) = (entry.slot, entry.tag);
+            let immediate = |status| {
+                Immediate {
+                    slot,
+                    status,
+                    tag: tag as u8,
+                }
+                .encode()
+            };
+            let posted = match result {
+                Ok(payload) => {
+                    let Payload { mut lease, len } = self.in_registered_memory(payload).await;
+                    let trailer = trailer_at(&self.slab);
+                    let reply = Reply {
+                        slot,
+                        tag,
+                        outcome: Outcome::Payload(len),
+                    };
+                    lease[trailer + TRAILER_BYTES..][..HEADER_BYTES]
+                        .copy_from_slice(&encode_reply(&reply));
+                    let data = [Segment::new(0, len)];
+                    let tail_bytes = TRAILER_BYTES + HEADER_BYTES;
+                    let tail = [Segment::new(trailer as u32, tail_bytes as u32)];
+                    let last = Work::write_with_immediate(
+                        remote.offset(trailer as u64),
+                        immediate(Immediate::PAYLOAD),
+                        &tail,
+                    )
+                    .signaled();
+                    let work = [Work::write(remote, &data), last];
+                    let work = if len == 0 { &work[1..] } else { &work[..] };
+                    let outgoing = Outgoing {
+                        lease: Some(lease),
+                        what: What::Answer(Ok(len)),
+                        writes: work.len() as u64,
+                        bytes: u64::from(len) + tail_bytes as u64,
+                    };
+                    self.connection.room_for(WORK_PER_ANSWER).await;
+                    self.post(outgoing, work)
+                }
+                Err(refusal) => {
+                    let outgoing = Outgoing {
+                        lease: None,
+                        what: What::Answer(Err(refusal)),
+                        writes: 1,
+                        bytes: 0,
+                    };
+                    let status = immediate(refusal as u16 as u8);
+                    let work = [Work::write_with_immediate(remote, status, &[]).signaled()];
+                    self.connection.room_for(WORK_PER_ANSWER).await;
+                    self.post(outgoing, &work)
+                }
+            };
+            if let Err(end) = posted {
+                return end;
+            }
+        }
+        End("it is no longer served".to_owned())
+    }
+
+    /// A payload in another slab (the arena of a link on which we asked for it) is copied, as only
+    /// the shard's own slab is registered here.
+    async fn in_registered_memory(&self, payload: Payload) -> Payload {
+        if Arc::ptr_eq(payload.lease.slab(), &self.slab) {
+            return payload;
+        }
+        let mut lease = self.slab.lease().await;
+        lease[..payload.len as usize].copy_from_slice(payload.data());
+        let trailer = trailer_at(&self.slab);
+        lease[trailer..trailer + TRAILER_BYTES].copy_from_slice(payload.trailer());
+        Payload {
+            lease,
+            len: payload.len,
+        }
+    }
+
+    fn post(&self, outgoing: Outgoing, work: &[Work<'_>]) -> Result<(), End> {
+        let writes = outgoing.writes;
+        let mut queue_pair = self.connection.queue_pair.borrow_mut();
+        if queue_pair.outstanding().0 == 0 {
+            self.last_progress.set(Instant::now());
+        }
+        let mut batch = queue_pair.batch();
+        batch
+            .push(outgoing, work)
+            .map_err(|rejected| End(format!("posting a write failed: {rejected}")))?;
+        batch
+            .commit()
+            .map_err(|error| End(format!("posting a write failed: {error}")))?;
+        self.desk.counters().verbs_writes_posted.add(writes);
+        Ok(())
+    }
+
+    /// Says that we are alive to a peer that waits, finds out whether an idle one is, and gives up on
+    /// one that acknowledges nothing.
+    async fn watch(&self, ring: &Rc<Ring>, patience: &Patience) -> End {
+        let mut quiet_since = Instant::now();
+        loop {
+            ring.sleep(patience.heartbeat.min(patience.deadline / 4))
+                .await;
+            let outstanding = self.connection.queue_pair.borrow().outstanding().0;
+            let waited = self.last_progress.get().elapsed();
+            if outstanding > 0 {
+                quiet_since = Instant::now();
+                if waited >= patience.deadline {
+                    return End(format!("it acknowledged nothing for {waited:?}"));
+                }
+                continue;
+            }
+            let idle = self.last_progress.get().max(quiet_since).elapsed();
+            let patience_with_idle = if self.met.get() {
+                patience.deadline / 2
+            } else {
+                patience.first_frame
+            };
+            // A write of no bytes needs no key. Only the one with immediate takes a receive.
+            let nowhere = RemoteAddress {
+                address: 0,
+                rkey: 0,
+            };
+            let working = Immediate {
+                slot: 0,
+                status: Immediate::WORKING,
+                tag: 0,
+            }
+            .encode();
+            let work = if self.desk.owes() {
+                Work::write_with_immediate(nowhere, working, &[])
+            } else if idle >= patience_with_idle {
+                Work::write(nowhere, &[])
+            } else {
+                continue;
+            };
+            if self.sign_under_way.replace(true) {
+                continue;
+            }
+            let outgoing = Outgoing {
+                lease: None,
+                what: What::SignOfLife,
+                writes: 1,
+                bytes: 0,
+            };
+            if let Err(end) = self.post(outgoing, &[work.signaled()]) {
+                return end;
+            }
+        }
+    }
+}
+
+impl Settle<Outgoing, Lease> for PeerServer {
+    type End = End;
+
+    fn sent(&self, sent: Sent<'_, Outgoing>) {
+        self.last_progress.set(Instant::now());
+        let counters = self.desk.counters();
+        if sent.outcome().is_err() {
+            counters.verbs_work_failed.increment();
+            return;
+        }
+        // The last work request of each payload is signalled: this is one payload.
+        for outgoing in sent {
+            counters.verbs_writes_completed.add(outgoing.writes);
+            counters.verbs_write_bytes_completed.add(outgoing.bytes);
+            match outgoing.what {
+                What::Answer(result) => self.desk.count_sent(result),
+                What::SignOfLife => self.sign_under_way.set(false),
+            }
+        }
+    }
+
+    fn received(&self, lease: Lease, completion: Completion) -> Result<Lease, End> {
+        self.met.set(true);
+        if completion.operation != Operation::Receive {
+            return Err(self.breach("it wrote in place of sending"));
+        }
+        let frame = lease.get(..completion.bytes as usize).unwrap_or_default();
+        match decode_header(frame) {
+            Ok(Header::Requests(check)) => {
+                let body = check
+                    .check(&frame[HEADER_BYTES..])
+                    .map_err(|error| self.breach(&error.to_string()))?;
+                self.desk
+                    .take_in(decode_entries(body))
+                    .map_err(|reason| self.breach(&reason))?;
+            }
+            Ok(_) => return Err(self.breach("it sent something else than requests")),
+            Err(error) => return Err(self.breach(&error.to_string())),
+        }
+        Ok(lease)
+    }
+
+    fn post_again(
+        &self,
+        queue_pair: &mut QueuePair<Outgoing, Lease>,
+        lease: Lease,
+    ) -> Result<(), End> {
+        queue_pair
+            .post_receive(lease, &[Segment::new(0, PAGE_BYTES as u32)])
+            .map_err(|rejected| End(format!("posting a receive failed: {rejected}")))
+    }
+}
+
+impl PeerServer {
+    fn breach(&self, reason: &str) -> End {
+        tracing::warn!(
+            peer = self.desk.peer(),
+            reason,
+            "a peer broke the protocol: its link is closed"
+        );
+        self.desk.counters().intrusions.increment();
+        End(reason.to_owned())
+    }
+}
