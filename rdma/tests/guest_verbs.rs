@@ -121,13 +121,13 @@ fn ends(device: &str) -> (End, End) {
         ..ConnectOptions::default()
     };
     let (at_left, at_right) = (left.3.endpoint(), right.3.endpoint());
-    let connect =
-        |(pd, queue, pieces, pair): (_, _, _, UnconnectedQueuePair<Piece, Piece>), peer| End {
-            pd,
-            queue,
-            pieces,
-            pair: pair.connect(peer, &options).expect("connected"),
-        };
+    let connect = |(pd, queue, pieces, pair): (_, _, _, UnconnectedQueuePair<Piece, Piece>),
+                   peer| End {
+        pd,
+        queue,
+        pieces,
+        pair: pair.connect(peer, &options).expect("connected"),
+    };
     (connect(left, &at_right), connect(right, &at_left))
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use trackbed_rdma::verbs::{Context, GidChoice, GidKind};
 
 /// The device of this test process, made on first use; `None`, and a word about it, outside the guest.
-pub fn device() -> Option<String> {
+pub(crate) fn device() -> Option<String> {
     static DEVICE: OnceLock<String> = OnceLock::new();
     if std::env::var("TRACKBED_GUEST").as_deref() != Ok("1") {
         eprintln!("skipped: no RDMA device; `hack/test guest` runs this in a virtual machine");
