@@ -15,6 +15,8 @@ use crate::Output;
 use crate::exit::Failure;
 use crate::node::FabricChoice;
 use futures::future::try_join_all;
+use std::fs::OpenOptions;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -93,6 +95,7 @@ async fn play(
     scene: &mut Scene,
     progress: &Progress,
 ) -> Result<(), Failure> {
+    check_fuse()?;
     let (origin, expected) = survey(args, progress).await?;
     workdir::check_space(
         &inside.work,
@@ -161,6 +164,23 @@ async fn play(
         keep(scene, inside).await;
     }
     Ok(())
+}
+
+/// Before anything is read: without FUSE there will be no mount.
+fn check_fuse() -> Result<(), Failure> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    opened.map(drop).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "run `modprobe fuse`; in a container, give it the device",
+            io::ErrorKind::PermissionDenied => {
+                "run the demo as root; in a container, give it the device (docker run --privileged)"
+            }
+            _ => "run `modprobe fuse`, or ask whoever runs this machine",
+        };
+        Failure::unable(format!(
+            "cannot mount a dataset: /dev/fuse: {error}: {remedy}"
+        ))
+    })
 }
 
 /// Looks at the origin: what it is, and what is in it.

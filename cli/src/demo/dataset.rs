@@ -95,14 +95,14 @@ fn for_guest(watch: &dyn Watch) -> Result<PathBuf, Failure> {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        match tree::measure(&entry.path(), watch) {
-            Ok((files, bytes)) if files <= GUEST_FILES && GUEST_BYTES.contains(&bytes) => {
-                if best.as_ref().is_none_or(|(most, _)| bytes > *most) {
-                    best = Some((bytes, entry.path()));
-                }
-            }
+        let (files, bytes) = match tree::measure(&entry.path(), watch) {
+            Ok(measured) => measured,
             Err(TreeError::Cancelled) => return Err(Failure::interrupted()),
-            _ => {}
+            Err(TreeError::Io { .. }) => continue,
+        };
+        let fits = files <= GUEST_FILES && GUEST_BYTES.contains(&bytes);
+        if fits && best.as_ref().is_none_or(|(most, _)| bytes > *most) {
+            best = Some((bytes, entry.path()));
         }
     }
     Ok(best.map_or_else(|| DEFAULT.into(), |(_, path)| path))

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 const PREFIX: &str = "trackbed-demo-";
 
+/// A socket's path has at most 107 bytes: what is left of them for the parent of our folder.
+const MAX_PARENT_BYTES: usize = 60;
+
 /// Held locked by the supervisor for as long as the folder is in use.
 const LOCK: &str = "in-use";
 
@@ -144,6 +147,15 @@ mod tests {
         let _next = WorkDir::create(parent.path()).unwrap();
         assert!(!abandoned.exists());
         assert!(in_use.path().exists());
+    }
+
+    #[test]
+    fn a_parent_too_deep_for_sockets_names_the_remedy() {
+        let parent = tempfile::tempdir().unwrap();
+        let deep = parent.path().join("d".repeat(MAX_PARENT_BYTES));
+        private_dir(&deep).unwrap();
+        let refusal = WorkDir::create(&deep).err().unwrap().to_string();
+        assert!(refusal.contains("--work-dir"), "{refusal}");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl NodeControl for AdminService {
                 origin: open.origin().to_string(),
                 version: open.manifest().digest().to_string(),
             }),
-            files: totals.files.into(),
+            files: totals.files,
             bytes: progress.bytes,
             chunks: progress.chunks.into(),
             chunks_present: progress.chunks_present.into(),
