@@ -4,10 +4,12 @@
 //! with an exit code of [`exit`], having said in one sentence on stderr what went wrong, on what,
 //! why, and what to do next.
 
+mod dataset;
 mod demo;
 mod exit;
 
 mod node;
+mod rdma;
 mod size;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -21,6 +23,7 @@ Examples:
   trackbed demo --dataset /data/kitti  the same with files of your own
   trackbed demo --output json          one object for a script
   trackbed node --config node.yaml     the daemon that runs on every node
+  trackbed rdma devices                which RDMA devices are here, and in what state
 
 Exit status:
   0    done
@@ -40,7 +43,13 @@ Exit status:
 struct Command {
     /// What to log to stderr: error, warn, info, debug, trace, or a filter such as
     /// `info,trackbed_cache=debug`
-    #[arg(long, env = "TRACKBED_LOG", global = true, value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "TRACKBED_LOG",
+        global = true,
+        value_name = "FILTER",
+        display_order = 900
+    )]
     log: Option<String>,
 
     #[command(subcommand)]
@@ -51,6 +60,8 @@ struct Command {
 enum Role {
     Demo(demo::DemoArgs),
     Node(node::NodeArgs),
+    Dataset(dataset::DatasetArgs),
+    Rdma(rdma::RdmaArgs),
 }
 
 /// The form of what is printed on stdout.
@@ -74,6 +85,8 @@ fn main() -> ExitCode {
     let outcome = match command.role {
         Role::Demo(args) => demo::run(args),
         Role::Node(args) => node::run(args),
+        Role::Dataset(args) => dataset::run(args),
+        Role::Rdma(args) => rdma::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -153,7 +153,7 @@ machine() {
 }
 
 readonly kernel_line="console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr \
-audit=0 nowatchdog apparmor=0 rcupdate.rcu_expedited=1 cryptomgr.notests init_on_alloc=0"
+audit=0 nowatchdog no_timer_check apparmor=0 rcupdate.rcu_expedited=1 cryptomgr.notests init_on_alloc=0"
 
 compose_qemu() {
     local mode="$1" index tag path option

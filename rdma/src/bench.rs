@@ -11,6 +11,7 @@ mod channel;
 mod latency;
 mod meet;
 mod message;
+mod network;
 mod pattern;
 mod plan;
 mod roles;

@@ -128,13 +128,12 @@ mod post;
 mod queue_pair;
 mod ring;
 mod settle;
+mod status;
 #[cfg(test)]
 mod tests;
 mod window;
 
-pub use completion::{
-    Completion, CompletionError, CompletionQueue, Operation, Queue, Status, WorkCompletion,
-};
+pub use completion::{Completion, CompletionQueue, Operation, Queue, WorkCompletion};
 pub use context::{Context, DeviceLimits, device_names};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
@@ -151,4 +150,5 @@ pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };
 pub use settle::{Received, Sent, Settled};
+pub use status::{CompletionError, Status};
 pub use window::RemoteWindow;

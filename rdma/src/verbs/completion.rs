@@ -8,11 +8,10 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use thiserror::Error;
-
 use super::context::{Context, Operations};
 use super::error::VerbsError;
 use super::event;
+use super::status::{CompletionError, Status};
 use crate::sys;
 
 /// Entries taken from the adapter at a time.
@@ -362,126 +361,4 @@ pub struct Completion {
     pub bytes: u32,
     /// The peer's immediate, if it gave one.
     pub immediate: Option<u32>,
-}
-
-/// A work request that failed. Its queue pair is in the error state: all others on it come back flushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("queue pair {qp_number}: {queue} failed: {status} (vendor code {vendor_code:#x}): {}", .status.meaning())]
-pub struct CompletionError {
-    /// Why.
-    pub status: Status,
-    /// The adapter's own code for it.
-    pub vendor_code: u32,
-    /// The queue pair's number.
-    pub qp_number: u32,
-    /// The queue it was on.
-    pub queue: Queue,
-}
-
-impl fmt::Display for Queue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Queue::Send => "a send",
-            Queue::Receive => "a receive",
-        })
-    }
-}
-
-/// The status of a failed work request, as in `enum ibv_wc_status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Status {
-    LocalLength,
-    LocalQueuePair,
-    LocalProtection,
-    Flushed,
-    BadResponse,
-    LocalAccess,
-    RemoteInvalidRequest,
-    RemoteAccess,
-    RemoteOperation,
-    RetryExceeded,
-    ReceiverNotReady,
-    RemoteAborted,
-    Fatal,
-    ResponseTimeout,
-    Other(u32),
-}
-
-impl Status {
-    fn from_raw(raw: sys::ibv_wc_status) -> Status {
-        match raw {
-            sys::IBV_WC_LOC_LEN_ERR => Status::LocalLength,
-            sys::IBV_WC_LOC_QP_OP_ERR => Status::LocalQueuePair,
-            sys::IBV_WC_LOC_PROT_ERR => Status::LocalProtection,
-            sys::IBV_WC_WR_FLUSH_ERR => Status::Flushed,
-            sys::IBV_WC_BAD_RESP_ERR => Status::BadResponse,
-            sys::IBV_WC_LOC_ACCESS_ERR => Status::LocalAccess,
-            sys::IBV_WC_REM_INV_REQ_ERR => Status::RemoteInvalidRequest,
-            sys::IBV_WC_REM_ACCESS_ERR => Status::RemoteAccess,
-            sys::IBV_WC_REM_OP_ERR => Status::RemoteOperation,
-            sys::IBV_WC_RETRY_EXC_ERR => Status::RetryExceeded,
-            sys::IBV_WC_RNR_RETRY_EXC_ERR => Status::ReceiverNotReady,
-            sys::IBV_WC_REM_ABORT_ERR => Status::RemoteAborted,
-            sys::IBV_WC_FATAL_ERR => Status::Fatal,
-            sys::IBV_WC_RESP_TIMEOUT_ERR => Status::ResponseTimeout,
-            other => Status::Other(other),
-        }
-    }
-
-    /// What it usually means.
-    pub fn meaning(&self) -> &'static str {
-        match self {
-            Status::LocalLength => "the message is longer than the buffers posted for it",
-            Status::LocalQueuePair => "the work request doesn't fit this queue pair",
-            Status::LocalProtection => {
-                "a buffer isn't in a registered region, or the region lacks the right"
-            }
-            Status::Flushed => {
-                "the queue pair had failed or was shut down before it; an earlier completion says why"
-            }
-            Status::BadResponse => {
-                "the peer's answer makes no sense; suspect its adapter or software"
-            }
-            Status::LocalAccess => "the region doesn't allow what the work request does",
-            Status::RemoteInvalidRequest => {
-                "the peer refused it: longer than its receive, or of a kind its queue pair doesn't allow"
-            }
-            Status::RemoteAccess => {
-                "the peer refused the address: the rkey is wrong or withdrawn, or the range leaves its region"
-            }
-            Status::RemoteOperation => "the peer could not carry it out, though it was in order",
-            Status::RetryExceeded => {
-                "the peer doesn't answer: it is gone or in the error state, its link is down, packets are \
-                 lost, or the MTU or GID doesn't fit the path"
-            }
-            Status::ReceiverNotReady => "the peer has no receive posted for it",
-            Status::RemoteAborted => "the peer gave it up",
-            Status::Fatal => "the adapter failed",
-            Status::ResponseTimeout => "the peer's answer is overdue",
-            Status::Other(_) => "see enum ibv_wc_status in rdma-core",
-        }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Status::LocalLength => "local length error",
-            Status::LocalQueuePair => "local queue pair operation error",
-            Status::LocalProtection => "local protection error",
-            Status::Flushed => "flushed",
-            Status::BadResponse => "bad response",
-            Status::LocalAccess => "local access error",
-            Status::RemoteInvalidRequest => "remote invalid request",
-            Status::RemoteAccess => "remote access error",
-            Status::RemoteOperation => "remote operation error",
-            Status::RetryExceeded => "transport retries exceeded",
-            Status::ReceiverNotReady => "receiver-not-ready retries exceeded",
-            Status::RemoteAborted => "aborted by the peer",
-            Status::Fatal => "fatal error",
-            Status::ResponseTimeout => "response timeout",
-            Status::Other(raw) => return write!(f, "status {raw}"),
-        })
-    }
 }

@@ -1,7 +1,8 @@
 //! From a completion to the payloads that it hands back.
 
-use super::completion::{Completion, CompletionError, Queue, WorkCompletion};
+use super::completion::{Completion, Queue, WorkCompletion};
 use super::ring::{Ring, SEQUENCE_MASK};
+use super::status::CompletionError;
 
 /// Where work request identifiers hold what: the queue pair's epoch above, then which queue, then the
 /// sequence number.

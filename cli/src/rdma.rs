@@ -1,0 +1,54 @@
+//! The role `trackbed rdma`: what RDMA hardware is here, and what it moves.
+
+mod bench;
+mod devices;
+
+use crate::exit::Failure;
+use clap::{Args, Subcommand};
+
+/// Look at RDMA devices and measure them
+#[derive(Args)]
+pub(crate) struct RdmaArgs {
+    #[command(subcommand)]
+    command: RdmaCommand,
+}
+
+#[derive(Subcommand)]
+enum RdmaCommand {
+    Devices(devices::DevicesArgs),
+    Bench(bench::BenchArgs),
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
+    match args.command {
+        RdmaCommand::Devices(args) => devices::run(args),
+        RdmaCommand::Bench(args) => bench::run(args),
+    }
+}
+
+/// Writes to stdout; a reader that has left (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write};
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as one JSON object.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
+    print(&text)
+}
+
+/// A table without rulings inside, as `ip` and `kubectl` print theirs.
+fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.iter().copied());
+    table
+}

@@ -1,0 +1,460 @@
+//! What both types of queue pair are inside: the adapter's queue pair, its payloads and its regions.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{Granted, QueuePairConfig, QueuePairState};
+use crate::sys;
+use crate::verbs::completion::{Queue, SharedQueue};
+use crate::verbs::context::Operations;
+use crate::verbs::endpoint::{ConnectOptions, Endpoint};
+use crate::verbs::error::VerbsError;
+use crate::verbs::memory::{LocalRange, MemoryRegion, ProtectionDomain, Segment, Sink, Source};
+use crate::verbs::port::{LinkLayer, LocalPort};
+use crate::verbs::post::{Rejected, Rejection, check_segments};
+use crate::verbs::ring::Ring;
+use crate::verbs::settle::work_request_id;
+
+/// Reads served at a time, when the device can do as many.
+const READS_IN_FLIGHT: u8 = 16;
+
+pub(in crate::verbs) struct Core<S, R> {
+    pub(in crate::verbs) raw: NonNull<sys::ibv_qp>,
+    pub(in crate::verbs) qp_number: u32,
+    pub(in crate::verbs) epoch: u32,
+    pub(in crate::verbs) operations: Operations,
+    pub(in crate::verbs) sends: Ring<S>,
+    pub(in crate::verbs) receives: Ring<R>,
+    ranges: Vec<LocalRange>,
+    regions: Vec<Arc<MemoryRegion>>,
+    pub(in crate::verbs) work: Box<[sys::ibv_send_wr]>,
+    pub(in crate::verbs) segments: Box<[sys::ibv_sge]>,
+    pub(in crate::verbs) chains: Box<[u32]>,
+    receive_segments: Box<[sys::ibv_sge]>,
+    pub(in crate::verbs) max_segments: u32,
+    pub(in crate::verbs) max_inline: u32,
+    pub(in crate::verbs) signal_every: u32,
+    pub(in crate::verbs) unsignaled: u32,
+    failed: bool,
+    pub(in crate::verbs) granted: Granted,
+    local: LocalPort,
+    packet_sequence: u32,
+    reads_in_flight: u8,
+    reserved: u32,
+    queue: Arc<SharedQueue>,
+    pd: Arc<ProtectionDomain>,
+}
+
+// SAFETY: the adapter's queue pair may be used from any thread, from one at a time, which `&mut` sees
+// to; pointers in `work` and `segments` point into boxes of the same value and into payloads that are
+// `Send`.
+unsafe impl<S: Send, R: Send> Send for Core<S, R> {}
+
+impl<S, R> Core<S, R> {
+    pub(super) fn new(
+        pd: &Arc<ProtectionDomain>,
+        queue: &Arc<SharedQueue>,
+        local: LocalPort,
+        config: &QueuePairConfig,
+    ) -> Result<Core<S, R>, VerbsError> {
+        let context = pd.context();
+        if !Arc::ptr_eq(context, queue.context()) {
+            return Err(VerbsError::Foreign {
+                what: "the completion queue",
+                owner: "context",
+            });
+        }
+        // One more than asked for: the marker that tells when a failed queue is drained.
+        let send_depth = config.send_depth.max(1);
+        let receive_depth = config.receive_depth.max(1);
+        let reserved = send_depth.saturating_add(1).saturating_add(receive_depth);
+        queue.reserve(reserved)?;
+        let mut attributes = sys::ibv_qp_init_attr {
+            send_cq: queue.as_ptr(),
+            recv_cq: queue.as_ptr(),
+            cap: sys::ibv_qp_cap {
+                max_send_wr: send_depth + 1,
+                max_recv_wr: receive_depth,
+                max_send_sge: config.segments.max(1),
+                max_recv_sge: config.segments.max(1),
+                max_inline_data: config.inline_bytes,
+            },
+            qp_type: sys::IBV_QPT_RC,
+            sq_sig_all: 0,
+            ..Default::default()
+        };
+        // SAFETY: protection domain and queue are alive and of one context.
+        let raw = unsafe { (context.library().create_qp)(pd.as_ptr(), &mut attributes) };
+        let Some(raw) = NonNull::new(raw) else {
+            let error = VerbsError::last(
+                "ibv_create_qp",
+                format!(
+                    "{} (depth {send_depth} and {receive_depth}, {} segments, {} bytes inline)",
+                    context.name(),
+                    config.segments,
+                    config.inline_bytes
+                ),
+            );
+            queue.release(reserved);
+            return Err(error);
+        };
+        // SAFETY: the queue pair was just made; its number never changes.
+        let qp_number = unsafe { (*raw.as_ptr()).qp_num };
+        let max_segments = config.segments.max(1);
+        let width = max_segments as usize;
+        let depth = send_depth as usize;
+        static EPOCH: AtomicU32 = AtomicU32::new(1);
+        Ok(Core {
+            raw,
+            qp_number,
+            epoch: EPOCH.fetch_add(1, Ordering::Relaxed),
+            operations: context.operations(),
+            sends: Ring::new(send_depth + 1),
+            receives: Ring::new(receive_depth),
+            ranges: Vec::new(),
+            regions: Vec::new(),
+            work: vec![sys::ibv_send_wr::default(); depth].into_boxed_slice(),
+            segments: vec![sys::ibv_sge::default(); depth * width].into_boxed_slice(),
+            chains: vec![0; depth].into_boxed_slice(),
+            receive_segments: vec![sys::ibv_sge::default(); width].into_boxed_slice(),
+            max_segments,
+            max_inline: config.inline_bytes.min(attributes.cap.max_inline_data),
+            signal_every: (send_depth / 2).max(1),
+            unsignaled: 0,
+            failed: false,
+            granted: Granted {
+                send_depth,
+                receive_depth,
+                segments: max_segments,
+                inline_bytes: config.inline_bytes.min(attributes.cap.max_inline_data),
+            },
+            local,
+            packet_sequence: (RandomState::new().build_hasher().finish() & 0xff_ffff) as u32,
+            reads_in_flight: context.limits().reads_in_flight.min(READS_IN_FLIGHT),
+            reserved,
+            queue: Arc::clone(queue),
+            pd: Arc::clone(pd),
+        })
+    }
+
+    fn object(&self) -> String {
+        format!("{} queue pair {}", self.pd.context().name(), self.qp_number)
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            qp_number: self.qp_number,
+            packet_sequence: self.packet_sequence,
+            lid: self.local.lid,
+            mtu: self.local.mtu,
+            gid: self.local.gid,
+            reads_in_flight: self.reads_in_flight,
+        }
+    }
+
+    fn modify(
+        &self,
+        mut attributes: sys::ibv_qp_attr,
+        mask: u32,
+        to: &str,
+    ) -> Result<(), VerbsError> {
+        // SAFETY: the queue pair is ours and the attributes named in the mask are set.
+        let code = unsafe {
+            (self.pd.context().library().modify_qp)(
+                self.raw.as_ptr(),
+                &mut attributes,
+                (mask | sys::IBV_QP_STATE).cast_signed(),
+            )
+        };
+        if code != 0 {
+            let object = format!("{} (to {to})", self.object());
+            return Err(VerbsError::code("ibv_modify_qp", object, code));
+        }
+        Ok(())
+    }
+
+    pub(super) fn initialise(&self, config: &QueuePairConfig) -> Result<(), VerbsError> {
+        let access = if config.remote_writes {
+            sys::IBV_ACCESS_REMOTE_WRITE
+        } else {
+            0
+        };
+        let attributes = sys::ibv_qp_attr {
+            qp_state: sys::IBV_QPS_INIT,
+            pkey_index: 0,
+            port_num: self.local.port,
+            qp_access_flags: access,
+            ..Default::default()
+        };
+        let mask = sys::IBV_QP_PKEY_INDEX | sys::IBV_QP_PORT | sys::IBV_QP_ACCESS_FLAGS;
+        self.modify(attributes, mask, "INIT")
+    }
+
+    pub(super) fn connect(
+        &self,
+        peer: &Endpoint,
+        options: &ConnectOptions,
+    ) -> Result<(), VerbsError> {
+        self.check_peer(peer)?;
+        let global = self.local.link_layer == LinkLayer::Ethernet || peer.lid == 0;
+        let mut grh = sys::ibv_global_route::default();
+        if global {
+            grh.dgid.raw = peer.gid.0;
+            grh.sgid_index = self.local.gid_index;
+            grh.hop_limit = options.hop_limit;
+            grh.traffic_class = options.traffic_class;
+        }
+        let ready_to_receive = sys::ibv_qp_attr {
+            qp_state: sys::IBV_QPS_RTR,
+            path_mtu: self.local.mtu.min(peer.mtu).min(options.mtu).raw(),
+            dest_qp_num: peer.qp_number,
+            rq_psn: peer.packet_sequence,
+            max_dest_rd_atomic: self.reads_in_flight,
+            min_rnr_timer: options.not_ready_timer & 31,
+            ah_attr: sys::ibv_ah_attr {
+                grh,
+                dlid: peer.lid,
+                sl: options.service_level & 15,
+                is_global: u8::from(global),
+                port_num: self.local.port,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let mask = sys::IBV_QP_AV
+            | sys::IBV_QP_PATH_MTU
+            | sys::IBV_QP_DEST_QPN
+            | sys::IBV_QP_RQ_PSN
+            | sys::IBV_QP_MAX_DEST_RD_ATOMIC
+            | sys::IBV_QP_MIN_RNR_TIMER;
+        self.modify(ready_to_receive, mask, &format!("RTR with {peer}"))?;
+        let ready_to_send = sys::ibv_qp_attr {
+            qp_state: sys::IBV_QPS_RTS,
+            timeout: options.timeout & 31,
+            retry_cnt: options.retries & 7,
+            rnr_retry: options.not_ready_retries & 7,
+            sq_psn: self.packet_sequence,
+            max_rd_atomic: self.reads_in_flight.min(peer.reads_in_flight),
+            ..Default::default()
+        };
+        let mask = sys::IBV_QP_TIMEOUT
+            | sys::IBV_QP_RETRY_CNT
+            | sys::IBV_QP_RNR_RETRY
+            | sys::IBV_QP_SQ_PSN
+            | sys::IBV_QP_MAX_QP_RD_ATOMIC;
+        self.modify(ready_to_send, mask, "RTS")
+    }
+
+    /// What the device would refuse with a bare EINVAL, or accept and never deliver.
+    fn check_peer(&self, peer: &Endpoint) -> Result<(), VerbsError> {
+        let incompatible = |reason| {
+            let (local, remote) = (self.endpoint().to_string(), peer.to_string());
+            Err(VerbsError::Incompatible {
+                local,
+                remote,
+                reason,
+            })
+        };
+        match self.local.link_layer {
+            LinkLayer::Ethernet if peer.lid != 0 => {
+                incompatible("one end is on Ethernet, the other on InfiniBand")
+            }
+            LinkLayer::InfiniBand if peer.lid == 0 && peer.gid.is_zero() => {
+                incompatible("the peer has neither a LID nor a GID")
+            }
+            LinkLayer::Ethernet if peer.gid.is_zero() => incompatible("the peer has no GID"),
+            LinkLayer::Ethernet if peer.gid.ip().is_ipv4() != self.local.gid.ip().is_ipv4() => {
+                incompatible(
+                    "one end chose an IPv4 GID, the other an IPv6 one: choose one kind on both",
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn state(&self) -> Result<QueuePairState, VerbsError> {
+        let mut attributes = sys::ibv_qp_attr::default();
+        let mut initial = sys::ibv_qp_init_attr::default();
+        // SAFETY: the queue pair and both structures are ours.
+        let code = unsafe {
+            (self.pd.context().library().query_qp)(
+                self.raw.as_ptr(),
+                &mut attributes,
+                sys::IBV_QP_STATE.cast_signed(),
+                &mut initial,
+            )
+        };
+        if code != 0 {
+            return Err(VerbsError::code("ibv_query_qp", self.object(), code));
+        }
+        Ok(match attributes.qp_state {
+            sys::IBV_QPS_RESET => QueuePairState::Reset,
+            sys::IBV_QPS_INIT => QueuePairState::Init,
+            sys::IBV_QPS_RTR => QueuePairState::ReadyToReceive,
+            sys::IBV_QPS_RTS => QueuePairState::ReadyToSend,
+            sys::IBV_QPS_ERR => QueuePairState::Error,
+            other => QueuePairState::Other(other),
+        })
+    }
+
+    fn to_error(&self) -> Result<(), VerbsError> {
+        let attributes = sys::ibv_qp_attr {
+            qp_state: sys::IBV_QPS_ERR,
+            ..Default::default()
+        };
+        self.modify(attributes, 0, "ERR")
+    }
+
+    pub(super) fn fail(&mut self) -> Result<(), VerbsError> {
+        if self.failed {
+            return Ok(());
+        }
+        self.to_error()?;
+        self.failed = true;
+        if self.sends.len() == 0 {
+            return Ok(());
+        }
+        // What succeeded unsignalled has no completion of its own: this one, flushed, stands for it.
+        let sequence = self.sends.push(None);
+        let mut marker = sys::ibv_send_wr {
+            wr_id: work_request_id(self.epoch, Queue::Send, sequence),
+            opcode: sys::IBV_WR_SEND,
+            send_flags: sys::IBV_SEND_SIGNALED,
+            ..Default::default()
+        };
+        let mut refused = null_mut();
+        // SAFETY: the queue pair is ours; the work request has no segments and ends its list.
+        let code =
+            unsafe { (self.operations.post_send)(self.raw.as_ptr(), &mut marker, &mut refused) };
+        if code != 0 {
+            self.sends.pop_back(sequence);
+            return Err(VerbsError::code("ibv_post_send", self.object(), code));
+        }
+        Ok(())
+    }
+
+    pub(super) fn attach(&mut self, region: &Arc<MemoryRegion>) -> Result<(), VerbsError> {
+        if !Arc::ptr_eq(region.protection_domain(), &self.pd) {
+            return Err(VerbsError::Foreign {
+                what: "the region",
+                owner: "protection domain",
+            });
+        }
+        self.ranges.push(region.local());
+        self.regions.push(Arc::clone(region));
+        Ok(())
+    }
+
+    /// The attached region that a payload lies in.
+    #[inline]
+    pub(in crate::verbs) fn range_of(
+        &self,
+        start: *const u8,
+        len: usize,
+    ) -> Result<LocalRange, Rejection> {
+        let start = start as usize;
+        self.ranges
+            .iter()
+            .find(|range| range.start <= start && len <= range.end.saturating_sub(start))
+            .copied()
+            .ok_or(Rejection::NotAttached)
+    }
+
+    /// Room on the send queue; one entry is kept for the marker of [`Core::fail`], none is left after it.
+    #[inline]
+    pub(in crate::verbs) fn send_room(&self) -> u32 {
+        if self.failed {
+            0
+        } else {
+            self.sends.free().saturating_sub(1)
+        }
+    }
+}
+
+impl<S: Source, R: Sink> Core<S, R> {
+    #[inline]
+    pub(super) fn post_receive(
+        &mut self,
+        payload: R,
+        segments: &[Segment],
+    ) -> Result<(), Rejected<R>> {
+        let lkey = match self.check_receive(&payload, segments) {
+            Ok(lkey) => lkey,
+            Err(reason) => return Err(Rejected { payload, reason }),
+        };
+        let base = payload.as_ptr() as u64;
+        for (target, segment) in self.receive_segments.iter_mut().zip(segments) {
+            let addr = base + u64::from(segment.offset);
+            *target = sys::ibv_sge {
+                addr,
+                length: segment.len,
+                lkey,
+            };
+        }
+        let sequence = self.receives.push(Some(payload));
+        let mut request = sys::ibv_recv_wr {
+            wr_id: work_request_id(self.epoch, Queue::Receive, sequence),
+            next: null_mut(),
+            sg_list: self.receive_segments.as_mut_ptr(),
+            num_sge: segments.len() as i32,
+        };
+        let mut refused = null_mut();
+        // SAFETY: the queue pair is ours; the segments lie in attached writable regions and in the
+        // payload, which is the only way to its bytes and which the ring owns until it completes.
+        let code = unsafe {
+            (self.operations.post_receive)(self.raw.as_ptr(), &mut request, &mut refused)
+        };
+        if code == 0 {
+            return Ok(());
+        }
+        let errno = match code {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            code => code.saturating_abs(),
+        };
+        let payload = self.receives.pop_back(sequence).flatten();
+        let payload = payload.expect("the payload pushed a moment ago");
+        Err(Rejected {
+            payload,
+            reason: Rejection::Refused { errno },
+        })
+    }
+
+    #[inline]
+    fn check_receive(&self, payload: &R, segments: &[Segment]) -> Result<u32, Rejection> {
+        if self.receives.free() == 0 {
+            return Err(Rejection::QueueFull { room: 0, wanted: 1 });
+        }
+        check_segments(segments, payload.len(), self.max_segments)?;
+        if segments.is_empty() {
+            return Ok(0);
+        }
+        let range = self.range_of(payload.as_ptr(), payload.len())?;
+        if range.writable {
+            Ok(range.lkey)
+        } else {
+            Err(Rejection::ReadOnly)
+        }
+    }
+}
+
+impl<S, R> Drop for Core<S, R> {
+    fn drop(&mut self) {
+        // The adapter stops sooner this way; destroying it is what makes sure.
+        self.to_error().ok();
+        // SAFETY: the queue pair is ours and not used again. Once destroyed, the adapter no longer
+        // touches what was posted on it, and the payloads can be dropped.
+        let code = unsafe { (self.pd.context().library().destroy_qp)(self.raw.as_ptr()) };
+        if code == 0 {
+            self.queue.release(self.reserved);
+            return;
+        }
+        // It may still be writing: keep its buffers, regions and completion queue for ever.
+        self.sends.leak();
+        self.receives.leak();
+        std::mem::forget(std::mem::take(&mut self.regions));
+        std::mem::forget(Arc::clone(&self.queue));
+        std::mem::forget(Arc::clone(&self.pd));
+    }
+}
