@@ -222,6 +222,7 @@ impl Settings {
             fabric_listen: self
                 .fabric_listen
                 .unwrap_or_else(|| SocketAddr::new(control_listen.ip(), 0)),
+            fabric_advertise: self.fabric_advertise,
             rdma_device: self.rdma_device,
             state_dir: self.state_dir.unwrap_or_else(|| cache_dir.join("csi")),
             unmount_on_exit: self.unmount_on_exit.unwrap_or(false),
