@@ -80,8 +80,8 @@ pub enum AgentError {
     /// What was listed makes no dataset.
     #[error("{origin}: {source}")]
     Listing {
-        /// The origin.
-        origin: OriginUrl,
+        /// The origin's URL.
+        origin: String,
         /// What is wrong with the listing.
         source: ManifestError,
     },
@@ -227,7 +227,7 @@ impl Agent {
             Ok::<_, ManifestError>((Arc::new(manifest), encoded))
         });
         let (manifest, encoded) = built.await.map_err(|source| AgentError::Listing {
-            origin: origin.clone(),
+            origin: origin.to_string(),
             source,
         })?;
         let version = manifest.digest();
