@@ -151,6 +151,7 @@ async fn play(
     let mut faults = report.faults();
     faults.extend(differences);
     if !faults.is_empty() {
+        faults.extend(scene.nodes.iter().flat_map(Node::warnings));
         return Err(Failure::failed(faults.join("\ntrackbed: ")));
     }
     if args.output == Output::Table {
@@ -296,7 +297,11 @@ async fn read_mounts(
         let expected = expected.clone();
         blocking(move || read_mount(name, path, &expected, &bar))
     });
-    let outcome = try_join_all(readings).await;
+    let outcome = try_join_all(readings).await.map_err(|failure| {
+        let mut said = vec![failure.to_string()];
+        said.extend(scene.nodes.iter().flat_map(Node::warnings));
+        Failure::failed(said.join("\ntrackbed: "))
+    });
     for node in &mut scene.nodes {
         // A node that died is the better explanation for an error of its readers.
         node.check_alive()?;

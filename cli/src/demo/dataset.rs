@@ -7,17 +7,20 @@ use super::progress::Bar;
 use super::tree::{self, Entry, Tree, TreeError, Watch};
 use crate::exit::Failure;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use trackbed_cache::OriginUrl;
 
 /// What every machine has.
 const DEFAULT: &str = "/usr/share";
 
-/// Set in the emulated guest of `hack/vm`, whose processors are slow: there the default is a part
-/// of the above that takes under a minute.
+/// Set in the guest of `hack/vm`, whose processors are slow where they are emulated, and whose
+/// /usr/share is all but empty: there the default is a folder that takes under a minute.
 const GUEST_MARK: &str = "TRACKBED_GUEST";
 
-/// What that part may measure, in bytes.
+/// Below one of these.
+const GUEST_ROOTS: [&str; 2] = ["/usr/share", "/usr"];
+
+/// What that folder may measure, in bytes.
 const GUEST_BYTES: std::ops::RangeInclusive<u64> = (20 << 20)..=(80 << 20);
 
 /// And how many files it may have: each costs some milliseconds under emulation.
@@ -66,7 +69,7 @@ pub(crate) fn choose(named: Option<&str>, watch: &dyn Watch) -> Result<Chosen, F
             Err(error) => return Err(Failure::usage(format!("dataset {error}"))),
         },
         Some(path) => PathBuf::from(path),
-        None if std::env::var_os(GUEST_MARK).is_some() => part_of(Path::new(DEFAULT), watch)?,
+        None if std::env::var_os(GUEST_MARK).is_some() => for_guest(watch)?,
         None => PathBuf::from(DEFAULT),
     };
     let refuse = |error: &io::Error| {
@@ -82,10 +85,13 @@ pub(crate) fn choose(named: Option<&str>, watch: &dyn Watch) -> Result<Chosen, F
     Ok(Chosen::Folder(folder))
 }
 
-/// The largest folder directly below `root` within the guest's bounds, or all of it.
-fn part_of(root: &Path, watch: &dyn Watch) -> Result<PathBuf, Failure> {
+/// The largest folder of the guest within its bounds, or the default.
+fn for_guest(watch: &dyn Watch) -> Result<PathBuf, Failure> {
     let mut best: Option<(u64, PathBuf)> = None;
-    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+    let folders = GUEST_ROOTS
+        .iter()
+        .filter_map(|root| std::fs::read_dir(root).ok());
+    for entry in folders.flatten().flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
@@ -99,7 +105,7 @@ fn part_of(root: &Path, watch: &dyn Watch) -> Result<PathBuf, Failure> {
             _ => {}
         }
     }
-    Ok(best.map_or_else(|| root.to_owned(), |(_, path)| path))
+    Ok(best.map_or_else(|| DEFAULT.into(), |(_, path)| path))
 }
 
 /// Reads all of it.

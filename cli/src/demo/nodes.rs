@@ -29,6 +29,16 @@ const END_WITHIN: Duration = Duration::from_secs(8);
 /// Lines of a failed node's log that are shown.
 const TAIL_LINES: usize = 12;
 
+/// Pinned memory of a node: little, as several share one machine, and the more chunks are under way
+/// at once the longer each takes where packets are made by software.
+const MEMORY: &str = "96MiB";
+
+/// No peer dies in a demo, but an emulated or busy machine may be slow.
+const PEER_TIMEOUT_SECONDS: &str = "60";
+
+/// Warnings of a node that are shown when the outcome is wrong.
+const WARNINGS_SHOWN: usize = 3;
+
 /// Levels a node logs to its file when nothing else is said.
 const NODE_LOG: &str = "info";
 
@@ -108,6 +118,7 @@ impl Node {
             .arg("--csi-endpoint")
             .arg(format!("unix://{}", self.csi_socket().display()))
             .arg("--unmount-on-exit")
+            .args(["--memory", MEMORY, "--peer-timeout", PEER_TIMEOUT_SECONDS])
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|error| refuse(&error))?)
             .stderr(log)
@@ -161,6 +172,16 @@ impl Node {
             "{} {why}; the end of its log:\n  {tail}",
             self.name
         ))
+    }
+
+    /// The last warnings and errors of its log.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let grave = log
+            .lines()
+            .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+        let lines: Vec<_> = grave.map(|line| format!("{}: {line}", self.name)).collect();
+        lines[lines.len().saturating_sub(WARNINGS_SHOWN)..].to_vec()
     }
 
     /// A client of the admin socket.

@@ -3,8 +3,10 @@
 use super::network::{NET_DEVICE, Network, Place, run_with_input};
 use super::report::VerbsReport;
 use crate::exit::Failure;
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a new device may take until its port is active.
@@ -15,6 +17,9 @@ const PATH_MTU: u64 = 4096;
 
 /// The counter of packets that arrived, as rxe names it.
 const RECEIVED: &str = "rcvd_pkts";
+
+/// And of their bytes, headers included.
+const RECEIVED_BYTES: &str = "rcvd_bytes";
 
 const INFINIBAND: &str = "/sys/class/infiniband";
 
@@ -78,23 +83,21 @@ pub(crate) fn read_counters(network: &Network) -> BTreeMap<String, u64> {
     sums
 }
 
-fn read_device(place: &Place, device: &str) -> Result<Vec<(String, u64)>, Failure> {
-    let folder: PathBuf = [INFINIBAND, device, "ports/1/hw_counters"].iter().collect();
-    place.run(|| {
-        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| {
-                let value = std::fs::read_to_string(entry.path())
-                    .ok()?
-                    .trim()
-                    .parse()
-                    .ok()?;
-                Some((entry.file_name().into_string().ok()?, value))
-            })
-            // How long sysfs caches the values, in ms: not a counter.
-            .filter(|(name, _)| name != "lifespan")
-            .collect()
-    })
+/// As `rdma statistic` says: the device's hw_counters are not in the /sys of a network namespace.
+fn read_device(place: &Place, device: &str) -> Result<BTreeMap<String, u64>, Failure> {
+    let link = format!("{device}/1");
+    let said = place.run(|| {
+        Command::new("rdma")
+            .args(["-j", "statistic", "show", "link", &link])
+            .output()
+    })?;
+    let said = said.map(|output| output.stdout).unwrap_or_default();
+    let links: Vec<BTreeMap<String, Value>> = serde_json::from_slice(&said).unwrap_or_default();
+    let counters = links.into_iter().flatten();
+    Ok(counters
+        .filter(|(name, _)| name != "port")
+        .filter_map(|(name, value)| Some((name, value.as_u64()?)))
+        .collect())
 }
 
 /// What moved between two readings, beside the bytes that the verbs path counted.
@@ -108,12 +111,16 @@ pub(crate) fn compare(
         (delta > 0).then_some((name, delta))
     };
     let hw_counters: BTreeMap<_, _> = after.into_iter().filter_map(moved).collect();
-    let packets_received = hw_counters.get(RECEIVED).copied().unwrap_or(0);
+    let counted = |name: &str| hw_counters.get(name).copied();
+    let packets_received = counted(RECEIVED).unwrap_or(0);
+    // Not every kernel counts bytes too.
+    let bytes_suffice = counted(RECEIVED_BYTES).is_none_or(|bytes| bytes >= fabric_bytes_received);
+    let packets_suffice = packets_received.saturating_mul(PATH_MTU) >= fabric_bytes_received;
     VerbsReport {
         fabric_bytes_received,
         path_mtu: PATH_MTU,
         packets_received,
-        agree: packets_received.saturating_mul(PATH_MTU) >= fabric_bytes_received,
+        agree: packets_suffice && bytes_suffice,
         hw_counters,
     }
 }
@@ -134,6 +141,17 @@ mod tests {
         assert!(compare(&counters(10), counters(20), 10 * 4096).agree);
         assert!(!compare(&counters(10), counters(20), 10 * 4096 + 1).agree);
         assert!(!compare(&counters(10), counters(10), 1).agree);
+    }
+
+    #[test]
+    fn bytes_need_as_many_counted_by_the_device() {
+        let with_bytes = |bytes| {
+            let mut counters = counters(100);
+            counters.insert(RECEIVED_BYTES.to_owned(), bytes);
+            counters
+        };
+        assert!(compare(&with_bytes(0), with_bytes(5000), 4096).agree);
+        assert!(!compare(&counters(0), with_bytes(4000), 4096).agree);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use trackbed_csi::driver::CsiEndpoint;
 
 /// Largest configuration file read, in bytes: this is not a place for data.
@@ -14,6 +15,9 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Pinned memory when nothing else is said.
 const DEFAULT_MEMORY: Size = Size(128 << 20);
+
+/// What a peer may take to show that it lives when nothing else is said.
+const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The settings as given; each may be missing in one source and there in another.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -73,6 +77,11 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_RDMA_DEVICE", value_name = "DEVICE")]
     pub(crate) rdma_device: Option<String>,
 
+    /// How long a peer that owes data may give no sign of life until it is given up, in seconds
+    /// [default: 10]
+    #[arg(long, env = "TRACKBED_PEER_TIMEOUT", value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) peer_timeout: Option<u16>,
+
     /// Folder in which the CSI driver remembers what it has mounted, over restarts
     /// [default: csi in the cache's folder]
     #[arg(long, env = "TRACKBED_STATE_DIR", value_name = "FOLDER")]
@@ -126,6 +135,7 @@ pub(crate) struct NodeConfig {
     pub(crate) fabric_listen: SocketAddr,
     pub(crate) fabric_advertise: Option<IpAddr>,
     pub(crate) rdma_device: Option<String>,
+    pub(crate) peer_timeout: Duration,
     pub(crate) state_dir: PathBuf,
     pub(crate) unmount_on_exit: bool,
     pub(crate) admin_socket: CsiEndpoint,
@@ -178,6 +188,7 @@ impl Settings {
             fabric_listen: self.fabric_listen.or(other.fabric_listen),
             fabric_advertise: self.fabric_advertise.or(other.fabric_advertise),
             rdma_device: self.rdma_device.or(other.rdma_device),
+            peer_timeout: self.peer_timeout.or(other.peer_timeout),
             state_dir: self.state_dir.or(other.state_dir),
             unmount_on_exit: self.unmount_on_exit.or(other.unmount_on_exit),
             admin_socket: self.admin_socket.or(other.admin_socket),
@@ -209,6 +220,11 @@ impl Settings {
                 "--name {name:?} is no DNS name: use a-z, 0-9, - and . as in its certificate"
             )));
         }
+        let peer_timeout = match self.peer_timeout {
+            Some(0) => return Err(Failure::usage("--peer-timeout 0: give at least 1 second")),
+            Some(seconds) => Duration::from_secs(seconds.into()),
+            None => DEFAULT_PEER_TIMEOUT,
+        };
         Ok(NodeConfig {
             name,
             registry: required(self.registry, "registry")?,
@@ -224,6 +240,7 @@ impl Settings {
                 .unwrap_or_else(|| SocketAddr::new(control_listen.ip(), 0)),
             fabric_advertise: self.fabric_advertise,
             rdma_device: self.rdma_device,
+            peer_timeout,
             state_dir: self.state_dir.unwrap_or_else(|| cache_dir.join("csi")),
             unmount_on_exit: self.unmount_on_exit.unwrap_or(false),
             admin_socket,

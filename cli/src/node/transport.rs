@@ -44,13 +44,19 @@ pub(crate) fn connect(
 
 fn verbs(config: &NodeConfig, agent: &Agent, shard: &Shard) -> Result<Fabric, FabricError> {
     let settings = FabricConfig::verbs(config.rdma_device.clone());
-    Fabric::new(with_arenas(settings, shard), shard.clone(), agent.source())
+    Fabric::new(
+        adjust(settings, config, shard),
+        shard.clone(),
+        agent.source(),
+    )
 }
 
-/// Arenas in proportion to the node's memory: each peer that is asked takes up to a quarter.
-fn with_arenas(settings: FabricConfig, shard: &Shard) -> FabricConfig {
+/// Arenas in proportion to the node's memory, as each peer that is asked takes up to a quarter of
+/// it, and the patience that is configured.
+fn adjust(settings: FabricConfig, config: &NodeConfig, shard: &Shard) -> FabricConfig {
     FabricConfig {
         arena_slots: (shard.slab().slots() / 4).clamp(2, 16),
+        deadline: config.peer_timeout,
         ..settings
     }
 }
@@ -66,8 +72,12 @@ fn tcp(
         None if config.fabric_listen.ip().is_unspecified() => Some(own_address(config, registry)?),
         named => named,
     };
-    Fabric::new(with_arenas(settings, shard), shard.clone(), agent.source())
-        .map_err(|error| Failure::usage(format!("--fabric-listen: {error}")))
+    Fabric::new(
+        adjust(settings, config, shard),
+        shard.clone(),
+        agent.source(),
+    )
+    .map_err(|error| Failure::usage(format!("--fabric-listen: {error}")))
 }
 
 /// The address under which peers know this node: where they reach its control interface.
