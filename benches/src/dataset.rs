@@ -23,7 +23,7 @@ pub struct Noise(pub u64);
 
 impl Noise {
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -32,7 +32,7 @@ impl Noise {
 
     fn fill(&mut self, buffer: &mut [u8]) {
         for piece in buffer.chunks_mut(8) {
-            piece.copy_from_slice(&self.next().to_le_bytes()[..piece.len()]);
+            piece.copy_from_slice(&self.draw().to_le_bytes()[..piece.len()]);
         }
     }
 }
@@ -131,7 +131,7 @@ fn random(path: &Path, bytes: usize, reads: usize, seed: u64) -> io::Result<f64>
     let mut noise = Noise(seed);
     let mut buffer = vec![0; bytes];
     for _ in 0..reads {
-        let place = noise.next() % (LARGE_BYTES / bytes as u64);
+        let place = noise.draw() % (LARGE_BYTES / bytes as u64);
         file.read_exact_at(&mut buffer, place * bytes as u64)?;
     }
     Ok(reads as f64)

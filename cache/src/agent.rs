@@ -77,7 +77,15 @@ pub enum AgentError {
     /// The origin.
     #[error(transparent)]
     Origin(#[from] OriginError),
-    /// The listing, or a manifest from a peer.
+    /// What was listed makes no dataset.
+    #[error("{origin}: {source}")]
+    Listing {
+        /// The origin's URL.
+        origin: String,
+        /// What is wrong with the listing.
+        source: ManifestError,
+    },
+    /// A manifest from a peer.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The registry.
@@ -218,7 +226,10 @@ impl Agent {
             let encoded = Bytes::from(manifest.encode());
             Ok::<_, ManifestError>((Arc::new(manifest), encoded))
         });
-        let (manifest, encoded) = built.await?;
+        let (manifest, encoded) = built.await.map_err(|source| AgentError::Listing {
+            origin: origin.to_string(),
+            source,
+        })?;
         let version = manifest.digest();
         self.0.store.create(manifest, encoded, origin).await?;
         let record = DatasetRecord {

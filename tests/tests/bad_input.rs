@@ -43,7 +43,7 @@ async fn an_empty_dataset_is_refused() {
         .register("demo", &url)
         .await
         .expect_err("nothing is there");
-    assert_says(status.message(), &["empty-origin", "no files"]);
+    assert_says(status.message(), &["empty-origin", "empty", "check"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

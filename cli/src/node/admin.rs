@@ -183,7 +183,9 @@ fn status(error: AgentError) -> Status {
         AgentError::UnknownDataset(_) | AgentError::UnknownVersion { .. } => {
             Status::not_found(said)
         }
-        AgentError::Origin(_) | AgentError::Manifest(_) => Status::failed_precondition(said),
+        AgentError::Origin(_) | AgentError::Listing { .. } | AgentError::Manifest(_) => {
+            Status::failed_precondition(said)
+        }
         _ => Status::unavailable(said),
     }
 }
