@@ -61,7 +61,7 @@ pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Fa
         &mut serving,
     )
     .await?;
-    serve_metrics(&config, &agent, &mut serving).await?;
+    serve_metrics(&config, &agent, stopped.clone(), &mut serving).await?;
     serve_csi(&config, &agent, stopped.clone(), &mut serving).await?;
     // Last, as whoever gets an answer here takes the node for ready.
     serve_admin(&config, &agent, &registry, device, stopped, &mut serving)?;
@@ -236,6 +236,7 @@ async fn serve_peers(
 async fn serve_metrics(
     config: &NodeConfig,
     agent: &Agent,
+    stopped: watch::Receiver<()>,
     serving: &mut Serving,
 ) -> Result<(), Failure> {
     let Some(address) = config.metrics_listen else {
@@ -250,9 +251,13 @@ async fn serve_metrics(
         }
         text
     };
-    let task = metrics::serve(listener, Arc::new(render));
-    tokio::spawn(task);
-    let _ = serving;
+    serving.spawn(async move {
+        tokio::select! {
+            () = metrics::serve(listener, Arc::new(render)) => {}
+            () = stopping(stopped) => {}
+        }
+        Ok(())
+    });
     Ok(())
 }
 
