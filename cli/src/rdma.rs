@@ -48,7 +48,7 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 /// A table without rulings inside, as `ip` and `kubectl` print theirs.
 fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.iter().copied());
     table
 }
