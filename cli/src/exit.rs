@@ -44,17 +44,17 @@ impl Failure {
         }
     }
 
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// A child has already said why.
     pub(crate) fn silent(code: u8) -> Self {
         Failure {
             sentence: String::new(),
             code,
         }
-    }
-
-    /// The exit code.
-    pub(crate) fn code(&self) -> u8 {
-        self.code
     }
 }
 
@@ -69,5 +69,5 @@ pub(crate) fn report(failure: Failure) -> ExitCode {
     if !failure.sentence.is_empty() {
         eprintln!("trackbed: {failure}");
     }
-    ExitCode::from(failure.code)
+    ExitCode::from(failure.code())
 }

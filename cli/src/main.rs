@@ -4,6 +4,7 @@
 //! with an exit code of [`exit`], having said in one sentence on stderr what went wrong, on what,
 //! why, and what to do next.
 
+mod dataset;
 mod demo;
 mod exit;
 
@@ -42,7 +43,13 @@ Exit status:
 struct Command {
     /// What to log to stderr: error, warn, info, debug, trace, or a filter such as
     /// `info,trackbed_cache=debug`
-    #[arg(long, env = "TRACKBED_LOG", global = true, value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "TRACKBED_LOG",
+        global = true,
+        value_name = "FILTER",
+        display_order = 900
+    )]
     log: Option<String>,
 
     #[command(subcommand)]
@@ -53,6 +60,7 @@ struct Command {
 enum Role {
     Demo(demo::DemoArgs),
     Node(node::NodeArgs),
+    Dataset(dataset::DatasetArgs),
     Rdma(rdma::RdmaArgs),
 }
 
@@ -77,6 +85,7 @@ fn main() -> ExitCode {
     let outcome = match command.role {
         Role::Demo(args) => demo::run(args),
         Role::Node(args) => node::run(args),
+        Role::Dataset(args) => dataset::run(args),
         Role::Rdma(args) => rdma::run(args),
     };
     match outcome {

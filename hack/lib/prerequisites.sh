@@ -102,21 +102,3 @@ need_rust() {
         fail "needs Rust $(rust_channel) or later: install it from https://rustup.rs, or your" \
             "distribution's rustup, and run this again"
 }
-
-# need_cargo_deny: `cargo deny`, built once into target/tools if it is not installed.
-need_cargo_deny() {
-    command -v cargo-deny >/dev/null && return
-    [ -x "$(tools_folder)/bin/cargo-deny" ] && return
-    echo "${0##*/}: building cargo-deny" >&2
-    cargo install --quiet --locked --root "$(tools_folder)" cargo-deny >&2 ||
-        fail "cannot build cargo-deny: \`cargo install --locked cargo-deny\` says why"
-}
-
-# cargo_deny ARGUMENT...: runs what need_cargo_deny found or built.
-cargo_deny() {
-    PATH="$PATH:$(tools_folder)/bin" cargo-deny "$@"
-}
-
-tools_folder() {
-    echo "${CARGO_TARGET_DIR:-$PWD/target}/tools"
-}

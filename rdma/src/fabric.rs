@@ -10,18 +10,20 @@
 //! that owes answers gives no sign of life for [`FabricConfig::deadline`]; a peer that is only slow
 //! says that it is at work, and how long that is worth waiting for is decided above.
 
+mod config;
 mod counters;
+mod error;
 mod frame;
 mod link;
 mod meeting;
 mod serve;
+mod session;
 mod tcp;
 mod verbs;
 
 use std::fmt;
 use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -30,12 +32,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::shard::Shard;
-use crate::slab::{Lease, PAGE_BYTES, Slab, SlabError};
-use crate::verbs::{Context, GidChoice, VerbsError};
+use crate::slab::{Lease, PAGE_BYTES, Slab};
+use crate::verbs::Context;
 use counters::Counters;
 use serve::Server;
 
+pub use config::FabricConfig;
 pub use counters::FabricCounters;
+pub use error::FabricError;
 pub use frame::TRAILER_BYTES;
 pub use link::PeerLink;
 pub use meeting::GreetingError;
@@ -202,164 +206,6 @@ pub enum FetchError {
         /// What it sent.
         reason: String,
     },
-}
-
-/// Why a fabric could not start or peers could not meet.
-#[derive(Debug, thiserror::Error)]
-pub enum FabricError {
-    /// The data port.
-    #[error("{attempt} the data port {address} failed: {source}")]
-    Socket {
-        /// What was attempted.
-        attempt: &'static str,
-        /// On which address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Peers can't be told where to connect.
-    #[error("peers can't connect to {listen}: listen on one address, or say which to advertise")]
-    Advertise {
-        /// Where the data port listens.
-        listen: SocketAddr,
-    },
-    /// A setting makes no sense.
-    #[error("fabric setting {name}: {reason}")]
-    Setting {
-        /// Which.
-        name: &'static str,
-        /// Why not.
-        reason: String,
-    },
-    /// This fabric is not to be had here.
-    #[error("fabric {kind} can't be used: {reason}")]
-    Unavailable {
-        /// Which.
-        kind: FabricKind,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// The memory for a peer's payloads.
-    #[error(transparent)]
-    Arena(#[from] SlabError),
-    /// The RDMA device, or what was to be made on it.
-    #[error(transparent)]
-    Verbs(#[from] VerbsError),
-    /// A queue pair that takes no work.
-    #[error("preparing a queue pair failed: {reason}")]
-    Post {
-        /// What refused, and why.
-        reason: String,
-    },
-    /// No randomness for a ticket.
-    #[error("reading /dev/urandom for a ticket failed: {source}")]
-    Random {
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Too many peers are connecting.
-    #[error("peer {peer} has to try again: too many are being connected")]
-    Busy {
-        /// The peer's name.
-        peer: String,
-    },
-    /// The bytes the control plane brought.
-    #[error("the greeting of peer {peer} can't be used: {source}")]
-    Greeting {
-        /// The peer's name.
-        peer: String,
-        /// What is wrong with it.
-        source: GreetingError,
-    },
-    /// The data connection.
-    #[error("{attempt} at {address}, the data port of peer {peer}, failed: {source}")]
-    Connect {
-        /// The peer's name.
-        peer: String,
-        /// Its data port.
-        address: SocketAddr,
-        /// What was attempted.
-        attempt: &'static str,
-        /// What the system or the peer said.
-        source: io::Error,
-    },
-}
-
-/// How to run a fabric.
-#[derive(Debug, Clone)]
-pub struct FabricConfig {
-    /// What carries the chunks.
-    pub kind: FabricKind,
-    /// TCP: where the data port listens; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// TCP: the address that peers are told to connect to, if not the one listened on.
-    pub advertise: Option<IpAddr>,
-    /// Verbs: the device's name; without one, the first that has an active port.
-    pub device: Option<String>,
-    /// Verbs: the device's port, from 1; without one, the first that is active.
-    pub device_port: Option<u8>,
-    /// Verbs: which of the port's addresses to use.
-    pub gid: GidChoice,
-    /// Slots of the arena kept for each peer we ask, and so the most requests under way to it.
-    pub arena_slots: usize,
-    /// Requests of one peer that are worked on at a time.
-    pub serves_per_peer: usize,
-    /// How long a peer that owes us an answer may give no sign of life.
-    pub deadline: Duration,
-    /// How long an accepted peer may take to open its data connection.
-    pub ticket_lifetime: Duration,
-}
-
-impl FabricConfig {
-    /// A fabric over TCP with the usual settings: arenas of 16 slots, 8 requests of a peer worked
-    /// on at a time, a deadline of 10 s.
-    pub fn tcp(listen: SocketAddr) -> FabricConfig {
-        FabricConfig {
-            kind: FabricKind::Tcp,
-            listen,
-            advertise: None,
-            device: None,
-            device_port: None,
-            gid: GidChoice::Automatic,
-            arena_slots: 16,
-            serves_per_peer: 8,
-            deadline: Duration::from_secs(10),
-            ticket_lifetime: Duration::from_secs(30),
-        }
-    }
-
-    /// A fabric over verbs on that device, or on the first that has an active port, with the settings
-    /// of [`FabricConfig::tcp`].
-    pub fn verbs(device: Option<String>) -> FabricConfig {
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        FabricConfig {
-            kind: FabricKind::Verbs,
-            device,
-            ..FabricConfig::tcp(nowhere)
-        }
-    }
-
-    fn check(&self) -> Result<(), FabricError> {
-        let wrong = |name, reason: String| Err(FabricError::Setting { name, reason });
-        if !(1..=serve::MAX_PEER_SLOTS).contains(&self.arena_slots) {
-            let reason = format!(
-                "{} slots: 1 to {} work",
-                self.arena_slots,
-                serve::MAX_PEER_SLOTS
-            );
-            return wrong("arena_slots", reason);
-        }
-        if self.serves_per_peer == 0 {
-            return wrong("serves_per_peer", "0 would serve nobody".to_owned());
-        }
-        if self.deadline < Duration::from_millis(100) {
-            return wrong(
-                "deadline",
-                format!("{:?}: 100 ms is the least", self.deadline),
-            );
-        }
-        Ok(())
-    }
 }
 
 /// Our end of the network of peers: serves them from a source, and links to them for fetching.
@@ -530,6 +376,14 @@ impl Fabric {
         match &self.inner.transport {
             Transport::Tcp(tcp) => Some(tcp.address()),
             Transport::Verbs(_) => None,
+        }
+    }
+
+    /// The RDMA device in use, over verbs.
+    pub fn device(&self) -> Option<&str> {
+        match &self.inner.transport {
+            Transport::Tcp(_) => None,
+            Transport::Verbs(verbs) => Some(verbs.device()),
         }
     }
 

@@ -7,6 +7,7 @@
 //! tasks that should not keep it alive must not own a handle.
 
 mod buffers;
+mod memlock;
 mod ops;
 mod reactor;
 mod ring;

@@ -39,6 +39,7 @@ pub struct Node {
     /// Its folder: cache, sockets, log, volumes.
     pub folder: PathBuf,
     command: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -54,6 +55,7 @@ impl Node {
             address,
             folder,
             command,
+            environment: Vec::new(),
             child: None,
         }
     }
@@ -61,6 +63,11 @@ impl Node {
     /// Gives the process, not yet started, one more flag.
     pub fn flag(&mut self, name: &str, value: impl ToString) {
         self.command.extend([name.to_owned(), value.to_string()]);
+    }
+
+    /// Gives the process, not yet started, a variable of its environment.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Has the process, not yet started, be started by another program.
@@ -78,6 +85,7 @@ impl Node {
             .open(self.log_path())?;
         let child = Command::new(&self.command[0])
             .args(&self.command[1..])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -14,12 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use futures::{StreamExt, TryStreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::path::Path as Key;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::RetryConfig;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
@@ -27,13 +24,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::s3_client::S3Client;
 use bucket::{Buckets, Served};
 
 /// The key that the server accepts. A test's own, of no worth anywhere else.
 const KEY: &str = "trackbed-test";
 const SECRET: &str = "not-a-secret-of-anyone";
-/// Objects put at once.
-const PUTS: usize = 16;
 
 /// A running server; ends, and its objects are deleted, when dropped.
 pub struct S3Server {
@@ -131,30 +127,16 @@ impl S3Server {
         bucket: &str,
         objects: impl IntoIterator<Item = (String, Vec<u8>)>,
     ) -> io::Result<()> {
-        let store = self.client(bucket)?;
-        let store = &store;
-        let puts = futures::stream::iter(objects)
-            .map(|(key, bytes)| async move {
-                let key = Key::parse(&key).map_err(io::Error::other)?;
-                let put = store.put(&key, PutPayload::from(bytes)).await;
-                put.map(|_| ()).map_err(io::Error::other)
-            })
-            .buffer_unordered(PUTS)
-            .try_collect::<()>();
         match &self.runtime {
-            Some(runtime) => runtime.block_on(puts),
+            Some(runtime) => runtime.block_on(self.client().put(bucket, objects)),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
     /// Deletes an object through the server's front door.
     pub fn delete(&self, bucket: &str, key: &str) -> io::Result<()> {
-        let store = self.client(bucket)?;
-        let key = Key::parse(key).map_err(io::Error::other)?;
         match &self.runtime {
-            Some(runtime) => runtime
-                .block_on(store.delete(&key))
-                .map_err(io::Error::other),
+            Some(runtime) => runtime.block_on(self.client().delete(bucket, key)),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -184,15 +166,13 @@ impl S3Server {
         self.buckets.counters()
     }
 
-    fn client(&self, bucket: &str) -> io::Result<AmazonS3> {
-        AmazonS3Builder::new()
-            .with_endpoint(self.endpoint())
-            .with_allow_http(true)
-            .with_bucket_name(bucket)
-            .with_access_key_id(KEY)
-            .with_secret_access_key(SECRET)
-            .build()
-            .map_err(io::Error::other)
+    fn client(&self) -> S3Client {
+        S3Client {
+            endpoint: self.endpoint(),
+            key: KEY.to_owned(),
+            secret: SECRET.to_owned(),
+            retry: RetryConfig::default(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a user gets: a dataset, fetched once, read on several nodes, through kubelet's interface.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use tonic::Code;
 use trackbed_proto::csi::v1::{
@@ -142,6 +142,8 @@ async fn a_killed_node_comes_back_with_what_it_had() {
         .expect("a registered dataset mounts");
     tree::read(&mount).expect("all of it is read once");
 
+    // What was read in the last moments before a crash may have to be fetched again.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     node.kill();
     node.start().await.expect("a killed node starts again");
     let mount = node

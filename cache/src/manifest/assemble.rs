@@ -77,7 +77,8 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    pub(super) fn with_capacity(entries: usize) -> Assembler {
+    /// For about this many entries, and about this many bytes of names, targets and identities.
+    pub(super) fn with_capacity(entries: usize, text: usize) -> Assembler {
         let mut records = Vec::with_capacity(entries + 1);
         records.push(Record {
             seconds: 0,
@@ -93,7 +94,7 @@ impl Assembler {
         });
         Assembler {
             records,
-            text: Vec::new(),
+            text: Vec::with_capacity(text),
             open: vec![Open {
                 index: 0,
                 path_len: 0,

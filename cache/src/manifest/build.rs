@@ -1,6 +1,6 @@
 //! A manifest from what an origin listed.
 
-use crate::origin::{ListedEntry, ListedKind, Timestamp};
+use crate::origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp};
 
 use super::assemble::{Assembler, NewBody};
 use super::{EntryIndex, Manifest, ManifestError, encode, shown};
@@ -17,7 +17,8 @@ impl Manifest {
         }
         listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
 
-        let mut assembler = Assembler::with_capacity(listed.len());
+        let text = listed.iter().map(text_len).sum();
+        let mut assembler = Assembler::with_capacity(listed.len(), text);
         let mut open: Vec<(u32, Vec<u8>)> = Vec::new();
         let mut identity = Vec::new();
         // Consumed one by one, so that what is built replaces what was listed in memory.
@@ -77,6 +78,20 @@ impl Manifest {
             }
         }
         assembler.finish()
+    }
+}
+
+/// What an entry adds to the manifest's text.
+fn text_len(entry: &ListedEntry) -> usize {
+    let name = split(&entry.path).1.len();
+    name + match &entry.kind {
+        ListedKind::Directory => 0,
+        ListedKind::File {
+            identity: ObjectIdentity::Etag(etag),
+            ..
+        } => 2 + etag.len(),
+        ListedKind::File { .. } => 1,
+        ListedKind::Symlink { target } => target.len(),
     }
 }
 

@@ -57,7 +57,8 @@ impl Manifest {
         if entries > (bytes.len() - input.at) / MIN_ENTRY_BYTES {
             return Err(input.malformed("it says it has more entries than fit"));
         }
-        let mut assembler = Assembler::with_capacity(entries);
+        let mut assembler =
+            Assembler::with_capacity(entries, bytes.len() - input.at - entries * MIN_ENTRY_BYTES);
         for _ in 0..entries {
             decode_entry(&mut input, &mut assembler)?;
         }

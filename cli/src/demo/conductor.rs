@@ -2,6 +2,7 @@
 //! has a dataset registered and mounted, reads it, compares, reports, and takes all down again.
 
 use super::certificates::Authority;
+use super::dataset::Chosen;
 use super::mounts::Mount;
 use super::network::Network;
 use super::nodes::{Node, Start};
@@ -110,7 +111,7 @@ async fn play(
     }
     let fabric = choose_fabric(args, &network, &mut notes)?;
     start_nodes(args, inside, scene, &network, fabric, progress).await?;
-    register(&scene.nodes[0], &origin, progress).await?;
+    register(&scene.nodes[0], &origin.url(), progress).await?;
     for node in &scene.nodes[..READERS] {
         scene.mounts.push(Mount::make(node, DATASET).await?);
     }
@@ -138,7 +139,7 @@ async fn play(
         fabric: used,
         digest_ok: differences.is_empty(),
         nodes: nodes.reports,
-        dataset: origin,
+        dataset: origin.shown(),
         network: if network.loopback_because.is_some() {
             "loopback"
         } else {
@@ -161,14 +162,14 @@ async fn play(
     Ok(())
 }
 
-/// Looks at the origin: its URL as registered, and what is in it.
-async fn survey(args: &DemoArgs, progress: &Progress) -> Result<(String, Tree), Failure> {
+/// Looks at the origin: what it is, and what is in it.
+async fn survey(args: &DemoArgs, progress: &Progress) -> Result<(Chosen, Tree), Failure> {
     let named = args.dataset.clone();
     let bar = progress.start("reading the origin");
     blocking(move || {
-        let folder = dataset::choose(named.as_deref(), &bar)?;
-        let tree = dataset::survey(&folder, &bar)?;
-        Ok((format!("file://{}", folder.display()), tree))
+        let dataset = dataset::choose(named.as_deref(), &bar)?;
+        let tree = dataset::survey(&dataset, &bar)?;
+        Ok((dataset, tree))
     })
     .await
 }

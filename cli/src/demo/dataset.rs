@@ -1,11 +1,14 @@
-//! Which dataset the demo uses, and what is in it: read directly, not through any of Trackbed, to
-//! have something to compare with.
+//! Which dataset the demo uses, and what is in it: read directly, not through any node, to have
+//! something to compare with.
+
+mod remote;
 
 use super::progress::Bar;
 use super::tree::{self, Entry, Tree, TreeError, Watch};
 use crate::exit::Failure;
 use std::io;
 use std::path::{Path, PathBuf};
+use trackbed_cache::OriginUrl;
 
 /// What every machine has.
 const DEFAULT: &str = "/usr/share";
@@ -28,10 +31,41 @@ pub(crate) fn is_local(dataset: Option<&str>) -> bool {
     dataset.is_none_or(|dataset| !dataset.contains("://") || dataset.starts_with("file://"))
 }
 
-/// The folder to use: the one named, or the default of this machine.
-pub(crate) fn choose(named: Option<&str>, watch: &dyn Watch) -> Result<PathBuf, Failure> {
+/// A dataset that was chosen.
+pub(crate) enum Chosen {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// Something that only an origin's client can read.
+    Remote(OriginUrl),
+}
+
+impl Chosen {
+    /// As it is registered.
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Chosen::Folder(path) => OriginUrl::Directory(path.clone()).to_string(),
+            Chosen::Remote(url) => url.to_string(),
+        }
+    }
+
+    /// As people call it.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Chosen::Folder(path) => path.display().to_string(),
+            Chosen::Remote(url) => url.to_string(),
+        }
+    }
+}
+
+/// What to use: what is named, or the default of this machine.
+pub(crate) fn choose(named: Option<&str>, watch: &dyn Watch) -> Result<Chosen, Failure> {
     let path = match named {
-        Some(named) => PathBuf::from(named.strip_prefix("file://").unwrap_or(named)),
+        Some(url) if url.contains("://") => match url.parse::<OriginUrl>() {
+            Ok(OriginUrl::Directory(path)) => path,
+            Ok(remote) => return Ok(Chosen::Remote(remote)),
+            Err(error) => return Err(Failure::usage(format!("dataset {error}"))),
+        },
+        Some(path) => PathBuf::from(path),
         None if std::env::var_os(GUEST_MARK).is_some() => part_of(Path::new(DEFAULT), watch)?,
         None => PathBuf::from(DEFAULT),
     };
@@ -45,7 +79,7 @@ pub(crate) fn choose(named: Option<&str>, watch: &dyn Watch) -> Result<PathBuf, 
     if !folder.is_dir() {
         return Err(refuse(&io::Error::from(io::ErrorKind::NotADirectory)));
     }
-    Ok(folder)
+    Ok(Chosen::Folder(folder))
 }
 
 /// The largest folder directly below `root` within the guest's bounds, or all of it.
@@ -69,18 +103,24 @@ fn part_of(root: &Path, watch: &dyn Watch) -> Result<PathBuf, Failure> {
 }
 
 /// Reads all of it.
-pub(crate) fn survey(folder: &Path, bar: &Bar) -> Result<Tree, Failure> {
-    let mut tree = tree::read(folder, THREADS, bar).map_err(|error| match error {
-        TreeError::Cancelled => Failure::interrupted(),
-        TreeError::Io { .. } => Failure::usage(format!(
-            "dataset {}: {error}: make it readable for this user, or name another with --dataset",
-            folder.display()
-        )),
-    })?;
+pub(crate) fn survey(dataset: &Chosen, bar: &Bar) -> Result<Tree, Failure> {
+    let mut tree = match dataset {
+        Chosen::Folder(folder) => {
+            tree::read(folder, THREADS, bar).map_err(|error| match error {
+                TreeError::Cancelled => Failure::interrupted(),
+                TreeError::Io { .. } => Failure::usage(format!(
+                    "dataset {}: {error}: make it readable for this user, or name another with \
+                     --dataset",
+                    folder.display()
+                )),
+            })?
+        }
+        Chosen::Remote(url) => remote::read(url, bar)?,
+    };
     if tree.files == 0 {
         return Err(Failure::usage(format!(
             "dataset {} has no files: name another with --dataset",
-            folder.display()
+            dataset.shown()
         )));
     }
     // An origin leaves these out.
@@ -96,7 +136,7 @@ mod tests {
     fn refusal(dataset: &str) -> String {
         let bar = Progress::new(false).start("origin");
         choose(Some(dataset), &bar)
-            .and_then(|folder| survey(&folder, &bar))
+            .and_then(|chosen| survey(&chosen, &bar))
             .unwrap_err()
             .to_string()
     }
@@ -121,7 +161,7 @@ mod tests {
     #[test]
     fn a_file_url_and_a_path_name_the_same_folder() {
         let bar = Progress::new(false).start("origin");
-        let chosen = |name| choose(Some(name), &bar).unwrap();
+        let chosen = |name| choose(Some(name), &bar).unwrap().url();
         assert_eq!(chosen("file:///usr"), chosen("/usr"));
         assert!(is_local(Some("file:///usr")) && is_local(None));
         assert!(!is_local(Some("s3://bucket/prefix")));

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How much of a file is read at once. More than a chunk brings nothing: reads end at its border.
 const READ_BYTES: usize = 1 << 20;
@@ -64,17 +64,6 @@ pub(crate) trait Watch: Sync {
     fn read(&self, bytes: u64);
     /// True when the reading shall end.
     fn cancelled(&self) -> bool;
-}
-
-/// A [`Watch`] that shows nothing.
-pub(crate) struct Silent<'a>(pub(crate) &'a AtomicBool);
-
-impl Watch for Silent<'_> {
-    fn listed(&self, _: u64) {}
-    fn read(&self, _: u64) {}
-    fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// A file still to be hashed.
@@ -228,6 +217,18 @@ pub(crate) fn differences(origin: &Tree, mounted: &Tree, limit: usize) -> Vec<St
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+    use std::sync::atomic::AtomicBool;
+
+    /// A [`Watch`] that shows nothing.
+    struct Silent<'a>(&'a AtomicBool);
+
+    impl Watch for Silent<'_> {
+        fn listed(&self, _: u64) {}
+        fn read(&self, _: u64) {}
+        fn cancelled(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
 
     fn sample() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();

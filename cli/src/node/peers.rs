@@ -154,3 +154,6 @@ fn reason(status: &Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use crate::exit::Failure;
 use crate::size::Size;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use trackbed_csi::driver::CsiEndpoint;
 
@@ -64,6 +64,11 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_FABRIC_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) fabric_listen: Option<SocketAddr>,
 
+    /// The address at which peers reach this node's data over TCP, where it is not the one
+    /// listened on: behind a translated address, say
+    #[arg(long, env = "TRACKBED_FABRIC_ADVERTISE", value_name = "ADDRESS")]
+    pub(crate) fabric_advertise: Option<IpAddr>,
+
     /// The RDMA device for verbs [default: the first with an active port]
     #[arg(long, env = "TRACKBED_RDMA_DEVICE", value_name = "DEVICE")]
     pub(crate) rdma_device: Option<String>,
@@ -119,6 +124,7 @@ pub(crate) struct NodeConfig {
     pub(crate) tls_key: PathBuf,
     pub(crate) fabric: FabricChoice,
     pub(crate) fabric_listen: SocketAddr,
+    pub(crate) fabric_advertise: Option<IpAddr>,
     pub(crate) rdma_device: Option<String>,
     pub(crate) state_dir: PathBuf,
     pub(crate) unmount_on_exit: bool,
@@ -170,6 +176,7 @@ impl Settings {
             tls_key: self.tls_key.or(other.tls_key),
             fabric: self.fabric.or(other.fabric),
             fabric_listen: self.fabric_listen.or(other.fabric_listen),
+            fabric_advertise: self.fabric_advertise.or(other.fabric_advertise),
             rdma_device: self.rdma_device.or(other.rdma_device),
             state_dir: self.state_dir.or(other.state_dir),
             unmount_on_exit: self.unmount_on_exit.or(other.unmount_on_exit),

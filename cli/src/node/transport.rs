@@ -62,9 +62,10 @@ fn tcp(
     registry: &Arc<dyn Registry>,
 ) -> Result<Fabric, Failure> {
     let mut settings = FabricConfig::tcp(config.fabric_listen);
-    if config.fabric_listen.ip().is_unspecified() {
-        settings.advertise = Some(own_address(config, registry)?);
-    }
+    settings.advertise = match config.fabric_advertise {
+        None if config.fabric_listen.ip().is_unspecified() => Some(own_address(config, registry)?),
+        named => named,
+    };
     Fabric::new(with_arenas(settings, shard), shard.clone(), agent.source())
         .map_err(|error| Failure::usage(format!("--fabric-listen: {error}")))
 }

@@ -19,7 +19,8 @@ pub(super) const MAX_PEER_SLOTS: usize = 1024;
 pub(super) struct Server {
     pub(super) source: Arc<dyn ChunkSource>,
     pub(super) counters: Arc<Counters>,
-    /// Requests of one peer that are worked on at a time; the others wait their turn.
+    /// Requests of one peer that are worked on at a time, and answers that may be on their way to it;
+    /// the others wait their turn. Bounds the slots that one peer holds.
     pub(super) serves_per_peer: usize,
     /// Bytes of data in a slot here, and so the most a peer can be sent.
     pub(super) chunk_capacity: usize,
@@ -36,8 +37,8 @@ pub(super) struct Served {
 pub(super) struct Desk {
     server: Arc<Server>,
     peer: String,
-    /// Slots of the peer that an answer is owed for. Twice the same is a breach, and so the queues
-    /// below can't overflow.
+    /// Slots of the peer that an answer is owed for. Twice the same is a breach, and so the queue of
+    /// requests can't overflow.
     owed: RefCell<Vec<bool>>,
     owing: Cell<usize>,
     queue: (async_channel::Sender<Entry>, async_channel::Receiver<Entry>),
@@ -57,7 +58,9 @@ impl Desk {
             owed: RefCell::new(vec![false; slots]),
             owing: Cell::new(0),
             queue: async_channel::bounded(slots),
-            answers: async_channel::bounded(slots),
+            // One: whoever has served waits for its answer to be taken, so that what is made for a peer
+            // that does not read is bounded like what is being made.
+            answers: async_channel::bounded(1),
         }
     }
 

@@ -18,6 +18,7 @@ mod completions;
 mod server;
 
 use std::convert::Infallible;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,7 +29,8 @@ use super::serve::{Desk, MAX_PEER_SLOTS, Server};
 use super::{FabricConfig, FabricError, FabricKind};
 use crate::shard::{Ring, Shard};
 use crate::verbs::{
-    Access, ConnectOptions, Context, LocalPort, MemoryRegion, ProtectionDomain, device_names,
+    Access, ConnectOptions, Context, LinkLayer, LocalPort, MemoryRegion, ProtectionDomain,
+    device_names,
 };
 
 pub(super) use client::Half;
@@ -58,7 +60,7 @@ pub(super) struct Verbs {
 }
 
 impl Verbs {
-    /// Opens the configured device, or the first that has an active port.
+    /// Opens the configured device, or the first of this network namespace that has an active port.
     pub(super) fn open_device(config: &FabricConfig) -> Result<Arc<Context>, FabricError> {
         if let Some(name) = &config.device {
             return Ok(Context::open(name)?);
@@ -67,7 +69,11 @@ impl Verbs {
         for name in device_names()? {
             let context = Context::open(&name)?;
             match context.local_port(config.device_port, &config.gid) {
-                Ok(_) => return Ok(context),
+                Ok(port) if is_of_this_namespace(&port) => return Ok(context),
+                Ok(port) => {
+                    let address = port.gid.ip();
+                    reason = format!("{name} has address {address}, which is of another namespace");
+                }
                 Err(error) => reason = error.to_string(),
             }
         }
@@ -75,6 +81,11 @@ impl Verbs {
             kind: FabricKind::Verbs,
             reason,
         })
+    }
+
+    /// The device's name.
+    pub(super) fn device(&self) -> &str {
+        self.context.name()
     }
 
     /// Registers the slab and is ready to meet peers.
@@ -153,7 +164,14 @@ impl Verbs {
         let place = Place::take(&self.peers).ok_or_else(|| FabricError::Busy {
             peer: peer.to_owned(),
         })?;
-        let connection = server::connect(&self.context, self.port, &self.serving, slots, &theirs)?;
+        let connection = server::connect(
+            &self.context,
+            self.port,
+            &self.serving,
+            slots,
+            self.server.serves_per_peer,
+            &theirs,
+        )?;
         let answer = Greeting {
             role: Role::Answer,
             chunk_capacity: self.capacity(),
@@ -205,6 +223,14 @@ impl Verbs {
         });
         Ok(link)
     }
+}
+
+/// Whether a port's address is one of ours. By default all RDMA devices of a machine are seen in all
+/// its network namespaces, but a RoCE device reaches the network of its own only.
+fn is_of_this_namespace(port: &LocalPort) -> bool {
+    port.link_layer != LinkLayer::Ethernet
+        || port.gid.is_link_local()
+        || UdpSocket::bind((port.gid.ip(), 0)).is_ok()
 }
 
 /// How connections treat losses: a peer that acknowledges nothing for about two seconds is gone. One

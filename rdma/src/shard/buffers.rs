@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use io_uring::IoUring;
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
+use super::memlock::raise_memlock;
 use crate::slab::{Lease, Slab};
 
 /// Places in the ring's table. A slab takes one for each GiB.
@@ -142,17 +142,4 @@ fn update(uring: &IoUring, place: u16, buffer: libc::iovec) -> io::Result<()> {
             .submitter()
             .register_buffers_update(u32::from(place), &[buffer], None)
     }
-}
-
-/// Raises the soft limit on locked memory to the hard one, and both to none where allowed. True if
-/// anything changed.
-fn raise_memlock() -> bool {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK) else {
-        return false;
-    };
-    if soft == RLIM_INFINITY {
-        return false;
-    }
-    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok()
-        || (soft < hard && setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard).is_ok())
 }

@@ -5,6 +5,8 @@ use std::io;
 
 use io_uring::IoUring;
 
+use super::memlock::raise_memlock;
+
 /// Why a shard could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
@@ -65,12 +67,52 @@ pub enum ShardError {
     },
 }
 
+/// Entries of a ring where locked memory is scarce.
+const FEW_ENTRIES: u32 = 32;
+
 /// Makes a ring, to be used by the calling thread alone.
 ///
 /// Wanted: one issuer with deferred task work (6.1), so that completions are processed in the
 /// shard's own enter and nothing interrupts it. Without it, interrupts are at least not forced
 /// (5.19), else a plain ring does.
 pub(super) fn make_ring(shard: &str, entries: u32) -> Result<IoUring, ShardError> {
+    let refused = match build(entries) {
+        Ok(ring) => return Ok(ring),
+        Err(error) => error,
+    };
+    let refused = match refused.raw_os_error() {
+        // The ring itself is locked memory, 10 KiB at the least.
+        Some(libc::ENOMEM) => {
+            let fewer = if raise_memlock() {
+                entries
+            } else {
+                entries.min(FEW_ENTRIES)
+            };
+            match build(fewer) {
+                Ok(ring) => {
+                    tracing::warn!(
+                        shard,
+                        entries = fewer,
+                        "RLIMIT_MEMLOCK is tight for io_uring here"
+                    );
+                    return Ok(ring);
+                }
+                Err(error) => error,
+            }
+        }
+        _ => refused,
+    };
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
+    Err(explain(
+        shard,
+        entries,
+        refused,
+        disabled.as_deref().map(str::trim),
+    ))
+}
+
+/// A ring with the best features that this kernel knows.
+fn build(entries: u32) -> io::Result<IoUring> {
     let completions = entries.saturating_mul(4);
     let mut deferred = IoUring::builder();
     deferred
@@ -88,24 +130,17 @@ pub(super) fn make_ring(shard: &str, entries: u32) -> Result<IoUring, ShardError
     let mut plain = IoUring::builder();
     plain.setup_clamp().setup_cqsize(completions);
 
-    let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
-    for builder in [&deferred, &cooperative, &plain] {
-        match builder.build(entries) {
-            Ok(ring) => return Ok(ring),
-            Err(error) => refused = error,
-        }
-        // EINVAL is an unknown flag; anything else is the same for a plainer ring.
-        if refused.raw_os_error() != Some(libc::EINVAL) {
-            break;
-        }
+    // EINVAL is an unknown flag; anything else is the same for a plainer ring.
+    let unknown = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    match deferred.build(entries) {
+        Err(error) if unknown(&error) => {}
+        result => return result,
     }
-    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
-    Err(explain(
-        shard,
-        entries,
-        refused,
-        disabled.as_deref().map(str::trim),
-    ))
+    match cooperative.build(entries) {
+        Err(error) if unknown(&error) => {}
+        result => return result,
+    }
+    plain.build(entries)
 }
 
 /// Which error a refusal is, given what the sysctl says.

@@ -34,37 +34,53 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps and populates at least `bytes` bytes.
+    /// Maps and populates at least `bytes` bytes, which are whole pages.
     pub(super) fn anonymous(bytes: usize) -> io::Result<Mapping> {
-        let rounded = bytes.next_multiple_of(HUGE_PAGE_BYTES);
-        // Populating at the mmap is what makes a pool that is too small fail here: a reservation
-        // alone can still end in SIGBUS inside a container with a hugetlb limit.
-        let huge = MapFlags::MAP_HUGETLB | MapFlags::MAP_POPULATE;
-        let mapping = match Self::map(rounded, huge) {
-            Ok(start) => Mapping {
-                start,
-                bytes: rounded,
-                kind: PageKind::Huge,
-            },
-            Err(_) => {
-                let start = Self::map(rounded, MapFlags::empty())?;
-                let mut mapping = Mapping {
-                    start,
-                    bytes: rounded,
-                    kind: PageKind::Small,
-                };
-                if mapping.advise(MmapAdvise::MADV_HUGEPAGE).is_ok() {
-                    mapping.kind = PageKind::Transparent;
-                }
-                mapping.populate()?;
-                mapping
-            }
+        let mapping = if bytes < HUGE_PAGE_BYTES {
+            Self::small(bytes)?
+        } else {
+            Self::large(bytes)?
         };
         // A child between fork and exec has no use for it, and sharing pinned pages copy-on-write
         // would make fork copy them. A core dump has no use for cached data. Both are refinements:
         // a kernel that knows neither is fine.
         let _ = mapping.advise(MmapAdvise::MADV_DONTFORK);
         let _ = mapping.advise(MmapAdvise::MADV_DONTDUMP);
+        Ok(mapping)
+    }
+
+    fn small(bytes: usize) -> io::Result<Mapping> {
+        let start = Self::map(bytes, MapFlags::empty())?;
+        let mapping = Mapping {
+            start,
+            bytes,
+            kind: PageKind::Small,
+        };
+        mapping.populate()?;
+        Ok(mapping)
+    }
+
+    fn large(bytes: usize) -> io::Result<Mapping> {
+        let rounded = bytes.next_multiple_of(HUGE_PAGE_BYTES);
+        // Populating at the mmap is what makes a pool that is too small fail here: a reservation
+        // alone can still end in SIGBUS inside a container with a hugetlb limit.
+        let huge = MapFlags::MAP_HUGETLB | MapFlags::MAP_POPULATE;
+        if let Ok(start) = Self::map(rounded, huge) {
+            return Ok(Mapping {
+                start,
+                bytes: rounded,
+                kind: PageKind::Huge,
+            });
+        }
+        let mut mapping = Mapping {
+            start: Self::map(rounded, MapFlags::empty())?,
+            bytes: rounded,
+            kind: PageKind::Small,
+        };
+        if mapping.advise(MmapAdvise::MADV_HUGEPAGE).is_ok() {
+            mapping.kind = PageKind::Transparent;
+        }
+        mapping.populate()?;
         Ok(mapping)
     }
 

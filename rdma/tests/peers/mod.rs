@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use trackbed_rdma::fabric::{
     ChunkRequest, ChunkSource, Fabric, FabricConfig, FabricError, Payload, PeerLink, Refusal,
     TRAILER_BYTES, chunk_capacity, trailer_at,
@@ -157,7 +158,7 @@ impl Node {
         })
     }
 
-    fn with(
+    pub(crate) fn with(
         name: &str,
         slots: usize,
         make: impl FnOnce(Shard, Arc<Source>) -> Result<Fabric, FabricError>,
@@ -183,6 +184,26 @@ impl Node {
             .await?;
         self.fabric.complete(pending, &answer).await
     }
+}
+
+/// Fetches all of these at once and checks every byte.
+pub(crate) async fn fetch_all(link: &PeerLink, chunks: impl Iterator<Item = u32>) {
+    join_all(chunks.map(|number| async move {
+        let payload = link
+            .fetch(chunk(number))
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(is_right(&chunk(number), &payload), "chunk {number} differs");
+    }))
+    .await;
+}
+
+/// Two nodes on loopback.
+pub(crate) fn pair() -> (Node, Node) {
+    (
+        Node::new("client", 1, loopback()),
+        Node::new("server", 16, loopback()),
+    )
 }
 
 /// A configuration for loopback.

@@ -14,7 +14,9 @@ use trackbed_rdma::verbs::{
     UnconnectedQueuePair, Work,
 };
 
-use super::{CAPACITY, GATED, Node, PANICS, REFUSED, chunk, is_right, length_of, wait_until};
+use super::{
+    CAPACITY, GATED, Node, PANICS, REFUSED, chunk, fetch_all, is_right, length_of, wait_until,
+};
 
 /// Two devices that reach each other; the same twice will do.
 pub(crate) struct Devices {
@@ -38,17 +40,6 @@ impl Devices {
     fn pair(&self) -> (Node, Node) {
         (self.client(config()), self.server(config()))
     }
-}
-
-async fn fetch_all(link: &PeerLink, chunks: impl Iterator<Item = u32>) {
-    join_all(chunks.map(|number| async move {
-        let payload = link
-            .fetch(chunk(number))
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
-        assert!(is_right(&chunk(number), &payload), "chunk {number} differs");
-    }))
-    .await;
 }
 
 pub(crate) fn chunks_arrive_as_they_are_however_many_are_asked_for_at_once(devices: &Devices) {

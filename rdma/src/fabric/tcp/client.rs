@@ -13,7 +13,8 @@ use super::socket;
 use crate::fabric::frame::{
     HEADER_BYTES, Header, Outcome, Reply, TICKET_BYTES, TRAILER_BYTES, decode_header, encode_hello,
 };
-use crate::fabric::link::{Driver, LinkEnd, Session, UnderWay};
+use crate::fabric::link::{Driver, LinkEnd};
+use crate::fabric::session::{Session, UnderWay};
 use crate::fabric::{FabricError, trailer_at};
 use crate::shard::{Message, Ring, Socket};
 

@@ -27,9 +27,6 @@ use crate::verbs::{
 /// Work requests of one answer: data, then trailer with immediate.
 const WORK_PER_ANSWER: u32 = 2;
 
-/// Answers that may be under way on the send queue at a time.
-const ANSWERS: u32 = 64;
-
 /// What an answer is sent from, or nothing for a refusal or a sign of life. Comes back when the
 /// adapter is done with it, and is counted then.
 pub(super) struct Outgoing {
@@ -68,12 +65,14 @@ pub(super) struct Patience {
     pub(super) first_frame: Duration,
 }
 
-/// Makes a queue pair for a peer, with a receive posted for each of its slots, and connects it.
+/// Makes a queue pair for a peer, with a receive posted for each of its slots and room for `answers`,
+/// and connects it.
 pub(super) fn connect(
     context: &Arc<Context>,
     port: LocalPort,
     serving: &Arc<MemoryRegion>,
     slots: usize,
+    answers: usize,
     peer: &Endpoint,
 ) -> Result<Connection<Outgoing, Lease>, FabricError> {
     let pd = serving.protection_domain();
@@ -81,7 +80,8 @@ pub(super) fn connect(
     let receives = slots + 1;
     let frames = Slab::new("requests of a peer", PAGE_BYTES, receives)?;
     let region = MemoryRegion::register(pd, Arc::clone(&frames) as _, Access::LocalWrite)?;
-    let sends = WORK_PER_ANSWER * ANSWERS;
+    // Answers that may be under way, and a sign of life.
+    let sends = WORK_PER_ANSWER * answers as u32 + 1;
     let queue = CompletionQueue::with_events(context, sends + 1 + receives as u32)?;
     let config = QueuePairConfig {
         send_depth: sends,

@@ -1,0 +1,207 @@
+//! The role `trackbed dataset`: what an administrator asks of the node on this machine, over its
+//! admin socket.
+
+use crate::Output;
+use crate::exit::Failure;
+use crate::size::Size;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use trackbed_proto::node::v1::node_control_client::NodeControlClient;
+use trackbed_proto::node::v1::register_dataset_event::Event;
+use trackbed_proto::node::v1::{
+    Dataset, DatasetStatus, GetDatasetStatusRequest, ListDatasetsRequest, RegisterDatasetRequest,
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  export TRACKBED_ADMIN_SOCKET=/mnt/nvme/trackbed/admin.sock
+  trackbed dataset register cats file:///data/cats
+  trackbed dataset register dogs 's3://bucket/dogs?region=eu-central-1'
+  trackbed dataset ls
+  trackbed dataset status cats --output json
+
+Registering again makes a new version of what the origin has by then. Credentials are never part of
+a URL: credentials=env, the default, takes them from the node's environment.";
+
+/// Register datasets and see how much of them is on this node
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct DatasetArgs {
+    /// The admin socket of the node
+    #[arg(
+        long,
+        env = "TRACKBED_ADMIN_SOCKET",
+        global = true,
+        value_name = "SOCKET"
+    )]
+    admin_socket: Option<PathBuf>,
+
+    /// What to print on stdout
+    #[arg(long, value_enum, default_value_t = Output::Table, global = true, value_name = "FORM")]
+    output: Output,
+
+    #[command(subcommand)]
+    command: DatasetCommand,
+}
+
+#[derive(Subcommand)]
+enum DatasetCommand {
+    /// Make a version of what an origin has now, and let the name mean it
+    Register {
+        /// The dataset's name: 1 to 128 of a-z 0-9 . _ -
+        name: String,
+        /// Where its bytes come from: file:///path or s3://bucket/prefix?endpoint=…&region=…
+        origin: String,
+    },
+    /// All datasets of the registry
+    Ls,
+    /// How much of a dataset's current version is on this node
+    Status {
+        /// The dataset's name
+        name: String,
+    },
+}
+
+/// Asks the node and prints its answer.
+pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
+    let socket = args.admin_socket.ok_or_else(|| {
+        Failure::usage(
+            "which node? Give its --admin-socket (or TRACKBED_ADMIN_SOCKET): it lies in the \
+             node's cache folder unless configured otherwise",
+        )
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start a runtime: {error}")))?;
+    let text = runtime.block_on(async {
+        let client = connect(&socket).await?;
+        match args.command {
+            DatasetCommand::Register { name, origin } => {
+                register(client, name, origin, args.output).await
+            }
+            DatasetCommand::Ls => list(client, args.output).await,
+            DatasetCommand::Status { name } => status(client, name, args.output).await,
+        }
+    })?;
+    println!("{text}");
+    Ok(())
+}
+
+type Client = NodeControlClient<Channel>;
+
+async fn connect(socket: &Path) -> Result<Client, Failure> {
+    let refuse = |why: &dyn std::fmt::Display| {
+        Failure::failed(format!(
+            "no node answers on {}: {why}: check that `trackbed node` runs, and that this user is \
+             the one it runs as",
+            socket.display()
+        ))
+    };
+    let connecting = Endpoint::from_shared(format!("unix://{}", socket.display()))
+        .map_err(|error| refuse(&error))?;
+    let channel = connecting.connect().await.map_err(|error| {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        refuse(&source.unwrap_or_else(|| error.to_string()))
+    })?;
+    Ok(NodeControlClient::new(channel))
+}
+
+fn refused(status: Status) -> Failure {
+    match status.code() {
+        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => {
+            Failure::usage(status.message())
+        }
+        _ => Failure::failed(status.message()),
+    }
+}
+
+async fn register(
+    mut client: Client,
+    name: String,
+    origin: String,
+    output: Output,
+) -> Result<String, Failure> {
+    let request = RegisterDatasetRequest { name, origin };
+    let mut events = client
+        .register_dataset(request)
+        .await
+        .map_err(refused)?
+        .into_inner();
+    while let Some(event) = events.message().await.map_err(refused)? {
+        match event.event {
+            Some(Event::Progress(so_far)) => {
+                tracing::info!(entries = so_far.entries, bytes = so_far.bytes, "listing");
+            }
+            Some(Event::Registered(dataset)) => {
+                return Ok(match output {
+                    Output::Json => object(&dataset).to_string(),
+                    Output::Table => format!("{} is now version {}", dataset.name, dataset.version),
+                });
+            }
+            None => {}
+        }
+    }
+    Err(Failure::failed(
+        "the node broke off the registration: its log says why",
+    ))
+}
+
+async fn list(mut client: Client, output: Output) -> Result<String, Failure> {
+    let answer = client
+        .list_datasets(ListDatasetsRequest {})
+        .await
+        .map_err(refused)?;
+    let datasets = answer.into_inner().datasets;
+    if output == Output::Json {
+        return Ok(serde_json::Value::from_iter(datasets.iter().map(object)).to_string());
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["dataset", "version", "origin"]);
+    for dataset in datasets {
+        let short: String = dataset.version.chars().take(12).collect();
+        table.add_row([dataset.name, short, dataset.origin]);
+    }
+    Ok(table.to_string())
+}
+
+async fn status(mut client: Client, name: String, output: Output) -> Result<String, Failure> {
+    let request = GetDatasetStatusRequest { name };
+    let status = client
+        .get_dataset_status(request)
+        .await
+        .map_err(refused)?
+        .into_inner();
+    let dataset = status.dataset.clone().unwrap_or_default();
+    let DatasetStatus {
+        files,
+        bytes,
+        chunks,
+        chunks_present,
+        bytes_present,
+        ..
+    } = status;
+    Ok(match output {
+        Output::Json => json!({
+            "dataset": object(&dataset), "files": files, "bytes": bytes, "chunks": chunks,
+            "chunks_present": chunks_present, "bytes_present": bytes_present,
+        })
+        .to_string(),
+        Output::Table => format!(
+            "{} at version {}\n{files} files, {}\non this node: {} ({chunks_present} of {chunks} \
+             chunks)",
+            dataset.name,
+            dataset.version,
+            Size(bytes),
+            Size(bytes_present),
+        ),
+    })
+}
+
+fn object(dataset: &Dataset) -> serde_json::Value {
+    json!({ "name": dataset.name, "origin": dataset.origin, "version": dataset.version })
+}
