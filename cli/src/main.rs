@@ -59,7 +59,7 @@ struct Command {
 #[derive(Subcommand)]
 enum Role {
     Demo(demo::DemoArgs),
-    Node(node::NodeArgs),
+    Node(Box<node::NodeArgs>),
     Dataset(dataset::DatasetArgs),
     Rdma(rdma::RdmaArgs),
 }
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
     }
     let outcome = match command.role {
         Role::Demo(args) => demo::run(args),
-        Role::Node(args) => node::run(args),
+        Role::Node(args) => node::run(*args),
         Role::Dataset(args) => dataset::run(args),
         Role::Rdma(args) => rdma::run(args),
     };

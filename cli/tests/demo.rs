@@ -304,7 +304,7 @@ fn a_file_that_cannot_be_read_is_named() {
     ground.fill_origin(1);
     let secret = ground.origin().join("secret");
     fs::write(&secret, b"x").unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     let Some(output) = run(ground.demo(&[])) else {
         return;
     };

@@ -31,6 +31,14 @@ impl WorkDir {
         let parent = parent
             .canonicalize()
             .map_err(|error| refuse(parent, &error))?;
+        let length = parent.as_os_str().len();
+        if length > MAX_PARENT_BYTES {
+            return Err(Failure::usage(format!(
+                "the demo's folder would be in {}, a path of {length} bytes; sockets need one of \
+                 at most {MAX_PARENT_BYTES}: name a shorter one with --work-dir",
+                parent.display()
+            )));
+        }
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(&parent)
