@@ -42,6 +42,8 @@ const DIFFERENCES_SHOWN: usize = 5;
 struct Scene {
     nodes: Vec<Node>,
     mounts: Vec<Mount>,
+    /// All has been said, and it stays up for somebody to look around.
+    kept: bool,
 }
 
 /// Plays the demo, and takes everything down whatever comes of it.
@@ -56,7 +58,8 @@ pub(crate) fn conduct(args: DemoArgs, inside: Inside) -> Result<(), Failure> {
         let mut scene = Scene::default();
         let outcome = tokio::select! {
             outcome = play(&args, &inside, &mut scene, &progress) => outcome,
-            () = ending => Err(Failure::interrupted()),
+            // Once all is said, the signal is the end that was waited for.
+            () = ending => if scene.kept { Ok(()) } else { Err(Failure::interrupted()) },
         };
         progress.cancel();
         progress.clear();
@@ -161,6 +164,7 @@ async fn play(
         println!("\n{}", next_steps(&report, args.dataset.is_some()));
     }
     if args.keep {
+        scene.kept = true;
         keep(scene, inside).await;
     }
     Ok(())
@@ -225,6 +229,8 @@ fn choose_fabric(
     match roce::make_devices(network) {
         Ok(()) => Ok("verbs"),
         Err(why) if args.fabric == FabricChoice::Verbs => Err(roce::no_verbs(&why)),
+        // That they share loopback is noted already.
+        Err(_) if network.loopback_because.is_some() => Ok("tcp"),
         Err(why) => {
             notes.push(format!(
                 "peers talk TCP, as the nodes have no RDMA device: {why}"
@@ -381,7 +387,7 @@ async fn keep(scene: &Scene, inside: &Inside) {
         .collect();
     eprintln!(
         "\nThe nodes stay up until Ctrl-C. To look at the mounts from another terminal:\n  \
-         nsenter --target {init}{user} --mount ls {}",
+         nsenter --target {init}{user} --mount --pid ls {}",
         paths
             .iter()
             .map(ToString::to_string)

@@ -155,17 +155,25 @@ impl Report {
     }
 }
 
+/// How the person started the demo, when it was not by the binary's own name.
+const STARTED_AS: &str = "TRACKBED_DEMO_STARTED_AS";
+
 /// What a person may try after this run.
 pub(crate) fn next_steps(report: &Report, named: bool) -> String {
-    let mut steps = vec!["Try next:".to_owned()];
+    let demo = std::env::var(STARTED_AS).unwrap_or_else(|_| "trackbed demo".to_owned());
+    let mut steps = Vec::new();
     if !named {
-        steps.push("  trackbed demo --dataset PATH                 with files of your own".into());
+        steps.push((format!("{demo} --dataset PATH"), "with files of your own"));
     }
     if report.fabric != "verbs" {
-        steps.push("  hack/vm run -- trackbed demo --fabric verbs  the same over RDMA".into());
+        let run = "hack/vm run -- trackbed demo --fabric verbs".to_owned();
+        steps.push((run, "the same over RDMA, in a virtual machine"));
     }
-    steps.push("  trackbed demo --keep                         look around while it runs".into());
-    steps.join("\n")
+    steps.push((format!("{demo} --keep"), "look around while it runs"));
+    let lines = steps
+        .iter()
+        .map(|(run, why)| format!("\n  {run:<45} {why}"));
+    format!("Try next:{}", lines.collect::<String>())
 }
 
 /// Seconds, for the report.
