@@ -16,14 +16,14 @@ pub(crate) struct RdmaArgs {
 #[derive(Subcommand)]
 enum RdmaCommand {
     Devices(devices::DevicesArgs),
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
 }
 
 /// Runs the subcommand.
 pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
     match args.command {
         RdmaCommand::Devices(args) => devices::run(args),
-        RdmaCommand::Bench(args) => bench::run(args),
+        RdmaCommand::Bench(args) => bench::run(*args),
     }
 }
 

@@ -186,7 +186,7 @@ fn messages_land_in_the_receives_in_order() {
             .post_receive(b.pieces.pop().expect("a piece"), &whole())
             .expect("posted");
     }
-    for byte in 1..=4 {
+    for byte in 1..=4u8 {
         let payload = a.filled(byte);
         let segments = [Segment::new(0, 3000), Segment::new(8192, 100)];
         a.write(
@@ -194,18 +194,14 @@ fn messages_land_in_the_receives_in_order() {
             &[Work::send_with_immediate(byte.into(), &segments).signaled()],
         );
     }
-    for byte in 1..=4 {
+    for byte in 1..=4u8 {
         let got = b.next();
         let outcome = got.outcome.expect("received");
         assert_eq!(
             (outcome.bytes, outcome.immediate),
             (3100, Some(byte.into()))
         );
-        assert!(
-            got.payloads[0][..3100]
-                .iter()
-                .all(|found| u32::from(*found) == byte)
-        );
+        assert!(got.payloads[0][..3100].iter().all(|found| *found == byte));
         a.next().outcome.expect("sent");
     }
 }

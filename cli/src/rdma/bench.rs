@@ -377,7 +377,8 @@ mod tests {
             assert!(parsed(line).is_err(), "{line}");
         }
         for line in [
-            "--duration -1",
+            "--duration=-1",
+            "--duration NaN",
             "--depth 0",
             "--mtu 1500",
             "--post-list 200",

@@ -15,8 +15,10 @@ use crate::verbs::{Piece, Segment, Settled, Work};
 const STALLED: Duration = Duration::from_secs(10);
 /// How often the server hears that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(3);
-/// Empty polls before the processor is offered to others: soft-RoCE needs it to make progress.
-const SPINS: u32 = 200;
+/// Empty polls before the processor is offered to others.
+const SPINS: u32 = 256;
+/// Empty polls before the clock is read again.
+const CLOCK_EVERY: u32 = 4096;
 
 pub(super) type Sender = Connection<Arc<Piece>>;
 
@@ -91,7 +93,7 @@ fn transfer(
     };
     let mut wanted = wanted;
     let start = Instant::now();
-    let (mut progress, mut heard, mut spins) = (start, start, 0);
+    let (mut heard, mut quiet_since, mut spins) = (start, None, 0u32);
     while completed < wanted {
         while posted < wanted && posted - completed < u64::from(plan.depth) {
             let room = u64::from(plan.depth) - (posted - completed);
@@ -138,32 +140,38 @@ fn transfer(
                 completed += u64::from(sent.work_requests());
             }
         }
+        if any {
+            quiet_since = None;
+            spins = 0;
+        } else {
+            spins = spins.wrapping_add(1);
+            // Soft-RoCE needs the processor to make progress.
+            if spins % SPINS == 0 {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        // Reading the clock may be a system call, in virtual machines a slow one.
+        if !any && spins % CLOCK_EVERY != 0 {
+            continue;
+        }
         let now = Instant::now();
         if wanted == u64::MAX && now.duration_since(start) >= lasts {
             // Time is up: what is on its way still counts, and one more asks for their completion.
             wanted = posted + 1;
         }
-        if any {
-            (progress, spins) = (now, 0);
-            continue;
-        }
         if now.duration_since(heard) > HEARTBEAT {
             heard = now;
             channel.send(&Message::Alive)?;
         }
-        if now.duration_since(progress) > STALLED {
+        if !any && now.duration_since(*quiet_since.get_or_insert(now)) > STALLED {
             let outstanding = u32::try_from(posted - completed).unwrap_or(u32::MAX);
             return Err(BenchError::Stalled {
                 bytes,
                 outstanding,
                 waited: STALLED,
             });
-        }
-        spins += 1;
-        if spins > SPINS {
-            std::thread::yield_now();
-        } else {
-            std::hint::spin_loop();
         }
     }
     Ok((completed, start.elapsed()))
