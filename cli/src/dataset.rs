@@ -1,8 +1,8 @@
 //! The role `trackbed dataset`: what an administrator asks of the node on this machine, over its
 //! admin socket.
 
-use crate::Output;
 use crate::exit::Failure;
+use crate::output::{Output, print};
 use crate::size::Size;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -87,8 +87,7 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
             DatasetCommand::Status { name } => status(client, name, args.output).await,
         }
     })?;
-    println!("{text}");
-    Ok(())
+    print(&text)
 }
 
 type Client = NodeControlClient<Channel>;

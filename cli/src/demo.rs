@@ -15,13 +15,14 @@ mod registry;
 mod report;
 mod roce;
 mod sandbox;
+mod scene;
 mod supervise;
 mod tree;
 mod workdir;
 
-use crate::Output;
 use crate::exit::Failure;
 use crate::node::FabricChoice;
+use crate::output::Output;
 use clap::{Args, ValueEnum};
 use sandbox::{InnerRole, Inside};
 use std::path::PathBuf;

@@ -9,10 +9,12 @@ mod demo;
 mod exit;
 
 mod node;
+mod output;
 mod rdma;
 mod size;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use output::Output;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -62,15 +64,6 @@ enum Role {
     Node(Box<node::NodeArgs>),
     Dataset(dataset::DatasetArgs),
     Rdma(rdma::RdmaArgs),
-}
-
-/// The form of what is printed on stdout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    Table,
-    /// For programs: one JSON value.
-    Json,
 }
 
 fn main() -> ExitCode {

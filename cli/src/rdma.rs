@@ -4,6 +4,7 @@ mod bench;
 mod devices;
 
 use crate::exit::Failure;
+use crate::output::print;
 use clap::{Args, Subcommand};
 
 /// Look at RDMA devices and measure them
@@ -24,17 +25,6 @@ pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
     match args.command {
         RdmaCommand::Devices(args) => devices::run(args),
         RdmaCommand::Bench(args) => bench::run(*args),
-    }
-}
-
-/// Writes to stdout; a reader that has left (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    use std::io::{ErrorKind, Write};
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -7,44 +7,27 @@ use super::mounts::Mount;
 use super::network::Network;
 use super::nodes::{Node, Start};
 use super::progress::Progress;
-use super::report::{NodeReport, Report, next_steps, seconds};
+use super::report::{Report, next_steps};
 use super::sandbox::{INIT_PID_FILE, Inside};
-use super::tree::{Tree, TreeError, differences};
-use super::{DemoArgs, NetworkChoice, dataset, registry, roce, supervise, tree, workdir};
-use crate::Output;
+use super::scene::Scene;
+use super::tree::Tree;
+use super::{DemoArgs, NetworkChoice, dataset, registry, roce, supervise, workdir};
 use crate::exit::Failure;
 use crate::node::FabricChoice;
-use futures::future::try_join_all;
+use crate::output::{Output, print};
 use std::fs::OpenOptions;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
+use trackbed_proto::node::v1::RegisterDatasetRequest;
 use trackbed_proto::node::v1::register_dataset_event::Event;
-use trackbed_proto::node::v1::{Counters, GetCountersRequest, RegisterDatasetRequest};
 
 /// The dataset's name in the registry.
 const DATASET: &str = "demo";
 
 /// Nodes that mount and read; the others own chunks and serve.
 const READERS: usize = 2;
-
-/// Threads that read a mount, as a data loader has workers.
-const READER_THREADS: usize = 4;
-
-/// Differences that are named.
-const DIFFERENCES_SHOWN: usize = 5;
-
-/// What is up and must come down.
-#[derive(Default)]
-struct Scene {
-    nodes: Vec<Node>,
-    mounts: Vec<Mount>,
-    /// All has been said, and it stays up for somebody to look around.
-    kept: bool,
-}
 
 /// Plays the demo, and takes everything down whatever comes of it.
 pub(crate) fn conduct(args: DemoArgs, inside: Inside) -> Result<(), Failure> {
@@ -123,7 +106,8 @@ async fn play(
     }
 
     let devices_before = roce::read_counters(&network);
-    let (nodes, differences) = read_mounts(scene, Arc::new(expected), progress).await?;
+    let expected = Arc::new(expected);
+    let (nodes, differences) = scene.read(&expected, progress).await?;
     let counters = scene.counters().await?;
     let received: u64 = counters
         .iter()
@@ -136,15 +120,15 @@ async fn play(
         .map(|fabric| fabric.kind.clone());
     let used = used.unwrap_or_default();
     let report = Report {
-        dataset_files: nodes.expected_files,
-        dataset_bytes: nodes.expected_bytes,
+        dataset_files: expected.files,
+        dataset_bytes: expected.bytes,
         origin_bytes: counters.iter().map(|of| of.origin_bytes).sum(),
         peer_bytes: counters.iter().map(|of| of.peer_bytes).sum(),
         verbs: (used == "verbs")
             .then(|| roce::compare(&devices_before, roce::read_counters(&network), received)),
         fabric: used,
         digest_ok: differences.is_empty(),
-        nodes: nodes.reports,
+        nodes,
         dataset: origin.shown(),
         network: if network.loopback_because.is_some() {
             "loopback"
@@ -153,15 +137,18 @@ async fn play(
         },
     };
     progress.clear();
-    report.print(args.output, &notes);
+    report.print(args.output, &notes)?;
     let mut faults = report.faults();
     faults.extend(differences);
     if !faults.is_empty() {
-        faults.extend(scene.nodes.iter().flat_map(Node::warnings));
+        faults.extend(scene.warnings());
         return Err(Failure::failed(faults.join("\ntrackbed: ")));
     }
     if args.output == Output::Table {
-        println!("\n{}", next_steps(&report, args.dataset.is_some()));
+        print(&format!(
+            "\n{}",
+            next_steps(&report, args.dataset.is_some())
+        ))?;
     }
     if args.keep {
         scene.kept = true;
@@ -304,74 +291,6 @@ async fn register(node: &Node, origin: &str, progress: &Progress) -> Result<(), 
     Err(node.failed("broke off the registration"))
 }
 
-/// What the readers got.
-struct Reading {
-    reports: Vec<NodeReport>,
-    expected_files: u64,
-    expected_bytes: u64,
-}
-
-/// Reads all mounts at once; what each read and where it differs from the origin.
-async fn read_mounts(
-    scene: &mut Scene,
-    expected: Arc<Tree>,
-    progress: &Progress,
-) -> Result<(Reading, Vec<String>), Failure> {
-    let readings = scene.nodes.iter().zip(&scene.mounts).map(|(node, mount)| {
-        let (name, path) = (node.name.clone(), mount.path().to_owned());
-        let bar = progress.start(&format!("reading on {name}"));
-        let expected = expected.clone();
-        blocking(move || read_mount(name, path, &expected, &bar))
-    });
-    let outcome = try_join_all(readings).await.map_err(|failure| {
-        let mut said = vec![failure.to_string()];
-        said.extend(scene.nodes.iter().flat_map(Node::warnings));
-        Failure::failed(said.join("\ntrackbed: "))
-    });
-    for node in &mut scene.nodes {
-        // A node that died is the better explanation for an error of its readers.
-        node.check_alive()?;
-    }
-    let (reports, differences): (Vec<_>, Vec<_>) = outcome?.into_iter().unzip();
-    let (expected_files, expected_bytes) = (expected.files, expected.bytes);
-    Ok((
-        Reading {
-            reports,
-            expected_files,
-            expected_bytes,
-        },
-        differences.concat(),
-    ))
-}
-
-fn read_mount(
-    name: String,
-    path: PathBuf,
-    expected: &Tree,
-    bar: &super::progress::Bar,
-) -> Result<(NodeReport, Vec<String>), Failure> {
-    let start = Instant::now();
-    let read = tree::read(&path, READER_THREADS, bar).map_err(|error| match error {
-        TreeError::Cancelled => Failure::interrupted(),
-        TreeError::Io { .. } => Failure::failed(format!("{name}: {error}")),
-    })?;
-    let seconds = seconds(start.elapsed());
-    let differences = differences(expected, &read, DIFFERENCES_SHOWN);
-    let differences = differences
-        .into_iter()
-        .map(|line| format!("{name}: {line}"))
-        .collect();
-    Ok((
-        NodeReport {
-            name,
-            seconds,
-            bytes: read.bytes,
-            files: read.files,
-        },
-        differences,
-    ))
-}
-
 /// Leaves everything as it is until a signal comes, and says how to look around.
 async fn keep(scene: &Scene, inside: &Inside) {
     let init = std::fs::read_to_string(inside.work.join(INIT_PID_FILE)).unwrap_or_default();
@@ -397,45 +316,8 @@ async fn keep(scene: &Scene, inside: &Inside) {
     std::future::pending::<()>().await;
 }
 
-impl Scene {
-    async fn counters(&self) -> Result<Vec<Counters>, Failure> {
-        let mut counters = Vec::new();
-        for node in &self.nodes {
-            let answer = node
-                .admin()
-                .await?
-                .get_counters(GetCountersRequest {})
-                .await;
-            let answer = answer.map_err(|status| node.failed(status.message()))?;
-            counters.push(answer.into_inner());
-        }
-        Ok(counters)
-    }
-
-    /// Takes mounts and nodes down. After a run that was broken off the nodes unmount by
-    /// themselves, which is quicker than asking them.
-    async fn take_down(&mut self, orderly: bool) -> Result<(), Failure> {
-        let mut faults = Vec::new();
-        for mount in self.mounts.drain(..) {
-            if orderly && let Err(failure) = mount.remove().await {
-                faults.push(failure.to_string());
-            }
-        }
-        for node in &self.nodes {
-            node.ask_to_end();
-        }
-        for node in &mut self.nodes {
-            faults.extend(node.ended().await);
-        }
-        if orderly && !faults.is_empty() {
-            return Err(Failure::failed(faults.join("; ")));
-        }
-        Ok(())
-    }
-}
-
 /// Runs what blocks on a thread for it.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     match spawn_blocking(act).await {

@@ -1,6 +1,7 @@
 //! What the demo says at its end: a short table for people, one object for programs.
 
-use crate::Output;
+use crate::exit::Failure;
+use crate::output::{Output, print};
 use crate::size::Size;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
@@ -92,13 +93,13 @@ impl Report {
     }
 
     /// Prints it on stdout.
-    pub(crate) fn print(&self, output: Output, notes: &[String]) {
+    pub(crate) fn print(&self, output: Output, notes: &[String]) -> Result<(), Failure> {
         match output {
             Output::Json => match serde_json::to_string(self) {
-                Ok(line) => println!("{line}"),
-                Err(error) => tracing::error!(%error, "the report does not serialize"),
+                Ok(line) => print(&line),
+                Err(error) => Err(Failure::failed(format!("cannot write JSON: {error}"))),
             },
-            Output::Table => println!("{}", self.text(notes)),
+            Output::Table => print(&self.text(notes)),
         }
     }
 
@@ -112,7 +113,7 @@ impl Report {
                 node.files.to_string(),
                 Size(node.bytes).to_string(),
                 format!("{:.1} s", node.seconds),
-                format!("{:.0}", node.bytes as f64 / node.seconds.max(1e-6) / 1e6),
+                rate(node.bytes, node.seconds),
                 if self.digest_ok { "match" } else { "DIFFER" }.to_owned(),
             ]);
         }
@@ -169,11 +170,25 @@ pub(crate) fn next_steps(report: &Report, named: bool) -> String {
         let run = "hack/vm run -- trackbed demo --fabric verbs".to_owned();
         steps.push((run, "the same over RDMA, in a virtual machine"));
     }
+    if report.fabric == "verbs" {
+        let devices = "trackbed rdma devices".to_owned();
+        steps.push((devices, "what RDMA devices a machine has"));
+    }
     steps.push((format!("{demo} --keep"), "look around while it runs"));
     let lines = steps
         .iter()
         .map(|(run, why)| format!("\n  {run:<45} {why}"));
     format!("Try next:{}", lines.collect::<String>())
+}
+
+/// Megabytes a second, with as many digits as mean something.
+fn rate(bytes: u64, seconds: f64) -> String {
+    let rate = bytes as f64 / seconds.max(1e-6) / 1e6;
+    if rate < 10.0 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
 }
 
 /// Seconds, for the report.

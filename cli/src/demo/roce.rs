@@ -145,13 +145,13 @@ mod tests {
 
     #[test]
     fn bytes_need_as_many_counted_by_the_device() {
-        let with_bytes = |bytes| {
+        let after = |bytes| {
             let mut counters = counters(100);
             counters.insert(RECEIVED_BYTES.to_owned(), bytes);
             counters
         };
-        assert!(compare(&with_bytes(0), with_bytes(5000), 4096).agree);
-        assert!(!compare(&counters(0), with_bytes(4000), 4096).agree);
+        assert!(compare(&counters(0), after(5000), 4096).agree);
+        assert!(!compare(&counters(0), after(4000), 4096).agree);
     }
 
     #[test]
