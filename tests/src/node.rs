@@ -11,7 +11,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Channel, Endpoint, Uri},
 };
 use trackbed_proto::{
@@ -189,11 +189,10 @@ impl Node {
         let (staging, target) = (self.staging(dataset), self.target(dataset));
         std::fs::create_dir_all(&staging)?;
         std::fs::create_dir_all(target.parent().expect("a target lies in its pod's folder"))?;
-        let mut csi = self.csi().await?;
-        csi.node_stage_volume(stage_request(dataset, &staging))
-            .await?;
-        csi.node_publish_volume(publish_request(dataset, &staging, &target))
-            .await?;
+        let stage = stage_request(dataset, &staging);
+        let publish = publish_request(dataset, &staging, &target);
+        as_kubelet(async || self.csi().await?.node_stage_volume(stage.clone()).await).await?;
+        as_kubelet(async || self.csi().await?.node_publish_volume(publish.clone()).await).await?;
         Ok(target)
     }
 
@@ -228,6 +227,20 @@ impl Drop for Node {
         for mount in ours {
             // What fails here shows as a busy temporary folder.
             let _ = Command::new("umount").args(["--lazy", mount]).status();
+        }
+    }
+}
+
+/// Makes a call, and makes it again as kubelet does while another operation on the volume goes on:
+/// a node that has just started takes its mounts up again by itself.
+async fn as_kubelet<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        match call().await {
+            Err(status) if status.code() == Code::Aborted && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            outcome => return outcome,
         }
     }
 }
