@@ -11,10 +11,13 @@
 readonly boot_timeout="${TRACKBED_VM_BOOT_TIMEOUT:-180}"
 readonly disk_size=8G
 
+# What end_guest ends and removes. Not local to boot: a trap may run when that has returned.
+qemu_pid='' work='' terminal=''
+
 boot() {
     local mode="$1"
     shift
-    local status_line='' code='' qemu_pid='' copy_pids=() work='' terminal=''
+    local status_line='' code='' copy_pids=()
     local stdout_fd='' stderr_fd='' status_fd='' qemu=()
 
     make_work_folder
@@ -74,7 +77,7 @@ end_guest() {
         wait "$qemu_pid" 2>/dev/null || true
     fi
     [[ -z "$terminal" ]] || stty "$terminal" 2>/dev/null || true
-    rm -rf "$work"
+    [[ -z "$work" ]] || rm -rf "$work"
     exit "$status"
 }
 
@@ -269,9 +272,10 @@ finish_output() {
 # The last 40 lines, but a crash from its first line on.
 console_tail() {
     local crash
-    crash="$(grep -anm1 -E 'Kernel panic|Oops|BUG:' "$work/console" | cut -d: -f1)"
+    # No match is the usual case and no failure.
+    crash="$(grep -anm1 -E 'Kernel panic|Oops|BUG:' "$work/console" | cut -d: -f1 || true)"
     if [[ -n "$crash" ]]; then
-        tail -n "+$crash" "$work/console" | head -n 100
+        sed -n "$crash,$((crash + 99))p" "$work/console"
     else
         tail -n 40 "$work/console"
     fi

@@ -1,7 +1,7 @@
 //! Measures what two devices move between them with plain verbs: no GPU, no vendor's tool.
 //!
 //! The client decides what is measured and tells the server, so that both ends always run the same
-//! thing; they agree on the kind of GID too. Each measurement ends with the server comparing what
+//! thing; they agree on the kind of GID too. Each bandwidth ends with the server comparing what
 //! arrived with what was to be sent: a fast wrong answer is an error.
 //!
 //! [`serve`] and [`run`] are the two roles between two processes, [`run_local`] does both in one.

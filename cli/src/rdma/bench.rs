@@ -20,7 +20,7 @@ Examples:
   trackbed rdma bench write bandwidth --device mlx5_0 --peer-device mlx5_1 --output json
 
 Without HOST it serves one client. The client decides what is measured, and both ends use the same
-kind of GID; every size ends with the server comparing the bytes that arrived.
+kind of GID; each size of a bandwidth ends with the server comparing the bytes that arrived.
 Exit status: 0 measured, 1 a transfer failed, 3 the measurement could not be set up.";
 
 /// Measure what two devices move between them, with plain verbs
