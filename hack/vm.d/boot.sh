@@ -111,7 +111,7 @@ write_command() {
 
 make_initramfs() {
     local mode="$1" tree="$work/tree" guest_part="$work/tree/trackbed-vm"
-    mkdir -p "$tree"/{bin,modules,proc,sys,dev,image,layer,root} "$guest_part"
+    mkdir -p "$tree"/{bin,modules,proc,sys,dev,image,layer,newroot} "$guest_part"
     cp "$guest/busybox" "$tree/bin/busybox"
     ln -s busybox "$tree/bin/sh"
     local applet
