@@ -23,18 +23,12 @@ pub enum Entry {
 /// Small files that are packed, large files of several chunks, empty ones, odd names, links.
 pub fn write(root: &Path) -> io::Result<u64> {
     let mut total = 0;
-    let mut seed = 7u32;
+    let mut noise = Noise(7);
     let mut file = |path: &str, bytes: usize| -> io::Result<()> {
         let path = root.join(path);
         std::fs::create_dir_all(path.parent().expect("every file lies below the root"))?;
-        let content: Vec<u8> = (0..bytes)
-            .map(|_| {
-                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (seed >> 24) as u8
-            })
-            .collect();
         total += bytes as u64;
-        std::fs::write(path, content)
+        std::fs::write(path, noise.bytes(bytes))
     };
     for index in 0..300 {
         file(
@@ -55,6 +49,31 @@ pub fn write(root: &Path) -> io::Result<u64> {
     symlink("large/one-chunk.bin", root.join("link"))?;
     symlink("/nowhere", root.join("dangling"))?;
     Ok(total)
+}
+
+/// Writes `count` files of 1 MiB below `root`, each of which is a chunk of its own.
+pub fn write_chunks(root: &Path, count: usize) -> io::Result<()> {
+    let folder = root.join("chunks");
+    std::fs::create_dir_all(&folder)?;
+    let mut noise = Noise(11);
+    for index in 0..count {
+        std::fs::write(folder.join(format!("{index}.bin")), noise.bytes(1 << 20))?;
+    }
+    Ok(())
+}
+
+/// Bytes that look random and are the same on every run.
+struct Noise(u32);
+
+impl Noise {
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count)
+            .map(|_| {
+                self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (self.0 >> 24) as u8
+            })
+            .collect()
+    }
 }
 
 /// Everything below `root`, by its path.

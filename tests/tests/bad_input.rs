@@ -122,6 +122,8 @@ async fn read_through(harm: Harm) -> (u64, String) {
     let mut cluster = Cluster::prepare(2).expect("folders are made");
     let origin = cluster.folder().join("origin");
     tree::write(&origin).expect("an origin is written");
+    // Which of the two owns a chunk is as good as chance. Of so many, some come over the wire.
+    tree::write_chunks(&origin, 32).expect("an origin is written");
     let expected = tree::read(&origin).expect("an origin is read");
     let real = SocketAddr::from((cluster.nodes[1].address, DATA_PORT));
     let [a, b, c, d] = cluster.nodes[1].address.octets();
