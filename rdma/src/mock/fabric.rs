@@ -2,8 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use super::events::Event;
+use super::shared_receive::SharedReceives;
 use crate::sys;
 
 /// All mock objects of the process, by the numbers that the C structures carry.
@@ -12,9 +15,17 @@ pub(super) struct Fabric {
     pub(super) queue_pairs: HashMap<u32, QueuePair>,
     pub(super) queues: HashMap<usize, Queue>,
     pub(super) regions: HashMap<u32, Region>,
+    /// By the address of the queue's structure.
+    pub(super) shared_receives: HashMap<usize, SharedReceives>,
     pub(super) due: HashMap<RawFd, VecDeque<usize>>,
-    /// Ports and whether they came up, by the descriptor of the context that shall report it.
-    pub(super) events: HashMap<RawFd, VecDeque<(u8, bool)>>,
+    /// What waits to be taken, by the descriptor of the context that reports it.
+    pub(super) events: HashMap<RawFd, VecDeque<Event>>,
+    /// The descriptor that events of an object are reported on, by the address of its structure.
+    pub(super) reporters: HashMap<usize, RawFd>,
+    /// Events and notifications of an object that were taken and not acknowledged.
+    pub(super) taken: HashMap<usize, u32>,
+    /// The structures of queue pairs, by their numbers.
+    pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
 }
 
@@ -28,7 +39,9 @@ pub(super) struct QueuePair {
     pub(super) depths: (usize, usize),
     pub(super) refuse_destruction: Option<i32>,
     sends: VecDeque<Send>,
-    receives: VecDeque<Receive>,
+    pub(super) receives: VecDeque<Receive>,
+    /// The address of its shared receive queue's structure.
+    pub(super) shared_receives: Option<usize>,
     held: bool,
     refuse_sends: Option<(u32, i32)>,
 }
@@ -40,7 +53,8 @@ pub(super) struct Queue {
     pub(super) channel: Option<RawFd>,
     pub(super) armed: bool,
     pub(super) overrun: bool,
-    pub(super) unacknowledged: u32,
+    /// What the queue's owner calls it.
+    pub(super) tag: u64,
 }
 
 pub(super) struct Region {
@@ -51,7 +65,7 @@ pub(super) struct Region {
 }
 
 #[derive(Clone)]
-struct Part {
+pub(super) struct Part {
     address: u64,
     len: u32,
     lkey: u32,
@@ -67,9 +81,9 @@ struct Send {
     parts: Vec<Part>,
 }
 
-struct Receive {
-    id: u64,
-    parts: Vec<Part>,
+pub(super) struct Receive {
+    pub(super) id: u64,
+    pub(super) parts: Vec<Part>,
 }
 
 static FABRIC: LazyLock<Mutex<Fabric>> = LazyLock::new(Mutex::default);
@@ -81,7 +95,7 @@ pub(super) fn lock() -> MutexGuard<'static, Fabric> {
 
 /// # Safety
 /// The list must be a valid one of `count` segments.
-unsafe fn parts(list: *const sys::ibv_sge, count: i32) -> Vec<Part> {
+pub(super) unsafe fn parts(list: *const sys::ibv_sge, count: i32) -> Vec<Part> {
     (0..usize::try_from(count).unwrap_or(0))
         .map(|index| {
             // SAFETY: the caller vouches for the list.
@@ -112,7 +126,7 @@ fn put(address: u64, bytes: &[u8]) {
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
 }
 
-fn signal(fd: RawFd) {
+pub(super) fn signal(fd: RawFd) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: an eventfd of ours takes eight bytes.
     unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
@@ -142,14 +156,6 @@ impl Fabric {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.refuse_destruction = Some(errno);
         }
-    }
-
-    pub(super) fn report_port(&mut self, async_fd: RawFd, port: u8, active: bool) {
-        self.events
-            .entry(async_fd)
-            .or_default()
-            .push_back((port, active));
-        signal(async_fd);
     }
 
     /// Takes one work request, or says with which errno not.
@@ -264,6 +270,8 @@ impl Fabric {
         let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) else {
             return;
         };
+        let takes_no_more =
+            queue_pair.state != sys::IBV_QPS_ERR && queue_pair.shared_receives.is_some();
         queue_pair.state = sys::IBV_QPS_ERR;
         let (send_queue, receive_queue) = (queue_pair.send_queue, queue_pair.receive_queue);
         let sends: Vec<u64> = queue_pair.sends.drain(..).map(|send| send.id).collect();
@@ -280,6 +288,9 @@ impl Fabric {
             };
             self.complete(queue, qp_number, sys::IBV_WC_WR_FLUSH_ERR, done);
         }
+        if takes_no_more && let Some(structure) = self.structures.get(&qp_number).copied() {
+            self.report_object(structure, sys::IBV_EVENT_QP_LAST_WQE_REACHED);
+        }
     }
 
     fn complete(
@@ -294,6 +305,7 @@ impl Fabric {
         };
         if target.entries.len() >= target.capacity {
             target.overrun = true;
+            self.report_object(queue, sys::IBV_EVENT_CQ_ERR);
             return;
         }
         target.entries.push_back(sys::ibv_wc {
@@ -305,7 +317,6 @@ impl Fabric {
             && target.armed
         {
             target.armed = false;
-            target.unacknowledged += 1;
             self.due.entry(channel).or_default().push_back(queue);
             signal(channel);
         }
@@ -370,11 +381,7 @@ impl Fabric {
         let remote_pd = remote.pd;
         let remote_queue = remote.receive_queue;
         let receive = if is_send || immediate {
-            match self
-                .queue_pairs
-                .get_mut(&peer)
-                .and_then(|remote| remote.receives.pop_front())
-            {
+            match self.next_receive(peer) {
                 Some(receive) => Some(receive),
                 None => return sys::IBV_WC_RNR_RETRY_EXC_ERR,
             }
@@ -439,6 +446,7 @@ impl QueuePair {
             refuse_destruction: None,
             sends: VecDeque::new(),
             receives: VecDeque::new(),
+            shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
             refuse_sends: None,
         }

@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{Granted, QueuePairConfig, QueuePairState};
 use crate::sys;
 use crate::verbs::completion::{Queue, SharedQueue};
-use crate::verbs::context::Operations;
+use crate::verbs::context::{Context, Operations};
 use crate::verbs::endpoint::{ConnectOptions, Endpoint};
 use crate::verbs::error::VerbsError;
+use crate::verbs::event::Notes;
 use crate::verbs::memory::{LocalRange, MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use crate::verbs::port::{LinkLayer, LocalPort};
 use crate::verbs::post::{Rejected, Rejection, check_segments};
 use crate::verbs::ring::Ring;
 use crate::verbs::settle::work_request_id;
+use crate::verbs::shared_receive::SharedReceiver;
 
 /// Reads served at a time, when the device can do as many.
 const READS_IN_FLIGHT: u8 = 16;
@@ -43,6 +45,9 @@ pub(in crate::verbs) struct Core<S, R> {
     packet_sequence: u32,
     reads_in_flight: u8,
     reserved: u32,
+    shared_receives: Option<Arc<SharedReceiver>>,
+    /// The adapter's queue pair points to it, for events.
+    notes: Arc<Notes>,
     queue: Arc<SharedQueue>,
     pd: Arc<ProtectionDomain>,
 }
@@ -58,6 +63,7 @@ impl<S, R> Core<S, R> {
         queue: &Arc<SharedQueue>,
         local: LocalPort,
         config: &QueuePairConfig,
+        shared_receives: Option<&Arc<SharedReceiver>>,
     ) -> Result<Core<S, R>, VerbsError> {
         let context = pd.context();
         if !Arc::ptr_eq(context, queue.context()) {
@@ -66,12 +72,31 @@ impl<S, R> Core<S, R> {
                 owner: "context",
             });
         }
+        if let Some(shared) = shared_receives
+            && !Arc::ptr_eq(shared.protection_domain(), pd)
+        {
+            return Err(VerbsError::Foreign {
+                what: "the shared receive queue",
+                owner: "protection domain",
+            });
+        }
         // One more than asked for: the marker that tells when a failed queue is drained.
         let send_depth = config.send_depth.max(1);
-        let receive_depth = config.receive_depth.max(1);
+        let receive_depth = match shared_receives {
+            Some(_) => 0,
+            None => config.receive_depth.max(1),
+        };
         let reserved = send_depth.saturating_add(1).saturating_add(receive_depth);
         queue.reserve(reserved)?;
+        if let Some(shared) = shared_receives {
+            shared
+                .reserve_on(queue)
+                .inspect_err(|_| queue.release(reserved))?;
+        }
+        let notes = Arc::new(Notes::default());
         let mut attributes = sys::ibv_qp_init_attr {
+            qp_context: Arc::as_ptr(&notes).cast_mut().cast(),
+            srq: shared_receives.map_or(null_mut(), |shared| shared.as_ptr()),
             send_cq: queue.as_ptr(),
             recv_cq: queue.as_ptr(),
             cap: sys::ibv_qp_cap {
@@ -83,7 +108,6 @@ impl<S, R> Core<S, R> {
             },
             qp_type: sys::IBV_QPT_RC,
             sq_sig_all: 0,
-            ..Default::default()
         };
         // SAFETY: protection domain and queue are alive and of one context.
         let raw = unsafe { (context.library().create_qp)(pd.as_ptr(), &mut attributes) };
@@ -98,6 +122,9 @@ impl<S, R> Core<S, R> {
                 ),
             );
             queue.release(reserved);
+            if let Some(shared) = shared_receives {
+                shared.release_on(queue);
+            }
             return Err(error);
         };
         // SAFETY: the queue pair was just made; its number never changes.
@@ -134,9 +161,20 @@ impl<S, R> Core<S, R> {
             packet_sequence: (RandomState::new().build_hasher().finish() & 0xff_ffff) as u32,
             reads_in_flight: context.limits().reads_in_flight.min(READS_IN_FLIGHT),
             reserved,
+            shared_receives: shared_receives.map(Arc::clone),
+            notes,
             queue: Arc::clone(queue),
             pd: Arc::clone(pd),
         })
+    }
+
+    /// Whether an event said that it takes no more receives from its shared receive queue.
+    pub(super) fn last_receive_taken(&self) -> bool {
+        self.notes.last_receive_taken()
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        self.pd.context()
     }
 
     fn object(&self) -> String {
@@ -448,6 +486,9 @@ impl<S, R> Drop for Core<S, R> {
         let code = unsafe { (self.pd.context().library().destroy_qp)(self.raw.as_ptr()) };
         if code == 0 {
             self.queue.release(self.reserved);
+            if let Some(shared) = &self.shared_receives {
+                shared.release_on(&self.queue);
+            }
             return;
         }
         // It may still be writing: keep its buffers, regions and completion queue for ever.
@@ -455,6 +496,8 @@ impl<S, R> Drop for Core<S, R> {
         self.receives.leak();
         std::mem::forget(std::mem::take(&mut self.regions));
         std::mem::forget(Arc::clone(&self.queue));
+        std::mem::forget(self.shared_receives.clone());
+        std::mem::forget(Arc::clone(&self.notes));
         std::mem::forget(Arc::clone(&self.pd));
     }
 }
