@@ -9,7 +9,7 @@ use super::error::VerbsError;
 use super::event;
 use crate::sys::{self, Library};
 
-type PostSend = unsafe extern "C" fn(
+pub(super) type PostSend = unsafe extern "C" fn(
     *mut sys::ibv_qp,
     *mut sys::ibv_send_wr,
     *mut *mut sys::ibv_send_wr,
