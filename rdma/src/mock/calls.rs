@@ -7,7 +7,8 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
 use super::events::{self, ack_async_event, get_async_event};
-use super::fabric::{self, Queue, QueuePair, Region};
+use super::extended;
+use super::fabric::{self, Queue, QueuePair, Region, Send};
 use super::shared_receive::{create_srq, destroy_srq, modify_srq, post_srq_recv, query_srq};
 use crate::sys::{self, Library};
 
@@ -47,7 +48,7 @@ pub(super) static LIBRARY: Library = Library {
     get_async_event,
     ack_async_event,
     query_gid_ex: Some(query_gid_ex),
-    qp_to_qp_ex: None,
+    qp_to_qp_ex: Some(extended::qp_to_qp_ex),
     reg_mr_iova2: None,
     rereg_mr: None,
     is_fork_initialized: None,
@@ -115,6 +116,7 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     let is_extended = unsafe { (*device).name[4] == b'0'.cast_signed() };
     if is_extended {
         extended.query_port = Some(query_port);
+        extended.create_qp_ex = Some(create_qp_ex);
         extended.sz = size_of::<sys::verbs_context>();
         extended.context.abi_compat = sys::VERBS_ABI_IS_EXTENDED;
     }
@@ -402,21 +404,58 @@ unsafe extern "C" fn create_qp(
 ) -> *mut sys::ibv_qp {
     // SAFETY: both are the caller's.
     let (context, attributes) = unsafe { ((*pd).context, &*attributes) };
+    make_queue_pair(context, pd, attributes, false)
+}
+
+unsafe extern "C" fn create_qp_ex(
+    context: *mut sys::ibv_context,
+    attributes: *mut sys::ibv_qp_init_attr_ex,
+) -> *mut sys::ibv_qp {
+    // SAFETY: the caller's.
+    let attributes = unsafe { &*attributes };
+    let known = sys::IBV_QP_INIT_ATTR_PD | sys::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+    if attributes.comp_mask & !known != 0 || attributes.comp_mask & sys::IBV_QP_INIT_ATTR_PD == 0 {
+        fail(libc::EOPNOTSUPP);
+        return null_mut();
+    }
+    let classic = sys::ibv_qp_init_attr {
+        qp_context: attributes.qp_context,
+        srq: attributes.srq,
+        qp_type: attributes.qp_type,
+        send_cq: attributes.send_cq,
+        recv_cq: attributes.recv_cq,
+        cap: attributes.cap,
+        ..Default::default()
+    };
+    let extended = attributes.comp_mask & sys::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS != 0;
+    make_queue_pair(context, attributes.pd, &classic, extended)
+}
+
+fn make_queue_pair(
+    context: *mut sys::ibv_context,
+    pd: *mut sys::ibv_pd,
+    attributes: &sys::ibv_qp_init_attr,
+    extended: bool,
+) -> *mut sys::ibv_qp {
     let mut fabric = fabric::lock();
     let number = fabric.number();
-    let mut raw = Box::new(sys::ibv_qp::default());
-    raw.context = context;
-    raw.pd = pd;
-    raw.send_cq = attributes.send_cq;
-    raw.recv_cq = attributes.recv_cq;
-    raw.qp_num = number;
     fabric
         .queue_pairs
         .insert(number, QueuePair::new(pd as usize, attributes));
-    raw.qp_context = attributes.qp_context;
+    let base = sys::ibv_qp {
+        context,
+        qp_context: attributes.qp_context,
+        pd,
+        send_cq: attributes.send_cq,
+        recv_cq: attributes.recv_cq,
+        srq: attributes.srq,
+        qp_num: number,
+        ..Default::default()
+    };
+    // libibverbs' structure stands first in it.
+    let raw: *mut sys::ibv_qp = Box::into_raw(extended::QueuePair::new(base, extended)).cast();
     // SAFETY: the context is open.
     let async_fd = unsafe { (*context).async_fd };
-    let raw = Box::into_raw(raw);
     fabric.reporters.insert(raw as usize, async_fd);
     fabric.structures.insert(number, raw as usize);
     raw
@@ -487,8 +526,8 @@ unsafe extern "C" fn destroy_qp(raw: *mut sys::ibv_qp) -> c_int {
     let mut fabric = events::settle(fabric, raw as usize);
     fabric.structures.remove(&number);
     fabric.queue_pairs.remove(&number);
-    // SAFETY: as above; nobody uses it any more.
-    drop(unsafe { Box::from_raw(raw) });
+    // SAFETY: as above, so it is a leaked box; nobody uses it any more.
+    drop(unsafe { Box::from_raw(raw.cast::<extended::QueuePair>()) });
     0
 }
 
@@ -530,13 +569,15 @@ unsafe extern "C" fn post_send(
     let mut code = 0;
     // SAFETY: the caller's list ends with null.
     while let Some(request) = unsafe { next.as_ref() } {
-        // SAFETY: the caller's work request.
-        if let Err(errno) = unsafe { fabric.take_send(number, request) } {
+        let (taken, errno) = fabric.admit(number, 1);
+        if taken == 0 {
             // SAFETY: the caller's out pointer.
             unsafe { *refused = next };
             code = errno;
             break;
         }
+        // SAFETY: the caller's work request.
+        fabric.take_send(number, unsafe { Send::of(request) });
         next = request.next;
     }
     fabric.work_off(number);

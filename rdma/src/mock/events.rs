@@ -41,12 +41,24 @@ impl Fabric {
         }
     }
 
-    /// Makes the completion queue with this tag lose a completion.
-    pub(super) fn overrun(&mut self, tag: u64) {
-        let found = self.queues.iter_mut().find(|(_, queue)| queue.tag == tag);
-        if let Some((structure, queue)) = found {
+    /// Lets the completion queue of a queue pair's sends overrun.
+    pub(super) fn overrun(&mut self, qp_number: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get(&qp_number) {
+            self.overrun_at(queue_pair.send_queue);
+        }
+    }
+
+    /// Lets the completion queue with this tag overrun.
+    pub(super) fn overrun_tagged(&mut self, tag: u64) {
+        let found = self.queues.iter().find(|(_, queue)| queue.tag == tag);
+        if let Some(structure) = found.map(|(structure, _)| *structure) {
+            self.overrun_at(structure);
+        }
+    }
+
+    fn overrun_at(&mut self, structure: usize) {
+        if let Some(queue) = self.queues.get_mut(&structure) {
             queue.overrun = true;
-            let structure = *structure;
             self.report_object(structure, sys::IBV_EVENT_CQ_ERR);
         }
     }

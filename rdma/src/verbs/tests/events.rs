@@ -63,7 +63,7 @@ fn a_completion_queue_that_overran_is_named() {
     let mut small = CompletionQueue::new(&right.context, 1).expect("a queue");
     assert_eq!(small.capacity(), 1);
     // A queue pair can't overrun its queue; so let the mock's queue lose entries by itself.
-    mock::overrun(&small);
+    mock::overrun_queue(&small);
     let event = right.context.next_event().expect("sound").expect("one");
     assert_eq!(event.kind, EventKind::CompletionQueueError);
     assert_eq!(event.subject, Subject::CompletionQueue(small.id()));
@@ -113,7 +113,7 @@ fn an_object_with_events_outstanding_goes_without_waiting() {
         let payload = left.filled(0);
         a.post_receive(payload, &whole()).expect("posted, flushed");
         assert_eq!(left.queue.drain_events().expect("drained"), 1);
-        mock::overrun(&left.queue);
+        mock::overrun_queue(&left.queue);
         drop((a, b));
         let context = Arc::clone(&left.context);
         drop((left, right));
