@@ -7,6 +7,7 @@
 //! among it) and `mock1` (with the classic one only); queue pairs of the whole process reach each other.
 
 mod calls;
+mod datagram;
 mod events;
 mod extended;
 mod fabric;
@@ -89,4 +90,10 @@ pub fn report_queue_pair(qp_number: u32, kind: u32) {
 /// Lets a completion queue overrun: polling it fails from now on, and its context reports it.
 pub fn overrun_queue(queue: &CompletionQueue) {
     fabric::lock().overrun_tagged(queue.id());
+}
+
+/// Makes a device refuse the next registration of memory with an errno, once.
+pub fn refuse_registration(context: &Context, errno: i32) {
+    let async_fd = context.raw_async_fd();
+    fabric::lock().refuse_registration.insert(async_fd, errno);
 }

@@ -25,6 +25,8 @@ pub(super) struct Fabric {
     pub(super) reporters: HashMap<usize, RawFd>,
     /// Events and notifications of an object that were taken and not acknowledged.
     pub(super) taken: HashMap<usize, u32>,
+    /// With which errno a context, by its descriptor, refuses the next registration.
+    pub(super) refuse_registration: HashMap<RawFd, i32>,
     /// The structures of queue pairs, by their numbers.
     pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
@@ -35,6 +37,8 @@ pub(super) struct QueuePair {
     pub(super) peer: u32,
     pub(super) pd: usize,
     pub(super) access: u32,
+    pub(super) kind: sys::ibv_qp_type,
+    pub(super) queue_key: u32,
     pub(super) send_queue: usize,
     pub(super) receive_queue: usize,
     pub(super) depths: (usize, usize),
@@ -82,6 +86,8 @@ pub(super) struct Send {
     pub(super) remote: (u64, u32),
     /// What is added or compared with, and what is swapped in.
     pub(super) operands: (u64, u64),
+    /// The queue pair and key that a datagram goes to; of no meaning on a connection.
+    pub(super) datagram: (u32, u32),
     pub(super) inline: Option<Vec<u8>>,
     pub(super) parts: Vec<Part>,
 }
@@ -105,11 +111,12 @@ impl Send {
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD | sys::IBV_WR_ATOMIC_CMP_AND_SWP
         );
         // SAFETY: all variants of the unions are plain integers.
-        let (immediate, rdma, atomic) = unsafe {
+        let (immediate, rdma, atomic, ud) = unsafe {
             (
                 request.__bindgen_anon_1.imm_data,
                 request.wr.rdma,
                 request.wr.atomic,
+                request.wr.ud,
             )
         };
         Send {
@@ -127,6 +134,7 @@ impl Send {
             } else {
                 (0, 0)
             },
+            datagram: (ud.remote_qpn, ud.remote_qkey),
             inline: inline.then(|| gather(&parts)),
             parts,
         }
@@ -396,6 +404,8 @@ impl QueuePair {
             peer: 0,
             pd,
             access: 0,
+            kind: attributes.qp_type,
+            queue_key: 0,
             send_queue: attributes.send_cq as usize,
             receive_queue: attributes.recv_cq as usize,
             depths: (

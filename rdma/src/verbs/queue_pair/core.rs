@@ -92,6 +92,22 @@ impl<S, R> Core<S, R> {
                 owner: "protection domain",
             });
         }
+        let (name, limits) = (context.name(), context.limits());
+        limits.check(
+            name,
+            "work requests in a queue",
+            config.send_depth.max(config.receive_depth).into(),
+            limits.queue_depth.into(),
+        )?;
+        limits.check(
+            name,
+            "segments in a work request",
+            config.segments.into(),
+            limits.segments.into(),
+        )?;
+        if config.remote_atomics {
+            limits.check_atomics(name)?;
+        }
         // One more than asked for: the marker that tells when a failed queue is drained.
         let send_depth = config.send_depth.max(1);
         let receive_depth = match shared_receives {
