@@ -52,7 +52,9 @@ pub(super) static LIBRARY: Library = Library {
     is_fork_initialized: None,
 };
 
-const DEVICES: [&str; 2] = ["mock0", "mock1"];
+const DEVICES: [&str; 3] = ["mock0", "mock1", "mock2"];
+/// Which of them has neither atomics nor reads; its contexts carry it as `cmd_fd`.
+const WRITES_ONLY: c_int = 2;
 const COMPLETION_QUEUE_ENTRIES: i32 = 65536;
 
 fn fail(errno: i32) -> c_int {
@@ -118,6 +120,8 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
         extended.sz = size_of::<sys::verbs_context>();
         extended.context.abi_compat = sys::VERBS_ABI_IS_EXTENDED;
     }
+    // SAFETY: a device of the list.
+    extended.context.cmd_fd = c_int::from(unsafe { (*device).name[4] }) - c_int::from(b'0');
     extended.context.async_fd = eventfd();
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
@@ -137,9 +141,11 @@ unsafe extern "C" fn close_device(context: *mut sys::ibv_context) -> c_int {
 }
 
 unsafe extern "C" fn query_device(
-    _context: *mut sys::ibv_context,
+    context: *mut sys::ibv_context,
     attributes: *mut sys::ibv_device_attr,
 ) -> c_int {
+    // SAFETY: the caller's context.
+    let writes_only = unsafe { (*context).cmd_fd } == WRITES_ONLY;
     let mut known = sys::ibv_device_attr {
         phys_port_cnt: 1,
         max_qp_wr: 16384,
@@ -148,7 +154,13 @@ unsafe extern "C" fn query_device(
         max_mr_size: u64::MAX,
         max_mr: 1 << 16,
         max_qp: 1 << 16,
-        max_qp_rd_atom: 16,
+        max_qp_rd_atom: if writes_only { 0 } else { 16 },
+        max_qp_init_rd_atom: if writes_only { 0 } else { 16 },
+        atomic_cap: if writes_only {
+            sys::IBV_ATOMIC_NONE
+        } else {
+            sys::IBV_ATOMIC_HCA
+        },
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
