@@ -55,7 +55,9 @@ pub(super) static LIBRARY: Library = Library {
     is_fork_initialized: None,
 };
 
-const DEVICES: [&str; 2] = ["mock0", "mock1"];
+const DEVICES: [&str; 3] = ["mock0", "mock1", "mock2"];
+/// Which of them has neither atomics nor reads; its contexts carry it as `cmd_fd`.
+const WRITES_ONLY: c_int = 2;
 const COMPLETION_QUEUE_ENTRIES: i32 = 65536;
 
 pub(super) fn fail(errno: i32) -> c_int {
@@ -122,6 +124,8 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
         extended.sz = size_of::<sys::verbs_context>();
         extended.context.abi_compat = sys::VERBS_ABI_IS_EXTENDED;
     }
+    // SAFETY: a device of the list.
+    extended.context.cmd_fd = c_int::from(unsafe { (*device).name[4] }) - c_int::from(b'0');
     extended.context.async_fd = eventfd();
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
@@ -141,7 +145,7 @@ unsafe extern "C" fn close_device(context: *mut sys::ibv_context) -> c_int {
     unsafe { libc::close(extended.context.async_fd) }
 }
 
-fn device_attributes() -> sys::ibv_device_attr {
+fn device_attributes(writes_only: bool) -> sys::ibv_device_attr {
     let mut known = sys::ibv_device_attr {
         phys_port_cnt: 1,
         max_qp_wr: 16384,
@@ -150,8 +154,13 @@ fn device_attributes() -> sys::ibv_device_attr {
         max_mr_size: u64::MAX,
         max_mr: 1 << 16,
         max_qp: 1 << 16,
-        max_qp_rd_atom: 16,
-        atomic_cap: sys::IBV_ATOMIC_HCA,
+        max_qp_rd_atom: if writes_only { 0 } else { 16 },
+        max_qp_init_rd_atom: if writes_only { 0 } else { 16 },
+        atomic_cap: if writes_only {
+            sys::IBV_ATOMIC_NONE
+        } else {
+            sys::IBV_ATOMIC_HCA
+        },
         max_srq: 1 << 16,
         max_srq_wr: 16384,
         max_srq_sge: 16,
@@ -165,16 +174,16 @@ fn device_attributes() -> sys::ibv_device_attr {
 }
 
 unsafe extern "C" fn query_device(
-    _context: *mut sys::ibv_context,
+    context: *mut sys::ibv_context,
     attributes: *mut sys::ibv_device_attr,
 ) -> c_int {
-    // SAFETY: the caller's out pointer.
-    unsafe { *attributes = device_attributes() };
+    // SAFETY: the caller's context and out pointer.
+    unsafe { *attributes = device_attributes((*context).cmd_fd == WRITES_ONLY) };
     0
 }
 
 unsafe extern "C" fn query_device_ex(
-    _context: *mut sys::ibv_context,
+    context: *mut sys::ibv_context,
     _input: *const sys::ibv_query_device_ex_input,
     attributes: *mut sys::ibv_device_attr_ex,
     len: usize,
@@ -183,7 +192,8 @@ unsafe extern "C" fn query_device_ex(
         return libc::EINVAL;
     }
     let mut known = sys::ibv_device_attr_ex {
-        orig_attr: device_attributes(),
+        // SAFETY: the caller's context.
+        orig_attr: device_attributes(unsafe { (*context).cmd_fd } == WRITES_ONLY),
         completion_timestamp_mask: (1 << 48) - 1,
         hca_core_clock: 156_250,
         max_dm_size: 128 << 10,

@@ -242,7 +242,7 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
             any |= !request.segments.is_empty();
             writes |= request.kind.writes_payload();
         }
-        if writes && core.reads_served == 0 {
+        if writes && core.reads_issued == 0 {
             return Err(Rejection::NoReads);
         }
         if !any {

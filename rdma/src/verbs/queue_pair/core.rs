@@ -49,7 +49,7 @@ pub(in crate::verbs) struct Core<S, R> {
     pub(in crate::verbs) segment_list: Box<[sys::ibv_sge]>,
     pub(in crate::verbs) inline_list: Box<[sys::ibv_data_buf]>,
     /// Reads and atomics on their way at a time; the adapter holds more of them back.
-    pub(in crate::verbs) reads_served: u8,
+    pub(in crate::verbs) reads_issued: u8,
     ranges: Vec<LocalRange>,
     regions: Vec<Arc<MemoryRegion>>,
     failed: bool,
@@ -92,22 +92,6 @@ impl<S, R> Core<S, R> {
                 owner: "protection domain",
             });
         }
-        let (name, limits) = (context.name(), context.limits());
-        limits.check(
-            name,
-            "work requests in a queue",
-            config.send_depth.max(config.receive_depth).into(),
-            limits.queue_depth.into(),
-        )?;
-        limits.check(
-            name,
-            "segments in a work request",
-            config.segments.into(),
-            limits.segments.into(),
-        )?;
-        if config.remote_atomics {
-            limits.check_atomics(name)?;
-        }
         // One more than asked for: the marker that tells when a failed queue is drained.
         let send_depth = config.send_depth.max(1);
         let receive_depth = match shared_receives {
@@ -115,6 +99,19 @@ impl<S, R> Core<S, R> {
             None => config.receive_depth.max(1),
         };
         let max_segments = config.segments.max(1);
+        let limits = context.limits();
+        let most = u64::from(limits.queue_depth);
+        for (what, wanted) in [
+            ("sends at a time on a queue pair", u64::from(send_depth) + 1),
+            ("receives at a time on a queue pair", receive_depth.into()),
+        ] {
+            limits.check(context.name(), what, wanted, most)?;
+        }
+        let (wanted, most) = (max_segments.into(), limits.segments.into());
+        limits.check(context.name(), "segments in a work request", wanted, most)?;
+        if config.remote_atomics {
+            limits.check_atomics(context.name())?;
+        }
         let reserved = send_depth.saturating_add(1).saturating_add(receive_depth);
         queue.reserve(reserved)?;
         if let Some(shared) = shared_receives {
@@ -144,7 +141,7 @@ impl<S, R> Core<S, R> {
         // SAFETY: the queue pair was just made; its number never changes.
         let qp_number = unsafe { (*made.raw.as_ptr()).qp_num };
         let inline_bytes = config.inline_bytes.min(made.inline_bytes);
-        let reads_in_flight = context.limits().reads_in_flight.min(READS_IN_FLIGHT);
+        let reads_in_flight = limits.reads_in_flight.min(READS_IN_FLIGHT);
         let signal_every = (send_depth / 2).max(1);
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
         let width = max_segments as usize;
@@ -175,7 +172,7 @@ impl<S, R> Core<S, R> {
             max_segments,
             segment_list: vec![sys::ibv_sge::default(); width].into_boxed_slice(),
             inline_list: vec![sys::ibv_data_buf::default(); width].into_boxed_slice(),
-            reads_served: reads_in_flight,
+            reads_issued: limits.reads_issued.min(READS_IN_FLIGHT),
             ranges: Vec::new(),
             regions: Vec::new(),
             failed: false,
@@ -295,7 +292,7 @@ impl<S, R> Core<S, R> {
             retry_cnt: options.retries & 7,
             rnr_retry: options.not_ready_retries & 7,
             sq_psn: self.packet_sequence,
-            max_rd_atomic: self.reads_in_flight.min(peer.reads_in_flight),
+            max_rd_atomic: self.reads_issued.min(peer.reads_in_flight),
             ..Default::default()
         };
         let mask = sys::IBV_QP_TIMEOUT
@@ -304,7 +301,7 @@ impl<S, R> Core<S, R> {
             | sys::IBV_QP_SQ_PSN
             | sys::IBV_QP_MAX_QP_RD_ATOMIC;
         self.modify(ready_to_send, mask, "RTS")?;
-        self.reads_served = self.reads_in_flight.min(peer.reads_in_flight);
+        self.reads_issued = self.reads_issued.min(peer.reads_in_flight);
         Ok(())
     }
 

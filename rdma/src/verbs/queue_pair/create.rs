@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::sys;
 use crate::verbs::completion::SharedQueue;
 use crate::verbs::error::VerbsError;
+use crate::verbs::limits::Atomics;
 use crate::verbs::memory::ProtectionDomain;
 use crate::verbs::post::{ATOMICS, OPERATIONS, PostingInterface, WorkRequests};
 
@@ -37,7 +38,8 @@ pub(super) fn create(
     let interface = wanted.interface;
     if interface != Some(PostingInterface::Classic) {
         // A provider without atomics refuses them here.
-        let made = extended(pd, queue, wanted, OPERATIONS | ATOMICS)
+        let made = (has_atomics(pd).then_some(OPERATIONS | ATOMICS))
+            .and_then(|operations| extended(pd, queue, wanted, operations))
             .or_else(|| extended(pd, queue, wanted, OPERATIONS));
         if let Some(made) = made {
             return Ok(made);
@@ -50,6 +52,10 @@ pub(super) fn create(
         }
     }
     classic(pd, queue, wanted)
+}
+
+fn has_atomics(pd: &ProtectionDomain) -> bool {
+    pd.context().limits().atomics != Atomics::None
 }
 
 /// `None` when library or provider doesn't have all that is asked for, or refuses the queue pair: the
@@ -129,7 +135,7 @@ fn classic(
     let (depth, segments) = (capacities.max_send_wr, capacities.max_send_sge);
     let post_send = context.operations().post_send;
     // SAFETY: the queue pair was just made, and its owner keeps it as long as the operations.
-    let work = unsafe { WorkRequests::classic(raw, post_send, depth, segments, true) };
+    let work = unsafe { WorkRequests::classic(raw, post_send, depth, segments, has_atomics(pd)) };
     Ok(Made {
         raw,
         work,

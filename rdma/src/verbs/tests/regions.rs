@@ -212,7 +212,7 @@ fn queue_pairs_beyond_the_limits_are_refused_with_the_limit() {
     };
     let deep = make(config(16385));
     assert!(
-        deep.contains("16384 work requests in a queue, not 16385"),
+        deep.contains("16384 sends at a time on a queue pair, not 16386"),
         "{deep}"
     );
     let wide = make(QueuePairConfig {
