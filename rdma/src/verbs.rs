@@ -129,6 +129,7 @@ mod limits;
 mod mapping;
 mod memlock;
 mod memory;
+mod memory_window;
 mod pages;
 mod port;
 mod post;
@@ -161,6 +162,9 @@ pub use memlock::MemoryLock;
 pub use memory::{
     Access, MemoryRegion, Pinned, ProtectionDomain, RemoteAccess, RemoteAddress, RemoteMemory,
     Segment, Sink, Source,
+};
+pub use memory_window::{
+    CloseFailed, ClosedWindow, ClosingWindow, MemoryWindow, OpenFailed, OpenWindow,
 };
 pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};

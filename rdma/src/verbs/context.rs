@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::error::VerbsError;
 use super::event;
 use super::limits::DeviceLimits;
+use super::memory_window::{AllocateWindow, DeallocateWindow};
 use super::shared_receive::PostSharedReceive;
 use crate::sys::{self, Library};
 
@@ -154,6 +155,13 @@ impl Context {
 
     pub(super) fn as_ptr(&self) -> *mut sys::ibv_context {
         self.raw.as_ptr()
+    }
+
+    /// How memory windows are made and destroyed, when the provider has them.
+    pub(super) fn window_operations(&self) -> Option<(AllocateWindow, DeallocateWindow)> {
+        // SAFETY: a provider fills its table before it returns the context, and leaves it alone.
+        let table = unsafe { &(*self.raw.as_ptr()).ops };
+        table.alloc_mw.zip(table.dealloc_mw)
     }
 
     /// How receives are posted on shared receive queues, when the provider has them.

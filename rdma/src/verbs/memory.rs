@@ -200,6 +200,16 @@ impl MemoryRegion {
         Self::register_with(pd, memory, sys::IBV_ACCESS_REMOTE_READ)
     }
 
+    /// Registers all of `memory` for our own work requests, and for windows
+    /// ([`super::QueuePair::open_window`]) on parts of it. No peer can reach it otherwise.
+    pub fn register_for_windows(
+        pd: &Arc<ProtectionDomain>,
+        memory: Arc<dyn Pinned>,
+    ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        let access = sys::IBV_ACCESS_LOCAL_WRITE | sys::IBV_ACCESS_MW_BIND;
+        Self::register_with(pd, memory, access)
+    }
+
     /// As [`MemoryRegion::register_remote`], for RDMA writes alone.
     ///
     /// # Safety
@@ -302,6 +312,14 @@ impl MemoryRegion {
     /// What peers that are told its rkey may do.
     pub fn remote_access(&self) -> RemoteAccess {
         RemoteAccess::from_raw(self.access)
+    }
+
+    pub(super) fn takes_windows(&self) -> bool {
+        self.access & sys::IBV_ACCESS_MW_BIND != 0
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::ibv_mr {
+        self.raw.as_ptr()
     }
 
     pub(super) fn local(&self) -> LocalRange {

@@ -5,6 +5,7 @@ mod events;
 mod regions;
 mod shared_receive;
 mod waiting;
+mod windows;
 
 use std::sync::Arc;
 use std::time::Duration;
