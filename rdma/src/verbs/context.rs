@@ -43,6 +43,8 @@ pub struct Context {
     node_guid: u64,
     limits: DeviceLimits,
     operations: Operations,
+    /// The process that opened it.
+    process: u32,
 }
 
 // SAFETY: libibverbs' control functions are thread safe, and the fields besides `raw` never change.
@@ -106,6 +108,7 @@ impl Context {
             node_guid,
             limits,
             operations,
+            process: std::process::id(),
         };
         std::mem::forget(opened);
         event::make_nonblocking(context.async_fd().as_raw_fd()).map_err(|source| {
@@ -149,6 +152,21 @@ impl Context {
         unsafe { (*self.raw.as_ptr()).async_fd }
     }
 
+    /// Whether this process is a child of the one that opened it: what is made of it is the parent's.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    pub(super) fn check_process(&self) -> Result<(), VerbsError> {
+        if self.is_inherited() {
+            return Err(VerbsError::Forked {
+                device: self.name.clone(),
+                owner: self.process,
+            });
+        }
+        Ok(())
+    }
+
     pub(super) fn library(&self) -> &'static Library {
         self.library
     }
@@ -177,6 +195,9 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            return;
+        }
         // SAFETY: everything made from the context held an Arc to it, so nothing is left.
         unsafe { (self.library.close_device)(self.raw.as_ptr()) };
     }

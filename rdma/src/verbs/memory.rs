@@ -93,6 +93,7 @@ unsafe impl Sync for ProtectionDomain {}
 impl ProtectionDomain {
     /// Makes one.
     pub fn new(context: &Arc<Context>) -> Result<Arc<ProtectionDomain>, VerbsError> {
+        context.check_process()?;
         // SAFETY: the context is open.
         let raw = unsafe { (context.library().alloc_pd)(context.as_ptr()) };
         let raw =
@@ -115,6 +116,9 @@ impl ProtectionDomain {
 
 impl Drop for ProtectionDomain {
     fn drop(&mut self) {
+        if self.context.is_inherited() {
+            return;
+        }
         // SAFETY: regions and queue pairs of it hold it alive, so none is left. One that failed to be
         // destroyed was leaked and makes this fail too, which leaks it as well.
         unsafe { (self.context.library().dealloc_pd)(self.raw.as_ptr()) };
@@ -249,6 +253,7 @@ impl MemoryRegion {
         access: u32,
     ) -> Result<Arc<MemoryRegion>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         let (start, len) = (memory.as_ptr(), memory.len());
         context.limits().check(
             context.name(),
@@ -334,6 +339,9 @@ impl MemoryRegion {
 
 impl Drop for MemoryRegion {
     fn drop(&mut self) {
+        if self.pd.context.is_inherited() {
+            return;
+        }
         // SAFETY: queue pairs it is attached to hold it alive and have drained or are destroyed.
         let code = unsafe { (self.pd.context.library().dereg_mr)(self.raw.as_ptr()) };
         if code != 0 {

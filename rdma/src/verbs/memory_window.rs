@@ -78,6 +78,7 @@ impl MemoryWindow {
     /// Makes one.
     pub fn new(pd: &Arc<ProtectionDomain>) -> Result<MemoryWindow, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         let lacking = || VerbsError::Lacking {
             device: context.name().to_owned(),
             what: "memory windows of type 2",
@@ -102,6 +103,9 @@ impl MemoryWindow {
         let Some(raw) = self.raw else {
             return true;
         };
+        if self.pd.context().is_inherited() {
+            return false;
+        }
         // SAFETY: the window is ours and was not destroyed before.
         let destroyed = unsafe { (self.deallocate)(raw.as_ptr()) } == 0;
         if destroyed {

@@ -2,6 +2,7 @@
 
 mod datagram;
 mod events;
+mod fork;
 mod regions;
 mod shared_receive;
 mod waiting;

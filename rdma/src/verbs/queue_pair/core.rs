@@ -78,6 +78,7 @@ impl<S, R> Core<S, R> {
         shared_receives: Option<&Arc<SharedReceiver>>,
     ) -> Result<Core<S, R>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         if !Arc::ptr_eq(context, queue.context()) {
             return Err(VerbsError::Foreign {
                 what: "the completion queue",
@@ -217,6 +218,7 @@ impl<S, R> Core<S, R> {
         mask: u32,
         to: &str,
     ) -> Result<(), VerbsError> {
+        self.pd.context().check_process()?;
         // SAFETY: the queue pair is ours and the attributes named in the mask are set.
         let code = unsafe {
             (self.pd.context().library().modify_qp)(
@@ -333,6 +335,7 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn state(&self) -> Result<QueuePairState, VerbsError> {
+        self.pd.context().check_process()?;
         let mut attributes = sys::ibv_qp_attr::default();
         let mut initial = sys::ibv_qp_init_attr::default();
         // SAFETY: the queue pair and both structures are ours.
@@ -548,6 +551,9 @@ impl<S: Source, R: Sink> Core<S, R> {
 
 impl<S, R> Drop for Core<S, R> {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
         self.close_forgotten_batch();
         // The adapter stops sooner this way; destroying it is what makes sure.
         self.to_error().ok();
