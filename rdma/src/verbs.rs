@@ -115,6 +115,7 @@
 //! }
 //! ```
 
+pub mod cm;
 mod completion;
 mod context;
 mod endpoint;

@@ -1,6 +1,7 @@
 //! Reliable connected queue pairs: brought up step by step, owners of what is posted on them.
 
 mod core;
+mod managed;
 
 use std::fmt;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{Granted, QueuePairConfig, QueuePairState};
 use crate::sys;
 use crate::verbs::completion::{Queue, SharedQueue};
-use crate::verbs::context::Operations;
+use crate::verbs::context::{Context, Operations};
 use crate::verbs::endpoint::{ConnectOptions, Endpoint};
 use crate::verbs::error::VerbsError;
 use crate::verbs::memory::{LocalRange, MemoryRegion, ProtectionDomain, Segment, Sink, Source};
@@ -154,7 +154,15 @@ impl<S, R> Core<S, R> {
         }
     }
 
-    fn modify(
+    pub(super) fn context(&self) -> &Arc<Context> {
+        self.pd.context()
+    }
+
+    pub(super) fn local_port(&self) -> LocalPort {
+        self.local
+    }
+
+    pub(super) fn modify(
         &self,
         mut attributes: sys::ibv_qp_attr,
         mask: u32,
