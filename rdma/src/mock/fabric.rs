@@ -31,6 +31,8 @@ pub(super) struct QueuePair {
     sends: VecDeque<Send>,
     pub(super) receives: VecDeque<Receive>,
     held: bool,
+    /// Work requests to carry out all the same.
+    steps: u32,
     refuse_sends: Option<(u32, i32)>,
     pub(super) fail_next: Option<sys::ibv_wc_status>,
     pub(super) complete_twice: bool,
@@ -172,6 +174,13 @@ impl Fabric {
         self.work_off(qp_number);
     }
 
+    pub(super) fn step(&mut self, qp_number: u32, count: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.steps = queue_pair.steps.saturating_add(count);
+        }
+        self.work_off(qp_number);
+    }
+
     pub(super) fn refuse_sends_after(&mut self, qp_number: u32, taken: u32, errno: i32) {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.refuse_sends = Some((taken, errno));
@@ -281,12 +290,13 @@ impl Fabric {
             if queue_pair.state == sys::IBV_QPS_ERR {
                 return self.fail(qp_number);
             }
-            if queue_pair.held {
+            if queue_pair.held && queue_pair.steps == 0 {
                 return;
             }
             let Some(send) = queue_pair.sends.pop_front() else {
                 return;
             };
+            queue_pair.steps = queue_pair.steps.saturating_sub(1);
             let queue = queue_pair.send_queue;
             let status = match queue_pair.fail_next.take() {
                 Some(status) => status,
@@ -404,6 +414,7 @@ impl QueuePair {
             sends: VecDeque::new(),
             receives: VecDeque::new(),
             held: false,
+            steps: 0,
             refuse_sends: None,
             fail_next: None,
             complete_twice: false,

@@ -72,9 +72,9 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::ConnectOptions;
 #[cfg(doc)]
 use super::{Context, UnconnectedQueuePair};
-use super::ConnectOptions;
 
 pub use connection::{Connection, Event};
 pub use connector::{Connecting, Connector, Route};

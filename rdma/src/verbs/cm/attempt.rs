@@ -67,7 +67,10 @@ impl Attempt {
             sys::RDMA_CM_EVENT_ADDR_ERROR => ConnectError::Address { address, source },
             sys::RDMA_CM_EVENT_ROUTE_ERROR => ConnectError::Route {
                 address,
-                device: self.id.device().map_or_else(String::new, |found| found.name),
+                device: self
+                    .id
+                    .device()
+                    .map_or_else(String::new, |found| found.name),
                 source,
             },
             sys::RDMA_CM_EVENT_REJECTED => ConnectError::Rejected {

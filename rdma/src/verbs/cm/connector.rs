@@ -21,6 +21,9 @@ use crate::verbs::{
     VerbsError,
 };
 
+/// How long the kernel waits for a neighbour's answer before it is made to ask again.
+const RESOLVE_MILLIS: i32 = 2000;
+
 /// A peer's address on its way to being a device and a path of ours.
 pub struct Connector {
     attempt: Attempt,
@@ -49,20 +52,40 @@ impl Connector {
         if options.path.traffic_class != 0 {
             attempt.id.set_traffic_class(options.path.traffic_class)?;
         }
-        let source = options.source.map(|ip| encode_address(SocketAddr::new(ip, 0)));
-        let target = encode_address(address);
-        let patience = attempt.millis_left();
-        attempt.id.call("rdma_resolve_addr", |library, id| {
-            let source = source.as_ref().map_or(null_mut(), |source| source.as_ptr().cast_mut());
-            // SAFETY: the identifier is alive; the addresses are complete, and only read.
-            unsafe {
-                (library.resolve_addr)(id, source.cast(), target.as_ptr().cast_mut().cast(), patience)
-            }
-        })?;
-        Ok(Connector {
+        let mut connector = Connector {
             attempt,
             options: *options,
+        };
+        connector.resolve_address()?;
+        Ok(connector)
+    }
+
+    /// Has the kernel look for the neighbour, for some seconds. It asks the network only at the start of
+    /// that; where its question was lost, as while a link comes up, it must be made to ask again.
+    fn resolve_address(&mut self) -> Result<(), ConnectError> {
+        let source = self.options.source;
+        let source = source.map(|ip| encode_address(SocketAddr::new(ip, 0)));
+        let target = encode_address(self.attempt.id.address());
+        let patience = self.attempt.millis_left().min(RESOLVE_MILLIS);
+        self.attempt.id.call("rdma_resolve_addr", |library, id| {
+            let source = source
+                .as_ref()
+                .map_or(null_mut(), |source| source.as_ptr().cast_mut());
+            let target = target.as_ptr().cast_mut();
+            // SAFETY: the identifier is alive; the addresses are complete, and only read.
+            unsafe { (library.resolve_addr)(id, source.cast(), target.cast(), patience) }
         })
+    }
+
+    /// Whether the neighbour has not answered yet, though there is time to ask it again.
+    fn may_ask_again(&self, error: &ConnectError) -> bool {
+        matches!(
+            error,
+            ConnectError::TimedOut {
+                phase: Phase::Address,
+                ..
+            }
+        ) && Instant::now() < self.attempt.deadline
     }
 }
 
@@ -74,7 +97,16 @@ impl Step for Connector {
     }
 
     fn advance(mut self) -> Result<Progress<Connector, Route>, ConnectError> {
-        while let Some(event) = self.attempt.next_event()? {
+        loop {
+            let event = match self.attempt.next_event() {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(Progress::Pending(self)),
+                Err(error) if self.may_ask_again(&error) => {
+                    self.resolve_address()?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match event.kind {
                 sys::RDMA_CM_EVENT_ADDR_RESOLVED => {
                     self.attempt.phase = Phase::Route;
@@ -97,7 +129,6 @@ impl Step for Connector {
                 _ => {}
             }
         }
-        Ok(Progress::Pending(self))
     }
 }
 

@@ -131,7 +131,9 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// There is no path to the address.
-    #[error("there is no route to {address} on {device}: {source}; on InfiniBand, is a subnet manager running?")]
+    #[error(
+        "there is no route to {address} on {device}: {source}; on InfiniBand, is a subnet manager running?"
+    )]
     Route {
         /// The peer's address.
         address: SocketAddr,
@@ -255,6 +257,9 @@ mod tests {
             source: io::Error::from_raw_os_error(libc::ENODEV),
         };
         let text = error.to_string();
-        assert!(text.contains("10.0.0.1:7") && text.contains("rdma_ucm"), "{text}");
+        assert!(
+            text.contains("10.0.0.1:7") && text.contains("rdma_ucm"),
+            "{text}"
+        );
     }
 }

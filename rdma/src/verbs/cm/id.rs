@@ -60,7 +60,10 @@ struct Channel {
 }
 
 impl Channel {
-    fn new(library: &'static ConnectionManager, address: SocketAddr) -> Result<Channel, ConnectError> {
+    fn new(
+        library: &'static ConnectionManager,
+        address: SocketAddr,
+    ) -> Result<Channel, ConnectError> {
         let failed = |call, source| ConnectError::Call {
             call,
             address,
@@ -238,7 +241,10 @@ impl Id {
         };
         let mut mask = 0;
         let name = "rdma_init_qp_attr";
-        let init_qp_attr = self.library.init_qp_attr.ok_or(ConnectError::TooOld(name))?;
+        let init_qp_attr = self
+            .library
+            .init_qp_attr
+            .ok_or(ConnectError::TooOld(name))?;
         self.call(name, |_, id| {
             // SAFETY: the identifier is alive, the structures are ours.
             unsafe { init_qp_attr(id, &mut attributes, &mut mask) }
@@ -267,14 +273,32 @@ impl Id {
     /// Our own address, as far as it is known.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         // SAFETY: the identifier is alive; the field has the size of any address.
-        let storage = unsafe { *self.raw.as_ref().route.addr.__bindgen_anon_1.src_storage.as_ref() };
+        let storage = unsafe {
+            *self
+                .raw
+                .as_ref()
+                .route
+                .addr
+                .__bindgen_anon_1
+                .src_storage
+                .as_ref()
+        };
         decode_address(&storage)
     }
 
     /// The peer's address, as far as it is known.
     pub(super) fn peer_address(&self) -> Option<SocketAddr> {
         // SAFETY: as above.
-        let storage = unsafe { *self.raw.as_ref().route.addr.__bindgen_anon_2.dst_storage.as_ref() };
+        let storage = unsafe {
+            *self
+                .raw
+                .as_ref()
+                .route
+                .addr
+                .__bindgen_anon_2
+                .dst_storage
+                .as_ref()
+        };
         decode_address(&storage)
     }
 }
@@ -362,7 +386,10 @@ fn decode_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
             libc::AF_INET6 => {
                 let ipv6 = &*storage.cast::<libc::sockaddr_in6>();
                 let ip = Ipv6Addr::from(ipv6.sin6_addr.s6_addr);
-                Some(SocketAddr::new(IpAddr::V6(ip), u16::from_be(ipv6.sin6_port)))
+                Some(SocketAddr::new(
+                    IpAddr::V6(ip),
+                    u16::from_be(ipv6.sin6_port),
+                ))
             }
             _ => None,
         }

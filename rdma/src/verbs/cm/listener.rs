@@ -14,7 +14,9 @@ use super::id::{Device, Id, encode_address};
 use super::private_data::PrivateData;
 use super::{Progress, Step, wait_readable};
 use crate::sys::{self, ConnectionManager};
-use crate::verbs::{ConnectOptions, Context, LocalPort, QueuePair, Sink, Source, UnconnectedQueuePair};
+use crate::verbs::{
+    ConnectOptions, Context, LocalPort, QueuePair, Sink, Source, UnconnectedQueuePair,
+};
 
 /// An address and port on which peers may ask for connections.
 pub struct Listener {

@@ -26,7 +26,9 @@ pub enum PrivateDataError {
         limit: usize,
     },
     /// Not framed by [`PrivateData::message`].
-    #[error("the peer's private data is no message of this kind: it runs another program or release")]
+    #[error(
+        "the peer's private data is no message of this kind: it runs another program or release"
+    )]
     Foreign,
     /// Framed, but altered or cut.
     #[error("the peer's private data is damaged: its length or checksum is wrong")]
@@ -72,10 +74,11 @@ impl PrivateData {
             return Err(PrivateDataError::Foreign);
         }
         let end = HEAD + usize::from(head[3]);
-        let (framed, rest) = self.0.split_at_checked(end).ok_or(PrivateDataError::Damaged)?;
-        let (checksum, padding) = rest
-            .split_first_chunk()
+        let (framed, rest) = self
+            .0
+            .split_at_checked(end)
             .ok_or(PrivateDataError::Damaged)?;
+        let (checksum, padding) = rest.split_first_chunk().ok_or(PrivateDataError::Damaged)?;
         if crc32c::crc32c(framed) != u32::from_le_bytes(*checksum)
             || padding.iter().any(|byte| *byte != 0)
         {
@@ -175,7 +178,10 @@ mod tests {
         let error = data
             .fit("a request", PrivateData::REQUEST_BYTES)
             .unwrap_err();
-        assert!(error.to_string().contains("a request has room for 56"), "{error}");
+        assert!(
+            error.to_string().contains("a request has room for 56"),
+            "{error}"
+        );
         assert_eq!(
             PrivateData::raw(b"rping").unwrap().decode_message(),
             Err(PrivateDataError::Foreign)

@@ -35,7 +35,8 @@ impl<S: Source, R: Sink> UnconnectedQueuePair<S, R> {
             initial.qp_state = sys::IBV_QPS_INIT;
             self.core.modify(initial, sys::IBV_QP_PKEY_INDEX, "INIT")?;
         }
-        self.core.modify(receive, receive_mask, "RTR, by librdmacm")?;
+        self.core
+            .modify(receive, receive_mask, "RTR, by librdmacm")?;
         self.core.modify(send, send_mask, "RTS, by librdmacm")?;
         Ok(QueuePair { core: self.core })
     }
