@@ -117,6 +117,7 @@
 
 mod address;
 mod attached;
+pub mod cm;
 mod completion;
 mod context;
 mod datagram;

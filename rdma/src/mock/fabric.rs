@@ -48,6 +48,8 @@ pub(super) struct QueuePair {
     /// The address of its shared receive queue's structure.
     pub(super) shared_receives: Option<usize>,
     held: bool,
+    /// Work requests to carry out all the same.
+    steps: u32,
     refuse_sends: Option<(u32, i32)>,
     pub(super) fail_next: Option<sys::ibv_wc_status>,
     pub(super) complete_twice: bool,
@@ -194,6 +196,13 @@ impl Fabric {
         self.work_off(qp_number);
     }
 
+    pub(super) fn step(&mut self, qp_number: u32, count: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.steps = queue_pair.steps.saturating_add(count);
+        }
+        self.work_off(qp_number);
+    }
+
     pub(super) fn refuse_sends_after(&mut self, qp_number: u32, taken: u32, errno: i32) {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.refuse_sends = Some((taken, errno));
@@ -286,12 +295,13 @@ impl Fabric {
             if queue_pair.state == sys::IBV_QPS_ERR {
                 return self.fail(qp_number);
             }
-            if queue_pair.held {
+            if queue_pair.held && queue_pair.steps == 0 {
                 return;
             }
             let Some(send) = queue_pair.sends.pop_front() else {
                 return;
             };
+            queue_pair.steps = queue_pair.steps.saturating_sub(1);
             let queue = queue_pair.send_queue;
             let status = match queue_pair.fail_next.take() {
                 Some(status) => status,
@@ -417,6 +427,7 @@ impl QueuePair {
             receives: VecDeque::new(),
             shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
+            steps: 0,
             refuse_sends: None,
             fail_next: None,
             complete_twice: false,
