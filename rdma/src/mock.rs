@@ -3,11 +3,13 @@
 //! It stands behind the same functions and operation tables as a real provider, so everything in
 //! [`crate::verbs`] runs on it unchanged. Work requests are carried out inside `ibv_post_send`, in order;
 //! [`hold`] stops a queue pair from doing so, and other functions here make calls fail that a healthy
-//! device would not. Devices are called `mock0` (with the extended operation table) and `mock1`
-//! (with the classic one only); queue pairs of the whole process reach each other.
+//! device would not. Devices are called `mock0` (with the extended operation table, extended queue pairs
+//! among it) and `mock1` (with the classic one only); queue pairs of the whole process reach each other.
 
 mod calls;
+mod extended;
 mod fabric;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -28,7 +30,24 @@ pub fn release(qp_number: u32) {
     fabric::lock().hold(qp_number, false);
 }
 
-/// Makes a queue pair take this many more sends and refuse the one after them with an errno.
+/// Makes the next work request that a queue pair carries out end with this status (of
+/// `enum ibv_wc_status`) instead of being carried out.
+pub fn fail_next(qp_number: u32, status: u32) {
+    fabric::lock().fail_next(qp_number, status);
+}
+
+/// Makes the next completion of a queue pair's sends come twice.
+pub fn complete_twice(qp_number: u32) {
+    fabric::lock().complete_twice(qp_number);
+}
+
+/// Lets the completion queue of a queue pair's sends overrun: polling it fails from now on.
+pub fn overrun(qp_number: u32) {
+    fabric::lock().overrun(qp_number);
+}
+
+/// Makes a queue pair take this many more sends and refuse the one after them with an errno. A batch of
+/// the extended interface that holds that one is refused as a whole.
 pub fn refuse_sends_after(qp_number: u32, taken: u32, errno: i32) {
     fabric::lock().refuse_sends_after(qp_number, taken, errno);
 }

@@ -153,7 +153,7 @@ pub use memory::{
 };
 pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};
-pub use post::{PostError, Rejected, Rejection, SendBatch, Work};
+pub use post::{PostError, PostingInterface, Rejected, Rejection, SendBatch, Work};
 pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };

@@ -6,7 +6,8 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
-use super::fabric::{self, Queue, QueuePair, Region};
+use super::extended;
+use super::fabric::{self, Queue, QueuePair, Region, Send};
 use crate::sys::{self, Library};
 
 pub(super) static LIBRARY: Library = Library {
@@ -45,13 +46,15 @@ pub(super) static LIBRARY: Library = Library {
     get_async_event,
     ack_async_event,
     query_gid_ex: Some(query_gid_ex),
-    qp_to_qp_ex: None,
+    qp_to_qp_ex: Some(extended::qp_to_qp_ex),
     reg_mr_iova2: None,
     rereg_mr: None,
     is_fork_initialized: None,
 };
 
-const DEVICES: [&str; 2] = ["mock0", "mock1"];
+const DEVICES: [&str; 3] = ["mock0", "mock1", "mock2"];
+/// Which of them has neither atomics nor reads; its contexts carry it as `cmd_fd`.
+const WRITES_ONLY: c_int = 2;
 const COMPLETION_QUEUE_ENTRIES: i32 = 65536;
 
 fn fail(errno: i32) -> c_int {
@@ -113,9 +116,12 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     let is_extended = unsafe { (*device).name[4] == b'0'.cast_signed() };
     if is_extended {
         extended.query_port = Some(query_port);
+        extended.create_qp_ex = Some(create_qp_ex);
         extended.sz = size_of::<sys::verbs_context>();
         extended.context.abi_compat = sys::VERBS_ABI_IS_EXTENDED;
     }
+    // SAFETY: a device of the list.
+    extended.context.cmd_fd = c_int::from(unsafe { (*device).name[4] }) - c_int::from(b'0');
     extended.context.async_fd = eventfd();
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
@@ -135,9 +141,11 @@ unsafe extern "C" fn close_device(context: *mut sys::ibv_context) -> c_int {
 }
 
 unsafe extern "C" fn query_device(
-    _context: *mut sys::ibv_context,
+    context: *mut sys::ibv_context,
     attributes: *mut sys::ibv_device_attr,
 ) -> c_int {
+    // SAFETY: the caller's context.
+    let writes_only = unsafe { (*context).cmd_fd } == WRITES_ONLY;
     let mut known = sys::ibv_device_attr {
         phys_port_cnt: 1,
         max_qp_wr: 16384,
@@ -146,7 +154,13 @@ unsafe extern "C" fn query_device(
         max_mr_size: u64::MAX,
         max_mr: 1 << 16,
         max_qp: 1 << 16,
-        max_qp_rd_atom: 16,
+        max_qp_rd_atom: if writes_only { 0 } else { 16 },
+        max_qp_init_rd_atom: if writes_only { 0 } else { 16 },
+        atomic_cap: if writes_only {
+            sys::IBV_ATOMIC_NONE
+        } else {
+            sys::IBV_ATOMIC_HCA
+        },
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
@@ -389,18 +403,51 @@ unsafe extern "C" fn create_qp(
 ) -> *mut sys::ibv_qp {
     // SAFETY: both are the caller's.
     let (context, attributes) = unsafe { ((*pd).context, &*attributes) };
+    make_queue_pair(context, pd, attributes, false)
+}
+
+unsafe extern "C" fn create_qp_ex(
+    context: *mut sys::ibv_context,
+    attributes: *mut sys::ibv_qp_init_attr_ex,
+) -> *mut sys::ibv_qp {
+    // SAFETY: the caller's.
+    let attributes = unsafe { &*attributes };
+    let known = sys::IBV_QP_INIT_ATTR_PD | sys::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+    if attributes.comp_mask & !known != 0 || attributes.comp_mask & sys::IBV_QP_INIT_ATTR_PD == 0 {
+        fail(libc::EOPNOTSUPP);
+        return null_mut();
+    }
+    let classic = sys::ibv_qp_init_attr {
+        send_cq: attributes.send_cq,
+        recv_cq: attributes.recv_cq,
+        cap: attributes.cap,
+        ..Default::default()
+    };
+    let extended = attributes.comp_mask & sys::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS != 0;
+    make_queue_pair(context, attributes.pd, &classic, extended)
+}
+
+fn make_queue_pair(
+    context: *mut sys::ibv_context,
+    pd: *mut sys::ibv_pd,
+    attributes: &sys::ibv_qp_init_attr,
+    extended: bool,
+) -> *mut sys::ibv_qp {
     let mut fabric = fabric::lock();
     let number = fabric.number();
-    let mut raw = Box::new(sys::ibv_qp::default());
-    raw.context = context;
-    raw.pd = pd;
-    raw.send_cq = attributes.send_cq;
-    raw.recv_cq = attributes.recv_cq;
-    raw.qp_num = number;
     fabric
         .queue_pairs
         .insert(number, QueuePair::new(pd as usize, attributes));
-    Box::into_raw(raw)
+    let base = sys::ibv_qp {
+        context,
+        pd,
+        send_cq: attributes.send_cq,
+        recv_cq: attributes.recv_cq,
+        qp_num: number,
+        ..Default::default()
+    };
+    // libibverbs' structure stands first in it.
+    Box::into_raw(extended::QueuePair::new(base, extended)).cast()
 }
 
 unsafe extern "C" fn modify_qp(
@@ -465,8 +512,8 @@ unsafe extern "C" fn destroy_qp(raw: *mut sys::ibv_qp) -> c_int {
         return errno;
     }
     fabric.queue_pairs.remove(&number);
-    // SAFETY: as above; nobody uses it any more.
-    drop(unsafe { Box::from_raw(raw) });
+    // SAFETY: as above, so it is a leaked box; nobody uses it any more.
+    drop(unsafe { Box::from_raw(raw.cast::<extended::QueuePair>()) });
     0
 }
 
@@ -566,13 +613,15 @@ unsafe extern "C" fn post_send(
     let mut code = 0;
     // SAFETY: the caller's list ends with null.
     while let Some(request) = unsafe { next.as_ref() } {
-        // SAFETY: the caller's work request.
-        if let Err(errno) = unsafe { fabric.take_send(number, request) } {
+        let (taken, errno) = fabric.admit(number, 1);
+        if taken == 0 {
             // SAFETY: the caller's out pointer.
             unsafe { *refused = next };
             code = errno;
             break;
         }
+        // SAFETY: the caller's work request.
+        fabric.take_send(number, unsafe { Send::of(request) });
         next = request.next;
     }
     fabric.work_off(number);

@@ -19,14 +19,19 @@ const BATCH: usize = 32;
 
 /// A completion queue, polled from one place.
 pub struct CompletionQueue {
-    shared: Arc<SharedQueue>,
+    /// The next entry to hand out, and the end of those taken from the adapter.
+    next: *const sys::ibv_wc,
+    end: *const sys::ibv_wc,
+    /// Where entries are taken to: `BATCH` of them, a leaked box.
+    batch: NonNull<sys::ibv_wc>,
     operations: Operations,
-    batch: Box<[sys::ibv_wc; BATCH]>,
-    next: usize,
-    filled: usize,
+    shared: Arc<SharedQueue>,
     // `poll` is for one thread at a time; moving the queue to another one is fine.
     _not_sync: PhantomData<std::cell::Cell<()>>,
 }
+
+// SAFETY: the pointers are into memory of its own, which moves with it; the rest is `Send`.
+unsafe impl Send for CompletionQueue {}
 
 /// What queue pairs hold of their completion queue.
 pub(super) struct SharedQueue {
@@ -93,7 +98,12 @@ impl CompletionQueue {
         })?;
         // SAFETY: the queue was just made; the field holds the granted capacity and never changes.
         let capacity = u32::try_from(unsafe { (*raw.as_ptr()).cqe }).unwrap_or(0);
+        let batch = Box::leak(Box::new([sys::ibv_wc::default(); BATCH]));
+        let batch = NonNull::from(batch).cast::<sys::ibv_wc>();
         Ok(CompletionQueue {
+            next: batch.as_ptr(),
+            end: batch.as_ptr(),
+            batch,
             shared: Arc::new(SharedQueue {
                 raw,
                 channel,
@@ -102,9 +112,6 @@ impl CompletionQueue {
                 reserved: AtomicU32::new(0),
             }),
             operations: context.operations(),
-            batch: Box::new([sys::ibv_wc::default(); BATCH]),
-            next: 0,
-            filled: 0,
             _not_sync: PhantomData,
         })
     }
@@ -120,35 +127,42 @@ impl CompletionQueue {
     }
 
     /// Takes the next completion, if there is one. Nothing is lost by stopping in between.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<WorkCompletion>, VerbsError> {
-        if self.next == self.filled {
-            self.next = 0;
-            self.filled = 0;
-            // SAFETY: the queue lives as long as `shared`, the array has BATCH entries, and `&mut self`
-            // keeps anyone else from polling.
-            let polled = unsafe {
-                (self.operations.poll_cq)(
-                    self.shared.raw.as_ptr(),
-                    BATCH as i32,
-                    self.batch.as_mut_ptr(),
-                )
-            };
-            if polled < 0 {
-                return Err(VerbsError::Broken {
-                    verb: "ibv_poll_cq",
-                    object: self.shared.context.name().to_owned(),
-                    code: polled,
-                });
-            }
-            self.filled = (polled as usize).min(BATCH);
-            if self.filled == 0 {
-                return Ok(None);
-            }
+        if self.next == self.end && !self.refill()? {
+            return Ok(None);
         }
-        let raw = &self.batch[self.next];
-        self.next += 1;
-        Ok(Some(WorkCompletion { raw: *raw }))
+        // SAFETY: the entries from `next` to `end` were filled in and not handed out yet.
+        let raw = unsafe { self.next.read() };
+        // SAFETY: as above, so this is at most the end.
+        self.next = unsafe { self.next.add(1) };
+        Ok(Some(WorkCompletion { raw }))
+    }
+
+    /// Takes entries from the adapter, when all are handed out; whether there was any.
+    #[inline]
+    fn refill(&mut self) -> Result<bool, VerbsError> {
+        let batch = self.batch.as_ptr();
+        (self.next, self.end) = (batch, batch);
+        // SAFETY: the queue lives as long as `shared`, there is room for BATCH entries, and `&mut self`
+        // keeps anyone else from polling.
+        let polled =
+            unsafe { (self.operations.poll_cq)(self.shared.raw.as_ptr(), BATCH as i32, batch) };
+        let Ok(filled) = usize::try_from(polled) else {
+            return Err(self.broken(polled));
+        };
+        // SAFETY: no more than there is room for.
+        self.end = unsafe { batch.add(filled.min(BATCH)) };
+        Ok(filled > 0)
+    }
+
+    #[cold]
+    fn broken(&self, code: i32) -> VerbsError {
+        VerbsError::Broken {
+            verb: "ibv_poll_cq",
+            object: self.shared.context.name().to_owned(),
+            code,
+        }
     }
 
     /// The descriptor that becomes readable; `None` for a queue made with [`CompletionQueue::new`].
@@ -245,6 +259,14 @@ impl SharedQueue {
     }
 }
 
+impl Drop for CompletionQueue {
+    fn drop(&mut self) {
+        let batch = self.batch.cast::<[sys::ibv_wc; BATCH]>();
+        // SAFETY: the leaked box; entries in it own nothing, and nobody polls any more.
+        drop(unsafe { Box::from_raw(batch.as_ptr()) });
+    }
+}
+
 impl Drop for SharedQueue {
     fn drop(&mut self) {
         let library = self.context.library();
@@ -296,6 +318,7 @@ impl WorkCompletion {
     }
 
     /// What it says, for the given queue (which a failed entry doesn't tell itself).
+    #[inline]
     pub(super) fn outcome(&self, queue: Queue) -> Result<Completion, CompletionError> {
         let raw = &self.raw;
         if raw.status != sys::IBV_WC_SUCCESS {
@@ -314,6 +337,8 @@ impl WorkCompletion {
             sys::IBV_WC_SEND => Operation::Send,
             sys::IBV_WC_RDMA_WRITE => Operation::Write,
             sys::IBV_WC_RDMA_READ => Operation::Read,
+            sys::IBV_WC_FETCH_ADD => Operation::FetchAdd,
+            sys::IBV_WC_COMP_SWAP => Operation::CompareSwap,
             sys::IBV_WC_RECV => Operation::Receive,
             sys::IBV_WC_RECV_RDMA_WITH_IMM => Operation::ReceiveWrite,
             other => Operation::Other(other),
@@ -344,6 +369,10 @@ pub enum Operation {
     Write,
     /// Read from the peer's memory.
     Read,
+    /// Added to a word of the peer's memory and read it.
+    FetchAdd,
+    /// Compared a word of the peer's memory, exchanged it if it was as expected, and read it.
+    CompareSwap,
     /// Received a message.
     Receive,
     /// Took the immediate of a peer's write.

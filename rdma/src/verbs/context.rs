@@ -10,7 +10,7 @@ use super::event;
 use super::limits::DeviceLimits;
 use crate::sys::{self, Library};
 
-type PostSend = unsafe extern "C" fn(
+pub(super) type PostSend = unsafe extern "C" fn(
     *mut sys::ibv_qp,
     *mut sys::ibv_send_wr,
     *mut *mut sys::ibv_send_wr,

@@ -333,6 +333,16 @@ pub(super) struct LocalRange {
     pub(super) writable: bool,
 }
 
+impl LocalRange {
+    /// Of no region: no segment lies in it.
+    pub(super) const NONE: LocalRange = LocalRange {
+        start: usize::MAX,
+        end: 0,
+        lkey: 0,
+        writable: false,
+    };
+}
+
 /// A peer's memory that we may reach, as the peer described it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteMemory {

@@ -1,6 +1,7 @@
 //! Reliable connected queue pairs: brought up step by step, owners of what is posted on them.
 
 mod core;
+mod create;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,14 +14,14 @@ use super::endpoint::{ConnectOptions, Endpoint};
 use super::error::VerbsError;
 use super::memory::{MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use super::port::LocalPort;
-use super::post::{Rejected, SendBatch};
+use super::post::{PostingInterface, Rejected, SendBatch};
 use super::settle::{Settled, settle};
 pub(super) use core::Core;
 
 /// How large a queue pair is and what its peer may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuePairConfig {
-    /// Sends, writes and reads outstanding at most.
+    /// Sends, writes, reads and atomics outstanding at most.
     pub send_depth: u32,
     /// Receives outstanding at most.
     pub receive_depth: u32,
@@ -31,6 +32,12 @@ pub struct QueuePairConfig {
     pub inline_bytes: u32,
     /// Whether the peer may write into remotely writable regions of this protection domain.
     pub remote_writes: bool,
+    /// Whether the peer may read remotely readable regions of this protection domain.
+    pub remote_reads: bool,
+    /// Whether the peer may use atomics on regions of this protection domain that allow them.
+    pub remote_atomics: bool,
+    /// How to post; `None` takes the extended interface where the provider has it.
+    pub interface: Option<PostingInterface>,
 }
 
 impl Default for QueuePairConfig {
@@ -41,6 +48,9 @@ impl Default for QueuePairConfig {
             segments: 2,
             inline_bytes: 0,
             remote_writes: false,
+            remote_reads: false,
+            remote_atomics: false,
+            interface: None,
         }
     }
 }
@@ -56,6 +66,8 @@ pub struct Granted {
     pub segments: u32,
     /// As [`QueuePairConfig::inline_bytes`].
     pub inline_bytes: u32,
+    /// How work requests are posted.
+    pub interface: PostingInterface,
 }
 
 /// The state the adapter has a queue pair in.
@@ -131,7 +143,7 @@ impl<S: Source, R: Sink> UnconnectedQueuePair<S, R> {
     /// Connects with the peer of this address. The peer does the same with ours, in any order; until it
     /// has, what we send is retried as [`ConnectOptions`] says.
     pub fn connect(
-        self,
+        mut self,
         peer: &Endpoint,
         options: &ConnectOptions,
     ) -> Result<QueuePair<S, R>, ConnectFailed<S, R>> {
@@ -172,7 +184,7 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
         self.core.post_receive(payload, segments)
     }
 
-    /// Starts a batch of sends, writes and reads.
+    /// Starts a batch of sends, writes, reads and atomics.
     #[inline]
     pub fn batch(&mut self) -> SendBatch<'_, S, R> {
         SendBatch::new(&mut self.core)
@@ -182,12 +194,13 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
     #[inline]
     pub fn settle(&mut self, done: WorkCompletion) -> Settled<'_, S, R> {
         let core = &mut self.core;
-        settle(&done, core.epoch, &mut core.sends, &mut core.receives)
+        let tags = (core.send_tag, core.receive_tag);
+        settle(&done, tags, &mut core.sends, &mut core.receives)
     }
 
     /// Work requests that can be posted on the send queue now.
     pub fn send_room(&self) -> u32 {
-        self.core.send_room()
+        self.core.sends.free()
     }
 
     /// Receives that can be posted now.

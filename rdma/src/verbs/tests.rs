@@ -401,7 +401,10 @@ fn a_batch_that_is_dropped_posts_nothing() {
 
 #[test]
 fn a_batch_taken_in_part_keeps_what_the_adapter_has_and_returns_the_rest() {
-    let (mut left, mut a, right, _b) = connected(&config(8));
+    let (mut left, mut a, right, _b) = connected(&QueuePairConfig {
+        interface: Some(PostingInterface::Classic),
+        ..config(8)
+    });
     let window = RemoteWindow::new(&right.pd, PIECE).expect("a window");
     let at = window.remote().at(0, PIECE as u64).expect("inside");
     mock::refuse_sends_after(a.qp_number(), 3, libc::EIO);

@@ -98,6 +98,7 @@ impl Half {
             segments: 1,
             inline_bytes: 0,
             remote_writes: true,
+            ..QueuePairConfig::default()
         };
         let mut queue_pair = UnconnectedQueuePair::new(&pd, &queue, port, &config)?;
         queue_pair.attach(&region)?;

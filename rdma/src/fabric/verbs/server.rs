@@ -95,6 +95,7 @@ pub(super) fn connect(
         // For the probes of the requester, which write no bytes: this domain has no region that a peer
         // could write to.
         remote_writes: true,
+        ..QueuePairConfig::default()
     };
     let mut queue_pair = UnconnectedQueuePair::new(pd, &queue, port, &config)?;
     queue_pair.attach(serving)?;
