@@ -131,6 +131,7 @@ mod port;
 mod post;
 mod queue_pair;
 mod ring;
+mod scratch;
 mod settle;
 mod status;
 #[cfg(test)]
@@ -157,6 +158,7 @@ pub use post::{PostError, PostingInterface, Rejected, Rejection, SendBatch, Work
 pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };
+pub use scratch::{Scratch, ScratchPart};
 pub use settle::{Received, Sent, Settled};
 pub use status::{CompletionError, Status};
 pub use window::RemoteWindow;
