@@ -115,6 +115,7 @@
 //! }
 //! ```
 
+mod attached;
 mod completion;
 mod context;
 mod endpoint;
@@ -130,10 +131,13 @@ mod pages;
 mod port;
 mod post;
 mod queue_pair;
+mod readiness;
 mod ring;
 mod scratch;
 mod settle;
+mod shared_receive;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -142,7 +146,7 @@ pub use completion::{Completion, CompletionQueue, Operation, Queue, WorkCompleti
 pub use context::{Context, device_names};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
-pub use event::{AsyncEvent, EventKind};
+pub use event::{AsyncEvent, EventKind, Subject};
 pub use file_mapping::FileMapping;
 pub use gid::{Gid, GidChoice, GidEntry, GidKind};
 pub use limits::{Atomics, DeviceLimits, OnDemandPaging, PagedOperations};
@@ -158,7 +162,11 @@ pub use post::{PostError, PostingInterface, Rejected, Rejection, SendBatch, Work
 pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };
+pub use readiness::{Completions, Events, Readiness, Watch};
 pub use scratch::{Scratch, ScratchPart};
 pub use settle::{Received, Sent, Settled};
+pub use shared_receive::{
+    SettledShared, SharedReceiveQueue, SharedReceiveState, SharedReceived, SharedReceives,
+};
 pub use status::{CompletionError, Status};
 pub use window::RemoteWindow;

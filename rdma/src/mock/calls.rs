@@ -6,8 +6,10 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
+use super::events::{self, ack_async_event, get_async_event};
 use super::extended;
 use super::fabric::{self, Queue, QueuePair, Region, Send};
+use super::shared_receive::{create_srq, destroy_srq, modify_srq, post_srq_recv, query_srq};
 use crate::sys::{self, Library};
 
 pub(super) static LIBRARY: Library = Library {
@@ -57,7 +59,7 @@ const DEVICES: [&str; 3] = ["mock0", "mock1", "mock2"];
 const WRITES_ONLY: c_int = 2;
 const COMPLETION_QUEUE_ENTRIES: i32 = 65536;
 
-fn fail(errno: i32) -> c_int {
+pub(super) fn fail(errno: i32) -> c_int {
     // SAFETY: errno is this thread's own.
     unsafe { *libc::__errno_location() = errno };
     -1
@@ -69,7 +71,7 @@ fn eventfd() -> c_int {
 }
 
 /// Takes one from an eventfd; false with errno set when there is nothing.
-fn take_signal(fd: c_int) -> bool {
+pub(super) fn take_signal(fd: c_int) -> bool {
     let mut count = [0u8; 8];
     // SAFETY: eight bytes of ours.
     unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) == 8 }
@@ -125,6 +127,7 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     extended.context.async_fd = eventfd();
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
+    extended.context.ops.post_srq_recv = Some(post_srq_recv);
     extended.context.ops.poll_cq = Some(poll_cq);
     extended.context.ops.req_notify_cq = Some(req_notify_cq);
     // SAFETY: the context is the last field of the box, which lives until close_device.
@@ -161,6 +164,9 @@ unsafe extern "C" fn query_device(
         } else {
             sys::IBV_ATOMIC_HCA
         },
+        max_srq: 1 << 16,
+        max_srq_wr: 16384,
+        max_srq_sge: 16,
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
@@ -326,7 +332,7 @@ unsafe extern "C" fn destroy_comp_channel(channel: *mut sys::ibv_comp_channel) -
 unsafe extern "C" fn create_cq(
     context: *mut sys::ibv_context,
     entries: c_int,
-    _tag: *mut c_void,
+    tag: *mut c_void,
     channel: *mut sys::ibv_comp_channel,
     _vector: c_int,
 ) -> *mut sys::ibv_cq {
@@ -337,6 +343,7 @@ unsafe extern "C" fn create_cq(
     let mut queue = Box::new(sys::ibv_cq::default());
     queue.context = context;
     queue.cqe = entries;
+    queue.cq_context = tag;
     queue.channel = channel;
     let raw = Box::into_raw(queue);
     // SAFETY: a channel of create_comp_channel's, or null.
@@ -345,14 +352,19 @@ unsafe extern "C" fn create_cq(
     let queue = Queue {
         capacity,
         channel,
+        tag: tag.addr() as u64,
         ..Queue::default()
     };
-    fabric::lock().queues.insert(raw as usize, queue);
+    // SAFETY: the context is open.
+    let async_fd = unsafe { (*context).async_fd };
+    let mut fabric = fabric::lock();
+    fabric.queues.insert(raw as usize, queue);
+    fabric.reporters.insert(raw as usize, async_fd);
     raw
 }
 
 unsafe extern "C" fn destroy_cq(queue: *mut sys::ibv_cq) -> c_int {
-    let mut fabric = fabric::lock();
+    let fabric = fabric::lock();
     let used = fabric
         .queue_pairs
         .values()
@@ -360,6 +372,7 @@ unsafe extern "C" fn destroy_cq(queue: *mut sys::ibv_cq) -> c_int {
     if used {
         return libc::EBUSY;
     }
+    let mut fabric = events::settle(fabric, queue as usize);
     fabric.queues.remove(&(queue as usize));
     // SAFETY: a box of create_cq's.
     drop(unsafe { Box::from_raw(queue) });
@@ -376,13 +389,15 @@ unsafe extern "C" fn get_cq_event(
     if !take_signal(fd) {
         return -1;
     }
-    let due = fabric::lock()
+    let mut fabric = fabric::lock();
+    let due = fabric
         .due
         .get_mut(&fd)
         .and_then(std::collections::VecDeque::pop_front);
     let Some(due) = due else {
         return fail(libc::EIO);
     };
+    events::count_taken(&mut fabric, due);
     // SAFETY: the caller's out pointers.
     unsafe {
         *queue = due as *mut sys::ibv_cq;
@@ -392,9 +407,7 @@ unsafe extern "C" fn get_cq_event(
 }
 
 unsafe extern "C" fn ack_cq_events(queue: *mut sys::ibv_cq, count: c_uint) {
-    if let Some(queue) = fabric::lock().queues.get_mut(&(queue as usize)) {
-        queue.unacknowledged -= count;
-    }
+    events::acknowledge(&mut fabric::lock(), queue as usize, count);
 }
 
 unsafe extern "C" fn create_qp(
@@ -418,6 +431,9 @@ unsafe extern "C" fn create_qp_ex(
         return null_mut();
     }
     let classic = sys::ibv_qp_init_attr {
+        qp_context: attributes.qp_context,
+        srq: attributes.srq,
+        qp_type: attributes.qp_type,
         send_cq: attributes.send_cq,
         recv_cq: attributes.recv_cq,
         cap: attributes.cap,
@@ -440,14 +456,21 @@ fn make_queue_pair(
         .insert(number, QueuePair::new(pd as usize, attributes));
     let base = sys::ibv_qp {
         context,
+        qp_context: attributes.qp_context,
         pd,
         send_cq: attributes.send_cq,
         recv_cq: attributes.recv_cq,
+        srq: attributes.srq,
         qp_num: number,
         ..Default::default()
     };
     // libibverbs' structure stands first in it.
-    Box::into_raw(extended::QueuePair::new(base, extended)).cast()
+    let raw: *mut sys::ibv_qp = Box::into_raw(extended::QueuePair::new(base, extended)).cast();
+    // SAFETY: the context is open.
+    let async_fd = unsafe { (*context).async_fd };
+    fabric.reporters.insert(raw as usize, async_fd);
+    fabric.structures.insert(number, raw as usize);
+    raw
 }
 
 unsafe extern "C" fn modify_qp(
@@ -482,9 +505,10 @@ unsafe extern "C" fn modify_qp(
         // 7 is without end; fewer retries count as none.
         pair.waits_for_receives = attributes.rnr_retry == 7;
     }
-    pair.state = attributes.qp_state;
     if attributes.qp_state == sys::IBV_QPS_ERR {
         fabric.fail(number);
+    } else {
+        pair.state = attributes.qp_state;
     }
     0
 }
@@ -515,40 +539,15 @@ unsafe extern "C" fn destroy_qp(raw: *mut sys::ibv_qp) -> c_int {
     {
         return errno;
     }
+    let mut fabric = events::settle(fabric, raw as usize);
+    fabric.structures.remove(&number);
     fabric.queue_pairs.remove(&number);
     // SAFETY: as above, so it is a leaked box; nobody uses it any more.
     drop(unsafe { Box::from_raw(raw.cast::<extended::QueuePair>()) });
     0
 }
 
-// Shared receive queues and address handles: these devices have none.
-
-unsafe extern "C" fn create_srq(
-    _pd: *mut sys::ibv_pd,
-    _attributes: *mut sys::ibv_srq_init_attr,
-) -> *mut sys::ibv_srq {
-    fail(libc::EOPNOTSUPP);
-    null_mut()
-}
-
-unsafe extern "C" fn modify_srq(
-    _queue: *mut sys::ibv_srq,
-    _attributes: *mut sys::ibv_srq_attr,
-    _mask: c_int,
-) -> c_int {
-    libc::EOPNOTSUPP
-}
-
-unsafe extern "C" fn query_srq(
-    _queue: *mut sys::ibv_srq,
-    _attributes: *mut sys::ibv_srq_attr,
-) -> c_int {
-    libc::EOPNOTSUPP
-}
-
-unsafe extern "C" fn destroy_srq(_queue: *mut sys::ibv_srq) -> c_int {
-    libc::EOPNOTSUPP
-}
+// Address handles: these devices have none.
 
 unsafe extern "C" fn create_ah(
     _pd: *mut sys::ibv_pd,
@@ -573,37 +572,6 @@ unsafe extern "C" fn event_type_str(_kind: sys::ibv_event_type) -> *const c_char
 unsafe extern "C" fn wc_status_str(_status: sys::ibv_wc_status) -> *const c_char {
     c"a status of the mock provider".as_ptr()
 }
-
-unsafe extern "C" fn get_async_event(
-    context: *mut sys::ibv_context,
-    event: *mut sys::ibv_async_event,
-) -> c_int {
-    // SAFETY: the context is open.
-    let fd = unsafe { (*context).async_fd };
-    if !take_signal(fd) {
-        return -1;
-    }
-    let due = fabric::lock()
-        .events
-        .get_mut(&fd)
-        .and_then(std::collections::VecDeque::pop_front);
-    let Some((port, active)) = due else {
-        return fail(libc::EIO);
-    };
-    let kind = if active {
-        sys::IBV_EVENT_PORT_ACTIVE
-    } else {
-        sys::IBV_EVENT_PORT_ERR
-    };
-    // SAFETY: the caller's out pointer.
-    unsafe {
-        (*event).event_type = kind;
-        (*event).element.port_num = i32::from(port);
-    }
-    0
-}
-
-unsafe extern "C" fn ack_async_event(_event: *mut sys::ibv_async_event) {}
 
 unsafe extern "C" fn post_send(
     raw: *mut sys::ibv_qp,

@@ -2,8 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use super::events::Event;
+use super::shared_receive::SharedReceives;
 use super::transfer::gather;
 use crate::sys;
 
@@ -13,9 +16,17 @@ pub(super) struct Fabric {
     pub(super) queue_pairs: HashMap<u32, QueuePair>,
     pub(super) queues: HashMap<usize, Queue>,
     pub(super) regions: HashMap<u32, Region>,
+    /// By the address of the queue's structure.
+    pub(super) shared_receives: HashMap<usize, SharedReceives>,
     pub(super) due: HashMap<RawFd, VecDeque<usize>>,
-    /// Ports and whether they came up, by the descriptor of the context that shall report it.
-    pub(super) events: HashMap<RawFd, VecDeque<(u8, bool)>>,
+    /// What waits to be taken, by the descriptor of the context that reports it.
+    pub(super) events: HashMap<RawFd, VecDeque<Event>>,
+    /// The descriptor that events of an object are reported on, by the address of its structure.
+    pub(super) reporters: HashMap<usize, RawFd>,
+    /// Events and notifications of an object that were taken and not acknowledged.
+    pub(super) taken: HashMap<usize, u32>,
+    /// The structures of queue pairs, by their numbers.
+    pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
 }
 
@@ -30,6 +41,8 @@ pub(super) struct QueuePair {
     pub(super) refuse_destruction: Option<i32>,
     sends: VecDeque<Send>,
     pub(super) receives: VecDeque<Receive>,
+    /// The address of its shared receive queue's structure.
+    pub(super) shared_receives: Option<usize>,
     held: bool,
     refuse_sends: Option<(u32, i32)>,
     pub(super) fail_next: Option<sys::ibv_wc_status>,
@@ -47,7 +60,8 @@ pub(super) struct Queue {
     pub(super) channel: Option<RawFd>,
     pub(super) armed: bool,
     pub(super) overrun: bool,
-    pub(super) unacknowledged: u32,
+    /// What the queue's owner calls it.
+    pub(super) tag: u64,
 }
 
 pub(super) struct Region {
@@ -156,7 +170,7 @@ pub(super) unsafe fn parts(list: *const sys::ibv_sge, count: i32) -> Vec<Part> {
         .collect()
 }
 
-fn signal(fd: RawFd) {
+pub(super) fn signal(fd: RawFd) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: an eventfd of ours takes eight bytes.
     unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
@@ -198,23 +212,6 @@ impl Fabric {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.complete_twice = true;
         }
-    }
-
-    /// Loses what waits in the completion queue of a queue pair's sends, as an overrun does.
-    pub(super) fn overrun(&mut self, qp_number: u32) {
-        if let Some(queue_pair) = self.queue_pairs.get(&qp_number)
-            && let Some(queue) = self.queues.get_mut(&queue_pair.send_queue)
-        {
-            queue.overrun = true;
-        }
-    }
-
-    pub(super) fn report_port(&mut self, async_fd: RawFd, port: u8, active: bool) {
-        self.events
-            .entry(async_fd)
-            .or_default()
-            .push_back((port, active));
-        signal(async_fd);
     }
 
     /// How many of `wanted` work requests a queue pair takes now, and with which errno it refuses the
@@ -344,6 +341,8 @@ impl Fabric {
         let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) else {
             return;
         };
+        let takes_no_more =
+            queue_pair.state != sys::IBV_QPS_ERR && queue_pair.shared_receives.is_some();
         queue_pair.state = sys::IBV_QPS_ERR;
         let (send_queue, receive_queue) = (queue_pair.send_queue, queue_pair.receive_queue);
         let sends: Vec<u64> = queue_pair.sends.drain(..).map(|send| send.id).collect();
@@ -359,6 +358,9 @@ impl Fabric {
                 ..Default::default()
             };
             self.complete(queue, qp_number, sys::IBV_WC_WR_FLUSH_ERR, done);
+        }
+        if takes_no_more && let Some(structure) = self.structures.get(&qp_number).copied() {
+            self.report_object(structure, sys::IBV_EVENT_QP_LAST_WQE_REACHED);
         }
     }
 
@@ -381,6 +383,7 @@ impl Fabric {
         };
         if target.entries.len() >= target.capacity {
             target.overrun = true;
+            self.report_object(queue, sys::IBV_EVENT_CQ_ERR);
             return;
         }
         target.entries.push_back(sys::ibv_wc {
@@ -392,7 +395,6 @@ impl Fabric {
             && target.armed
         {
             target.armed = false;
-            target.unacknowledged += 1;
             self.due.entry(channel).or_default().push_back(queue);
             signal(channel);
         }
@@ -433,6 +435,7 @@ impl QueuePair {
             refuse_destruction: None,
             sends: VecDeque::new(),
             receives: VecDeque::new(),
+            shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
             refuse_sends: None,
             fail_next: None,

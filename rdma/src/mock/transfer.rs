@@ -152,9 +152,7 @@ impl Fabric {
     /// Completes a receive of the peer: with the message, or with a write's immediate.
     fn deliver(&mut self, peer: &Peer, send: &Send, bytes: &[u8]) -> Result<(), Failed> {
         let receive: Receive = self
-            .queue_pairs
-            .get_mut(&peer.number)
-            .and_then(|remote| remote.receives.pop_front())
+            .next_receive(peer.number)
             .ok_or(sys::IBV_WC_RNR_RETRY_EXC_ERR)?;
         let mut done = sys::ibv_wc {
             wr_id: receive.id,
