@@ -194,6 +194,9 @@ impl Mover<'_, '_> {
                 .receive("waiting for its part of the transfer")?;
             self.hear(message, &mut state)?;
         }
+        if let Some(peer) = state.peer.filter(|_| receives) {
+            self.end.early = state.received.saturating_sub(peer.messages);
+        }
         let messages = if sends {
             state.completed
         } else {
