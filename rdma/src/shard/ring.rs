@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -17,7 +18,9 @@ use futures::FutureExt;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::buffers::Buffers;
+use super::files::Files;
 use super::ops::Held;
+use super::reads::{Ended, FileTarget, Stream};
 use super::table::{Key, Table};
 use super::transfer::Transfer;
 use crate::slab::Slab;
@@ -38,6 +41,7 @@ struct State {
     /// Entries that found the submission queue full, in order.
     backlog: VecDeque<squeue::Entry>,
     buffers: Buffers,
+    files: Files,
 }
 
 enum Operation {
@@ -49,6 +53,8 @@ enum Operation {
     Orphan { held: Held },
     /// A disk operation; it knows whom to answer.
     Disk(Transfer),
+    /// A place of a stream of reads: kept from one read to the next, until the stream is closed.
+    Read { stream: Rc<Stream>, place: u16 },
     /// The read on the doorbell, and its buffer.
     Doorbell(#[expect(dead_code, reason = "written by the kernel")] Box<[u8; 8]>),
     /// A request to cancel another operation.
@@ -65,6 +71,7 @@ impl Ring {
                 operations: Table::with_capacity(256),
                 backlog: VecDeque::new(),
                 buffers,
+                files: Files::new(),
             }),
             reaped: RefCell::new(Vec::with_capacity(256)),
             doorbell,
@@ -113,6 +120,45 @@ impl Ring {
             ring: Rc::clone(self),
             key: Some(key),
         }
+    }
+
+    /// Registers a file for a stream of reads.
+    pub(super) fn register_file(&self, file: &File) -> FileTarget {
+        let state = &mut *self.state.borrow_mut();
+        match state.files.register(&state.uring, file) {
+            Some(place) => FileTarget::Registered(place),
+            None => FileTarget::Descriptor,
+        }
+    }
+
+    /// Makes a place of a stream an operation that is begun again and again.
+    pub(super) fn keep_place(&self, stream: &Rc<Stream>, place: u16) -> Key {
+        let stream = Rc::clone(stream);
+        let operation = Operation::Read { stream, place };
+        self.state.borrow_mut().operations.insert(operation)
+    }
+
+    /// Begins the operation of a place once more.
+    ///
+    /// # Safety
+    /// All memory and descriptors that the made entry refers to must be owned by the stream of that
+    /// place until the operation has ended.
+    #[inline]
+    pub(super) unsafe fn start_kept(&self, key: Key, make: impl FnOnce(&Buffers) -> squeue::Entry) {
+        let state = &mut *self.state.borrow_mut();
+        let entry = make(&state.buffers).user_data(key.to_bits());
+        // SAFETY: the caller's promise; the operation in the table keeps the stream.
+        unsafe { state.queue(entry) };
+    }
+
+    /// Forgets the places of a closed stream that the kernel has nothing to do with; the others go
+    /// when their operations end.
+    pub(super) fn close_places(&self, stream: &Rc<Stream>, idle: &[Key]) {
+        let mut state = self.state.borrow_mut();
+        for key in idle {
+            state.operations.remove(*key);
+        }
+        state.forget_file_of(stream);
     }
 
     /// Hands entries to the kernel and, if `sleep`, waits there until something completes.
@@ -176,6 +222,25 @@ impl Ring {
             }
             return;
         }
+        if let Operation::Read { stream, place } = operation {
+            match stream.ended(*place, result) {
+                Ended::Kept(waker) => {
+                    drop(state);
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
+                }
+                Ended::Closed(span) => {
+                    let stream = Rc::clone(stream);
+                    state.operations.remove(key);
+                    state.forget_file_of(&stream);
+                    drop(state);
+                    // Their slots may go to waiters: not under the borrow.
+                    drop((span, stream));
+                }
+            }
+            return;
+        }
         let operation = state.operations.remove(key);
         // Owners may give slots to waiters or close files as they are dropped: not under the borrow.
         drop(state);
@@ -229,9 +294,32 @@ impl State {
     /// `operation` must own all that `entry` refers to, at addresses that don't change as it moves.
     unsafe fn push(&mut self, entry: squeue::Entry, operation: Operation) -> Key {
         let key = self.operations.insert(operation);
-        self.backlog.push_back(entry.user_data(key.to_bits()));
-        self.flush_backlog();
+        // SAFETY: the caller's promise; the operation stays in the table until the completion.
+        unsafe { self.queue(entry.user_data(key.to_bits())) };
         key
+    }
+
+    /// Queues an entry whose operation is in the table.
+    ///
+    /// # Safety
+    /// The operation must own all that `entry` refers to, until the completion.
+    #[inline]
+    unsafe fn queue(&mut self, entry: squeue::Entry) {
+        // SAFETY: the caller's promise.
+        if self.backlog.is_empty() && unsafe { self.uring.submission().push(&entry) }.is_ok() {
+            return;
+        }
+        self.backlog.push_back(entry);
+        self.flush_backlog();
+    }
+
+    /// Takes the file of a closed stream out of the ring's table with its last place: an entry that
+    /// waits for room would otherwise find another file there.
+    fn forget_file_of(&mut self, stream: &Rc<Stream>) {
+        // One reference is the caller's, the others are those of places.
+        if let (1, Some(place)) = (Rc::strong_count(stream), stream.registered()) {
+            self.files.unregister(&self.uring, place);
+        }
     }
 
     /// Moves entries to the submission queue, making room once by handing it to the kernel.
