@@ -31,8 +31,15 @@ use crate::slab::Lease;
 pub struct Reads {
     ring: Rc<Ring>,
     stream: Rc<Stream>,
+    /// Names the stream in the ring.
+    key: Key,
     depth: usize,
+    /// How often the task may still enter the ring by itself before others have their turn.
+    turns: u32,
 }
+
+/// Turns of the ring between two of the executor's, at most.
+const TURNS: u32 = 16;
 
 /// A read that has ended.
 #[derive(Debug)]
@@ -88,8 +95,7 @@ impl Reads {
             let depth = self.depth;
             return Err(Refused::Full { depth, lease });
         };
-        let place = &mut places.all[place as usize];
-        let span = place.span.insert(Span {
+        let span = places.all[place as usize].0.insert(Span {
             lease,
             at,
             len,
@@ -97,10 +103,10 @@ impl Reads {
             done: 0,
         });
         // SAFETY: the stream keeps the span, and with it the lease, in its place until the kernel
-        // has answered; the place's operation in the ring's table keeps the stream, and that the file.
+        // has answered; the ring keeps the stream for as long, and the stream the file.
         unsafe {
             self.ring
-                .start_kept(place.key, |buffers| self.stream.entry(span, buffers));
+                .read(self.key, place, |buffers| self.stream.entry(span, buffers));
         }
         Ok(())
     }
@@ -111,8 +117,8 @@ impl Reads {
         let places = &mut *self.stream.places.borrow_mut();
         loop {
             let (number, result) = places.ended.pop_front()?;
-            let place = &mut places.all[number as usize];
-            let span = place.span.as_mut()?;
+            let place = &mut places.all[number as usize].0;
+            let span = place.as_mut()?;
             let result = match io_result(result) {
                 Ok(count) if span.took(count, &self.stream.file) => Ok(span.done),
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
@@ -121,13 +127,13 @@ impl Reads {
                     // SAFETY: as in `push`; the span has not left its place.
                     unsafe {
                         self.ring
-                            .start_kept(place.key, |buffers| self.stream.entry(span, buffers));
+                            .read(self.key, number, |buffers| self.stream.entry(span, buffers));
                     }
                     continue;
                 }
             };
             places.free.push(number);
-            let span = place.span.take()?;
+            let span = place.take()?;
             return Some(Finished {
                 lease: span.lease,
                 offset: span.offset,
@@ -138,23 +144,36 @@ impl Reads {
 
     /// The next read that ends, waiting for it; none if nothing is under way.
     pub async fn next(&mut self) -> Option<Finished> {
-        poll_fn(|context| self.poll_next(context)).await
+        poll_fn(|context| self.poll_ended(context)).await;
+        self.finished()
     }
 
-    /// As [`Reads::next`], for use in another future.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Finished>> {
-        if let Some(finished) = self.finished() {
-            return Poll::Ready(Some(finished));
+    /// Ready as soon as a read has ended, which [`Reads::finished`] then takes, or if none is under
+    /// way; for a future that waits for other things too.
+    pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.any_to_take() {
+            return Poll::Ready(());
         }
-        if self.under_way() == 0 {
-            return Poll::Ready(None);
+        // What the page cache has ends at once: no need to go through the executor for it.
+        if self.turns > 0 {
+            self.turns -= 1;
+            self.ring.turn();
+            if self.any_to_take() {
+                return Poll::Ready(());
+            }
         }
-        let waker = &mut self.stream.places.borrow_mut().waker;
-        match waker {
+        self.turns = TURNS;
+        let places = &mut *self.stream.places.borrow_mut();
+        match &mut places.waker {
             Some(waker) => waker.clone_from(context.waker()),
-            None => *waker = Some(context.waker().clone()),
+            None => places.waker = Some(context.waker().clone()),
         }
         Poll::Pending
+    }
+
+    fn any_to_take(&self) -> bool {
+        let places = self.stream.places.borrow();
+        !places.ended.is_empty() || places.free.len() == self.depth
     }
 
     /// Reads pushed and not yet taken back.
@@ -173,27 +192,25 @@ impl Reads {
             target: ring.register_file(&file),
             file,
             places: RefCell::new(Places {
-                all: Vec::with_capacity(depth.into()),
+                all: (0..depth).map(|_| Place(None)).collect(),
                 free: (0..depth).rev().collect(),
                 ended: VecDeque::with_capacity(depth.into()),
                 waker: None,
                 closed: false,
             }),
         });
-        let keys = (0..depth).map(|place| ring.keep_place(&stream, place));
-        let all: Vec<Place> = keys.map(|key| Place { key, span: None }).collect();
-        stream.places.borrow_mut().all = all;
         Reads {
+            key: ring.open(&stream),
             ring,
             stream,
             depth: depth.into(),
+            turns: TURNS,
         }
     }
 }
 
 impl Drop for Reads {
     fn drop(&mut self) {
-        let mut idle = Vec::with_capacity(self.depth);
         // Slots may go to waiters as they are dropped: not under the borrow.
         let mut ended = Vec::new();
         {
@@ -201,13 +218,12 @@ impl Drop for Reads {
             places.closed = true;
             places.waker = None;
             // What ended gives its slot back; what is under way keeps its own.
-            for (place, _) in places.ended.drain(..) {
-                ended.extend(places.all[place as usize].span.take());
+            while let Some((place, _)) = places.ended.pop_front() {
+                places.free.push(place);
+                ended.extend(places.all[place as usize].0.take());
             }
-            let free = places.all.iter().filter(|place| place.span.is_none());
-            idle.extend(free.map(|place| place.key));
         }
-        self.ring.close_places(&self.stream, &idle);
+        self.ring.close(self.key);
     }
 }
 
@@ -247,19 +263,17 @@ struct Places {
     closed: bool,
 }
 
-struct Place {
-    /// Its operation in the ring's table.
-    key: Key,
-    /// What is being read; owns the slot.
-    span: Option<Span>,
-}
+/// What is being read; owns the slot. A cache line of its own: the kernel's copying has thrown most
+/// of them out of the cache when the result comes.
+#[repr(align(64))]
+struct Place(Option<Span>);
 
-/// What a completion means for a place.
+/// What a completion means for a stream.
 pub(super) enum Ended {
     /// Its result waits to be taken, by whoever the waker stands for.
     Kept(Option<Waker>),
-    /// The place is not needed any more; what it read into.
-    Closed(Option<Span>),
+    /// Nobody takes it any more; what it read into.
+    Dropped(Option<Span>),
 }
 
 impl Stream {
@@ -268,11 +282,24 @@ impl Stream {
     pub(super) fn ended(&self, place: u16, result: i32) -> Ended {
         let places = &mut *self.places.borrow_mut();
         if places.closed {
-            let place = places.all.get_mut(place as usize);
-            return Ended::Closed(place.and_then(|place| place.span.take()));
+            places.free.push(place);
+            let span = places.all.get_mut(place as usize);
+            return Ended::Dropped(span.and_then(|place| place.0.take()));
         }
         places.ended.push_back((place, result));
         Ended::Kept(places.waker.take())
+    }
+
+    /// Operations that the kernel has, or will be told of.
+    pub(super) fn under_way(&self) -> usize {
+        let places = self.places.borrow();
+        places.all.len() - places.free.len() - places.ended.len()
+    }
+
+    /// Nobody takes results any more, and none is to come.
+    pub(super) fn is_over(&self) -> bool {
+        let places = self.places.borrow();
+        places.closed && places.free.len() == places.all.len()
     }
 
     /// Where the file stands in the ring's table, if it does.
