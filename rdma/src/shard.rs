@@ -21,6 +21,7 @@ use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -217,6 +218,15 @@ impl Shard {
             unreachable!("{RECEIVES}");
         }
     }
+}
+
+/// Waits until a descriptor can be read, in a task on a shard's thread (see [`Shard::spawn`]): asleep in
+/// that shard's one system call with everything else it waits for. Elsewhere it is an error.
+pub async fn readable(descriptor: Arc<OwnedFd>) -> io::Result<()> {
+    let ring = Ring::current().ok_or_else(|| {
+        io::Error::other("this thread is no shard: wait for descriptors in a task of Shard::spawn")
+    })?;
+    ring.readable(&descriptor).await
 }
 
 impl fmt::Debug for Shard {

@@ -126,6 +126,7 @@ impl<S: Source> Half<S> {
             segments: 1,
             inline_bytes: plan.inline,
             remote_writes: true,
+            ..QueuePairConfig::default()
         };
         let mut queue_pair = UnconnectedQueuePair::new(&pd, &queue, port, &config)?;
         let piece_bytes = usize::try_from(plan.largest()).unwrap_or(usize::MAX);

@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::channel::oneshot;
 
 use super::counters::Counters;
 use super::frame::{Entry, MAX_ENTRIES, Outcome, Reply, TRAILER_BYTES, encode_requests};
 use super::link::{Ask, Driver, LinkEnd};
+use super::silence::Silence;
 use super::{FetchError, Payload, chunk_capacity};
 use crate::shard::Ring;
 use crate::slab::{Lease, Slab};
@@ -22,7 +23,7 @@ pub(super) struct Session {
     /// Whose answer broke the protocol or off: kept for the end of the link, like those above.
     broken: RefCell<Vec<UnderWay>>,
     next_tag: Cell<u32>,
-    last_sign: Cell<Instant>,
+    silence: Silence,
 }
 
 /// One request that the peer has or is about to get.
@@ -44,7 +45,7 @@ impl Session {
             under_way: RefCell::new((0..slots).map(|_| None).collect()),
             broken: RefCell::default(),
             next_tag: Cell::new(0),
-            last_sign: Cell::new(Instant::now()),
+            silence: Silence::new(),
         }
     }
 
@@ -95,7 +96,7 @@ impl Session {
         }
         if !self.owed() {
             // The peer owed nothing until now.
-            self.last_sign.set(Instant::now());
+            self.silence.end();
         }
         let tag = self.next_tag.get();
         self.next_tag.set(tag.wrapping_add(1));
@@ -113,7 +114,7 @@ impl Session {
 
     /// The peer was heard.
     pub(super) fn sign_of_life(&self) {
-        self.last_sign.set(Instant::now());
+        self.silence.end();
     }
 
     /// Takes the request that a reply answers.
@@ -181,9 +182,10 @@ impl Session {
     /// Ends when the peer owed an answer and gave no sign of life for the deadline.
     pub(super) async fn watch(&self) -> LinkEnd {
         let deadline = self.driver.deadline;
+        let pause = deadline / 8;
         loop {
-            self.ring.sleep(deadline / 4).await;
-            if self.waits_since(deadline) {
+            self.ring.sleep(pause).await;
+            if self.silence.look(pause) >= deadline && self.owed() {
                 return LinkEnd::Silent(deadline);
             }
         }
@@ -191,7 +193,7 @@ impl Session {
 
     /// Whether the peer owes an answer and has not been heard for that long.
     pub(super) fn waits_since(&self, time: Duration) -> bool {
-        self.owed() && self.last_sign.get().elapsed() >= time
+        self.owed() && self.silence.lasted() >= time
     }
 
     fn owed(&self) -> bool {

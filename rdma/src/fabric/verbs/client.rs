@@ -7,11 +7,11 @@ use std::sync::Arc;
 use futures::future::{Either, select};
 
 use super::completions::{Connection, Settle};
-use super::{Immediate, SPARE_RECEIVES, connect_options};
+use super::{Immediate, SPARE_RECEIVES, connect_options, pieces};
 use crate::fabric::frame::{Header, MAX_FRAME_BYTES, Outcome, Reply, TRAILER_BYTES, decode_header};
 use crate::fabric::link::{Driver, LinkEnd};
 use crate::fabric::session::Session;
-use crate::fabric::{FabricError, Refusal, trailer_at};
+use crate::fabric::{FabricError, Refusal, chunk_capacity, trailer_at};
 use crate::shard::Ring;
 use crate::slab::{Lease, PAGE_BYTES, Slab};
 use crate::verbs::{
@@ -88,7 +88,7 @@ impl Half {
             unsafe { MemoryRegion::register_remote_writable(&pd, Arc::clone(&arena) as _) }?;
         let rkey = region.remote().map_or(0, |memory| memory.rkey);
         let requests = MemoryRegion::register(&pd, Arc::clone(&frames) as _, Access::LocalRead)?;
-        let receives = slots + SPARE_RECEIVES;
+        let receives = slots * pieces(chunk_capacity(&arena)) + SPARE_RECEIVES;
         // All frames, and a probe.
         let sends = FRAMES + 1;
         let queue = CompletionQueue::with_events(context, (sends + 1 + receives) as u32)?;
@@ -98,6 +98,7 @@ impl Half {
             segments: 1,
             inline_bytes: 0,
             remote_writes: true,
+            ..QueuePairConfig::default()
         };
         let mut queue_pair = UnconnectedQueuePair::new(&pd, &queue, port, &config)?;
         queue_pair.attach(&region)?;
