@@ -36,6 +36,16 @@ pub fn release(qp_number: u32) {
     fabric::lock().hold(qp_number, false);
 }
 
+/// Carries out that many of the work requests that wait, or will, on a held queue pair.
+pub fn step(qp_number: u32, count: u32) {
+    fabric::lock().step(qp_number, count);
+}
+
+/// Takes a queue pair to the error state, as if its device had: its peer finds nobody there.
+pub fn kill(qp_number: u32) {
+    fabric::lock().fail(qp_number);
+}
+
 /// Makes the next work request that a queue pair carries out end with this status (of
 /// `enum ibv_wc_status`) instead of being carried out.
 pub fn fail_next(qp_number: u32, status: u32) {

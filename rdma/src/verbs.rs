@@ -117,6 +117,7 @@
 
 mod address;
 mod attached;
+pub mod cm;
 mod completion;
 mod context;
 mod datagram;
@@ -137,6 +138,7 @@ mod post;
 mod queue_pair;
 mod readiness;
 mod ring;
+mod scratch;
 mod settle;
 mod shared_receive;
 mod status;
@@ -175,6 +177,7 @@ pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };
 pub use readiness::{Completions, Events, Readiness, Watch};
+pub use scratch::{Scratch, ScratchPart};
 pub use settle::{Received, Sent, Settled};
 pub use shared_receive::{
     SettledShared, SharedReceiveQueue, SharedReceiveState, SharedReceived, SharedReceives,

@@ -547,6 +547,10 @@ unsafe extern "C" fn modify_qp(
     if mask & sys::IBV_QP_DEST_QPN != 0 {
         pair.peer = attributes.dest_qp_num;
     }
+    if mask & sys::IBV_QP_RNR_RETRY != 0 {
+        // 7 is without end; fewer retries count as none.
+        pair.waits_for_receives = attributes.rnr_retry == 7;
+    }
     if attributes.qp_state == sys::IBV_QPS_ERR {
         fabric.fail(number);
     } else {

@@ -52,9 +52,15 @@ pub(super) struct QueuePair {
     /// The address of its shared receive queue's structure.
     pub(super) shared_receives: Option<usize>,
     held: bool,
+    /// Work requests to carry out all the same.
+    steps: u32,
     refuse_sends: Option<(u32, i32)>,
     pub(super) fail_next: Option<sys::ibv_wc_status>,
     pub(super) complete_twice: bool,
+    /// Whether a send waits until the peer has a receive for it, however long that takes.
+    pub(super) waits_for_receives: bool,
+    /// Who waits for a receive of this one.
+    awaited_by: Option<u32>,
 }
 
 #[derive(Default)]
@@ -211,6 +217,13 @@ impl Fabric {
         self.work_off(qp_number);
     }
 
+    pub(super) fn step(&mut self, qp_number: u32, count: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.steps = queue_pair.steps.saturating_add(count);
+        }
+        self.work_off(qp_number);
+    }
+
     pub(super) fn refuse_sends_after(&mut self, qp_number: u32, taken: u32, errno: i32) {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.refuse_sends = Some((taken, errno));
@@ -288,8 +301,12 @@ impl Fabric {
             id: request.wr_id,
             parts,
         });
+        let waiting = queue_pair.awaited_by.take();
         if queue_pair.state == sys::IBV_QPS_ERR {
             self.fail(qp_number);
+        }
+        if let Some(sender) = waiting {
+            self.work_off(sender);
         }
         Ok(())
     }
@@ -303,17 +320,24 @@ impl Fabric {
             if queue_pair.state == sys::IBV_QPS_ERR {
                 return self.fail(qp_number);
             }
-            if queue_pair.held {
+            if queue_pair.held && queue_pair.steps == 0 {
                 return;
             }
             let Some(send) = queue_pair.sends.pop_front() else {
                 return;
             };
+            queue_pair.steps = queue_pair.steps.saturating_sub(1);
             let queue = queue_pair.send_queue;
             let status = match queue_pair.fail_next.take() {
                 Some(status) => status,
                 None => self.carry_out(qp_number, &send),
             };
+            if status == sys::IBV_WC_RNR_RETRY_EXC_ERR && self.wait_for_receive(qp_number) {
+                if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+                    queue_pair.sends.push_front(send);
+                }
+                return;
+            }
             if status != sys::IBV_WC_SUCCESS || send.signaled {
                 let done = sys::ibv_wc {
                     wr_id: send.id,
@@ -329,6 +353,22 @@ impl Fabric {
                 return self.fail(qp_number);
             }
         }
+    }
+
+    /// Has the peer's next receive go on with this queue pair, if it may wait for one.
+    fn wait_for_receive(&mut self, qp_number: u32) -> bool {
+        let waits = self.queue_pairs.get(&qp_number);
+        let Some(peer) = waits
+            .filter(|pair| pair.waits_for_receives)
+            .map(|pair| pair.peer)
+        else {
+            return false;
+        };
+        match self.queue_pairs.get_mut(&peer) {
+            Some(peer) => peer.awaited_by = Some(qp_number),
+            None => return false,
+        }
+        true
     }
 
     /// Takes a queue pair to the error state; everything on it is flushed, signalled or not.
@@ -444,9 +484,12 @@ impl QueuePair {
             receives: VecDeque::new(),
             shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
+            steps: 0,
             refuse_sends: None,
             fail_next: None,
             complete_twice: false,
+            waits_for_receives: false,
+            awaited_by: None,
         }
     }
 }
