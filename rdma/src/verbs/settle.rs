@@ -1,5 +1,7 @@
 //! From a completion to the payloads that it hands back.
 
+use std::hint::cold_path;
+
 use super::completion::{Completion, Queue, WorkCompletion};
 use super::ring::Ring;
 use super::status::CompletionError;
@@ -65,15 +67,34 @@ impl<S> Sent<'_, S> {
 impl<S> Payloads<'_, S> {
     #[inline(always)]
     fn next(&mut self) -> Option<S> {
-        while self.left > 0 {
-            self.left -= 1;
-            // SAFETY: `left` work requests were outstanding, and nobody else takes any meanwhile.
-            if let Some(payload) = unsafe { self.ring.pop_unchecked() } {
-                return Some(payload);
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        // SAFETY: `left` work requests were outstanding, and nobody else takes any meanwhile.
+        match unsafe { self.ring.pop_unchecked() } {
+            Some(payload) => Some(payload),
+            None => {
+                cold_path();
+                let payload;
+                (payload, self.left) = skip(self.ring, self.left);
+                payload
             }
         }
-        None
     }
+}
+
+/// Past the work requests of a payload that its last one holds. Apart, so that the loop over payloads
+/// that have one each has none inside.
+#[inline(never)]
+fn skip<S>(ring: &mut Ring<S>, mut left: u64) -> (Option<S>, u64) {
+    let mut payload = None;
+    while left > 0 && payload.is_none() {
+        left -= 1;
+        // SAFETY: as above.
+        payload = unsafe { ring.pop_unchecked() };
+    }
+    (payload, left)
 }
 
 impl<S> Iterator for Sent<'_, S> {

@@ -1,5 +1,6 @@
 //! Gathers the work requests of one batch.
 
+use std::hint::cold_path;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -24,7 +25,6 @@ use crate::verbs::queue_pair::Core;
 pub struct SendBatch<'q, S: Source, R: Sink> {
     core: &'q mut Core<S, R>,
     start: u64,
-    signaled_before: u64,
     _stays_on_its_thread: PhantomData<*mut ()>,
 }
 
@@ -39,7 +39,6 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
         unsafe { core.work.start() };
         SendBatch {
             start: core.sends.next(),
-            signaled_before: core.signaled_until,
             core,
             _stays_on_its_thread: PhantomData,
         }
@@ -163,15 +162,15 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
         if code == 0 {
             return Ok(count);
         }
-        let (start, signaled) = (batch.start, batch.signaled_before);
-        Err(batch.core.refused(code, start, signaled))
+        let start = batch.start;
+        Err(batch.core.refused(code, start))
     }
 }
 
 impl<S: Source, R: Sink> Drop for SendBatch<'_, S, R> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.core.abandon(self.start, self.signaled_before);
+        self.core.abandon(self.start);
     }
 }
 
@@ -189,35 +188,42 @@ impl<S: Source, R: Sink> Core<S, R> {
     ) -> Result<(), Rejected<S>> {
         let from = (payload.as_ptr() as usize).wrapping_add(segment.offset as usize);
         let until = from.wrapping_add(segment.len as usize);
-        // There is room, the segment lies in the region of the last one, and in the payload.
-        if self.sends.has_room()
-            && from >= self.last_range.start
-            && until <= self.last_range.end
-            && segment.lies_within(payload.len())
-        {
-            debug_assert!(!verb.writes_payload(), "those go through `push_any`");
-            let flags = self.signal(flags);
-            // SAFETY: there is room.
-            let number = unsafe { self.sends.push_unchecked(Some(payload)) };
-            // SAFETY: the batch is open and there was room. The segment lies in a region of that key,
-            // which stays registered, and in a payload that the ring owns until it completes, or,
-            // copied, that is valid now.
-            unsafe {
-                self.work
-                    .add((number, flags), verb, remote, immediate, (0, 0));
-                if segment.len < self.inline_below {
-                    self.work.set_inline(from as u64, segment.len);
-                } else {
-                    self.work.set_segment(sys::ibv_sge {
-                        addr: from as u64,
-                        length: segment.len,
-                        lkey: self.last_range.lkey,
-                    });
-                }
-            }
-            return Ok(());
+        if !self.sends.has_room() {
+            return Err(full(payload));
         }
-        self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment)
+        // In the region of the last one, and in the payload? In this order and with an exit each, the
+        // compiler tests and branches; otherwise it computes both sides first.
+        if from < self.last_range.start {
+            return self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment);
+        }
+        if !segment.lies_within(payload.len()) {
+            return Err(outside(payload, segment));
+        }
+        if until > self.last_range.end {
+            return self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment);
+        }
+        debug_assert!(!verb.writes_payload(), "those go through `push_any`");
+        let flags = self.signal(flags);
+        // SAFETY: there is room.
+        let number = unsafe { self.sends.push_unchecked(Some(payload)) };
+        // SAFETY: the batch is open and there was room. The segment lies in a region of that key, which
+        // stays registered, and in a payload that the ring owns until it completes, or, copied, that is
+        // valid now.
+        unsafe {
+            self.work
+                .add((number, flags), verb, remote, immediate, (0, 0));
+            if segment.len < self.inline_below {
+                cold_path();
+                self.work.set_inline(from as u64, segment.len);
+            } else {
+                self.work.set_segment(sys::ibv_sge {
+                    addr: from as u64,
+                    length: segment.len,
+                    lkey: self.last_range.lkey,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// As [`Core::push_one`], wherever the payload lies.
@@ -349,7 +355,7 @@ impl<S: Source, R: Sink> Core<S, R> {
     /// What to tell of a batch that the provider refused.
     #[cold]
     #[inline(never)]
-    fn refused(&mut self, code: i32, start: u64, signaled: u64) -> PostError<S> {
+    fn refused(&mut self, code: i32, start: u64) -> PostError<S> {
         let source = match code {
             -1 => io::Error::last_os_error(),
             code => io::Error::from_raw_os_error(code.saturating_abs()),
@@ -365,41 +371,53 @@ impl<S: Source, R: Sink> Core<S, R> {
             posted,
             wanted,
             source,
-            payloads: self.take_back(start, posted, signaled),
+            payloads: self.take_back(start, posted),
         }
     }
 
     /// Ends an open batch without posting it.
     #[cold]
     #[inline(never)]
-    fn abandon(&mut self, start: u64, signaled: u64) {
+    fn abandon(&mut self, start: u64) {
         self.batch_open = false;
         // SAFETY: the batch is open.
         unsafe { self.work.abort() };
-        drop(self.take_back(start, 0, signaled));
+        drop(self.take_back(start, 0));
     }
 
     /// Takes back everything after the first `posted` work requests of a batch.
-    fn take_back(&mut self, start: u64, posted: usize, signaled: u64) -> Vec<S> {
+    fn take_back(&mut self, start: u64, posted: usize) -> Vec<S> {
         let mut payloads = Vec::new();
         let end = start.wrapping_add(posted as u64);
         while let Some(payload) = self.sends.pop_back(end) {
             payloads.extend(payload);
         }
-        if posted == 0 {
-            self.signaled_until = signaled;
-        } else {
-            // The adapter still reads the payload whose work requests were cut: those posted keep it.
-            let last = end.wrapping_sub(1);
-            if !self.sends.has_payload(last)
-                && let Some(payload) = payloads.pop()
-            {
-                self.sends.keep_with(last, payload);
-            }
-            // What asked for a completion may not be among those posted: the next one asks for one.
-            self.signal_next();
+        // The adapter still reads a payload whose work requests were cut: those posted keep it.
+        let last = end.wrapping_sub(1);
+        if posted > 0
+            && !self.sends.has_payload(last)
+            && let Some(payload) = payloads.pop()
+        {
+            self.sends.keep_with(last, payload);
         }
+        // What asked for a completion may be among those taken back.
+        self.signal_next();
         payloads.reverse();
         payloads
     }
+}
+
+#[cold]
+#[inline(never)]
+fn full<S>(payload: S) -> Rejected<S> {
+    let reason = Rejection::QueueFull { room: 0, wanted: 1 };
+    Rejected { payload, reason }
+}
+
+#[cold]
+#[inline(never)]
+fn outside<S: Source>(payload: S, segment: Segment) -> Rejected<S> {
+    let len = payload.len();
+    let reason = Rejection::OutsidePayload { segment, len };
+    Rejected { payload, reason }
 }
