@@ -115,8 +115,12 @@
 //! }
 //! ```
 
+mod address;
+mod attached;
+pub mod cm;
 mod completion;
 mod context;
+mod datagram;
 mod endpoint;
 mod error;
 mod event;
@@ -130,18 +134,27 @@ mod pages;
 mod port;
 mod post;
 mod queue_pair;
+mod readiness;
 mod ring;
+mod scratch;
 mod settle;
+mod shared_receive;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod window;
 
+pub use address::{AddressHandle, DatagramAddress, PathOptions, Sender};
 pub use completion::{Completion, CompletionQueue, Operation, Queue, WorkCompletion};
 pub use context::{Context, device_names};
+pub use datagram::{
+    Datagram, DatagramConfig, DatagramPeer, DatagramQueuePair, ReceivedDatagram, SentDatagram,
+    SettledDatagram,
+};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
-pub use event::{AsyncEvent, EventKind};
+pub use event::{AsyncEvent, EventKind, Subject};
 pub use file_mapping::FileMapping;
 pub use gid::{Gid, GidChoice, GidEntry, GidKind};
 pub use limits::{Atomics, DeviceLimits, OnDemandPaging, PagedOperations};
@@ -157,6 +170,11 @@ pub use post::{PostError, PostingInterface, Rejected, Rejection, SendBatch, Work
 pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };
+pub use readiness::{Completions, Events, Readiness, Watch};
+pub use scratch::{Scratch, ScratchPart};
 pub use settle::{Received, Sent, Settled};
+pub use shared_receive::{
+    SettledShared, SharedReceiveQueue, SharedReceiveState, SharedReceived, SharedReceives,
+};
 pub use status::{CompletionError, Status};
 pub use window::RemoteWindow;

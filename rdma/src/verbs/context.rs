@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::error::VerbsError;
 use super::event;
 use super::limits::DeviceLimits;
+use super::shared_receive::PostSharedReceive;
 use crate::sys::{self, Library};
 
 pub(super) type PostSend = unsafe extern "C" fn(
@@ -153,6 +154,12 @@ impl Context {
 
     pub(super) fn as_ptr(&self) -> *mut sys::ibv_context {
         self.raw.as_ptr()
+    }
+
+    /// How receives are posted on shared receive queues, when the provider has them.
+    pub(super) fn post_shared_receive(&self) -> Option<PostSharedReceive> {
+        // SAFETY: a provider fills its table before it returns the context, and leaves it alone.
+        unsafe { (*self.raw.as_ptr()).ops.post_srq_recv }
     }
 
     pub(super) fn operations(&self) -> Operations {

@@ -117,6 +117,14 @@ pub enum VerbsError {
         /// What it lacks.
         what: &'static str,
     },
+    /// Waiting on a completion queue that has no descriptor to wait on.
+    #[error(
+        "a completion queue of {device} was made to be polled only: make it with CompletionQueue::with_events to wait on it"
+    )]
+    WithoutEvents {
+        /// The device.
+        device: String,
+    },
     /// Two objects that must belong together don't.
     #[error("{what} belongs to another {owner}: make both from the same one")]
     Foreign {

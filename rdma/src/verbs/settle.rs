@@ -9,13 +9,14 @@ use super::status::CompletionError;
 /// Where the work requests of a queue are numbered from. The starts of all queues that a process makes
 /// lie as far apart as they can, however many there are (multiples of the golden ratio, see Knuth, The
 /// Art of Computer Programming, volume 3, section 6.4), so a completion of one is not taken for one of
-/// another.
+/// another. Sends and receives are told apart by bit 62, which no number of years carries into; bit 63
+/// is that of [`super::table`].
 pub(super) fn first_number(epoch: u64, queue: Queue) -> u64 {
     let bit = match queue {
         Queue::Send => 0,
-        Queue::Receive => 1 << 63,
+        Queue::Receive => 1 << 62,
     };
-    (epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 1) | bit
+    (epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3) | bit
 }
 
 /// What a completion was about.

@@ -5,18 +5,20 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::create::create;
+use super::create::{Wanted, create};
 use super::{Granted, QueuePairConfig, QueuePairState};
 use crate::sys;
 use crate::verbs::completion::{Queue, SharedQueue};
-use crate::verbs::context::Operations;
+use crate::verbs::context::{Context, Operations};
 use crate::verbs::endpoint::{ConnectOptions, Endpoint};
 use crate::verbs::error::VerbsError;
+use crate::verbs::event::Notes;
 use crate::verbs::memory::{LocalRange, MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use crate::verbs::port::{LinkLayer, LocalPort};
 use crate::verbs::post::{Rejected, Rejection, WorkRequests, check_segments};
 use crate::verbs::ring::Ring;
 use crate::verbs::settle::first_number;
+use crate::verbs::shared_receive::SharedReceiver;
 
 /// Reads served at a time, when the device can do as many.
 const READS_IN_FLIGHT: u8 = 16;
@@ -55,6 +57,9 @@ pub(in crate::verbs) struct Core<S, R> {
     packet_sequence: u32,
     reads_in_flight: u8,
     reserved: u32,
+    shared_receives: Option<Arc<SharedReceiver>>,
+    /// The adapter's queue pair points to it, for events.
+    notes: Arc<Notes>,
     queue: Arc<SharedQueue>,
     pd: Arc<ProtectionDomain>,
 }
@@ -69,6 +74,7 @@ impl<S, R> Core<S, R> {
         queue: &Arc<SharedQueue>,
         local: LocalPort,
         config: &QueuePairConfig,
+        shared_receives: Option<&Arc<SharedReceiver>>,
     ) -> Result<Core<S, R>, VerbsError> {
         let context = pd.context();
         if !Arc::ptr_eq(context, queue.context()) {
@@ -77,9 +83,20 @@ impl<S, R> Core<S, R> {
                 owner: "context",
             });
         }
+        if let Some(shared) = shared_receives
+            && !Arc::ptr_eq(shared.protection_domain(), pd)
+        {
+            return Err(VerbsError::Foreign {
+                what: "the shared receive queue",
+                owner: "protection domain",
+            });
+        }
         // One more than asked for: the marker that tells when a failed queue is drained.
         let send_depth = config.send_depth.max(1);
-        let receive_depth = config.receive_depth.max(1);
+        let receive_depth = match shared_receives {
+            Some(_) => 0,
+            None => config.receive_depth.max(1),
+        };
         let max_segments = config.segments.max(1);
         let limits = context.limits();
         let most = u64::from(limits.queue_depth);
@@ -96,15 +113,30 @@ impl<S, R> Core<S, R> {
         }
         let reserved = send_depth.saturating_add(1).saturating_add(receive_depth);
         queue.reserve(reserved)?;
-        let capacities = sys::ibv_qp_cap {
-            max_send_wr: send_depth.saturating_add(1),
-            max_recv_wr: receive_depth,
-            max_send_sge: max_segments,
-            max_recv_sge: max_segments,
-            max_inline_data: config.inline_bytes,
+        if let Some(shared) = shared_receives {
+            shared
+                .reserve_on(queue)
+                .inspect_err(|_| queue.release(reserved))?;
+        }
+        let notes = Arc::new(Notes::default());
+        let wanted = Wanted {
+            capacities: sys::ibv_qp_cap {
+                max_send_wr: send_depth.saturating_add(1),
+                max_recv_wr: receive_depth,
+                max_send_sge: max_segments,
+                max_recv_sge: max_segments,
+                max_inline_data: config.inline_bytes,
+            },
+            interface: config.interface,
+            shared_receives: shared_receives.map_or(null_mut(), |shared| shared.as_ptr()),
+            tag: Arc::as_ptr(&notes).cast_mut().cast(),
         };
-        let made = create(pd, queue, capacities, config.interface)
-            .inspect_err(|_| queue.release(reserved))?;
+        let made = create(pd, queue, &wanted).inspect_err(|_| {
+            queue.release(reserved);
+            if let Some(shared) = shared_receives {
+                shared.release_on(queue);
+            }
+        })?;
         // SAFETY: the queue pair was just made; its number never changes.
         let qp_number = unsafe { (*made.raw.as_ptr()).qp_num };
         let inline_bytes = config.inline_bytes.min(made.inline_bytes);
@@ -145,9 +177,20 @@ impl<S, R> Core<S, R> {
             packet_sequence: (RandomState::new().build_hasher().finish() & 0xff_ffff) as u32,
             reads_in_flight,
             reserved,
+            shared_receives: shared_receives.map(Arc::clone),
+            notes,
             queue: Arc::clone(queue),
             pd: Arc::clone(pd),
         })
+    }
+
+    /// Whether an event said that it takes no more receives from its shared receive queue.
+    pub(super) fn last_receive_taken(&self) -> bool {
+        self.notes.last_receive_taken()
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        self.pd.context()
     }
 
     fn object(&self) -> String {
@@ -165,7 +208,11 @@ impl<S, R> Core<S, R> {
         }
     }
 
-    fn modify(
+    pub(super) fn local_port(&self) -> LocalPort {
+        self.local
+    }
+
+    pub(super) fn modify(
         &self,
         mut attributes: sys::ibv_qp_attr,
         mask: u32,
@@ -458,6 +505,9 @@ impl<S, R> Drop for Core<S, R> {
         let code = unsafe { (self.pd.context().library().destroy_qp)(self.raw.as_ptr()) };
         if code == 0 {
             self.queue.release(self.reserved);
+            if let Some(shared) = &self.shared_receives {
+                shared.release_on(&self.queue);
+            }
             return;
         }
         // It may still be writing: keep its buffers, regions and completion queue for ever.
@@ -465,6 +515,8 @@ impl<S, R> Drop for Core<S, R> {
         self.receives.leak();
         std::mem::forget(std::mem::take(&mut self.regions));
         std::mem::forget(Arc::clone(&self.queue));
+        std::mem::forget(self.shared_receives.clone());
+        std::mem::forget(Arc::clone(&self.notes));
         std::mem::forget(Arc::clone(&self.pd));
     }
 }
