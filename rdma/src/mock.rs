@@ -4,13 +4,15 @@
 //! [`crate::verbs`] runs on it unchanged. Work requests are carried out inside `ibv_post_send`, in order;
 //! [`hold`] stops a queue pair from doing so, and other functions here make calls fail that a healthy
 //! device would not. Devices are called `mock0` (with the extended operation table, extended queue pairs
-//! among it) and `mock1` (with the classic one only); queue pairs of the whole process reach each other.
+//! among it), `mock1` (with the classic one only) and `mock2` (with neither reads nor atomics); queue
+//! pairs of the whole process reach each other. [`null`] is another provider, which does next to nothing.
 
 mod calls;
 mod datagram;
 mod events;
 mod extended;
 mod fabric;
+pub mod null;
 mod shared_receive;
 mod transfer;
 mod windows;

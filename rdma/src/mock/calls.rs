@@ -14,7 +14,9 @@ use super::shared_receive::{create_srq, destroy_srq, modify_srq, post_srq_recv, 
 use super::windows;
 use crate::sys::{self, Library};
 
-pub(super) static LIBRARY: Library = Library {
+pub(super) static LIBRARY: Library = TABLE;
+
+pub(super) const TABLE: Library = Library {
     get_device_list,
     free_device_list,
     get_device_name,
@@ -114,7 +116,7 @@ unsafe extern "C" fn get_device_guid(_device: *mut sys::ibv_device) -> u64 {
     0x0200_00ff_fe00_0001_u64.to_be()
 }
 
-unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_context {
+pub(super) unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_context {
     let mut extended = Box::new(sys::verbs_context::default());
     // SAFETY: a device of the list; its name ends with a zero.
     let is_extended = unsafe { (*device).name[4] == b'0'.cast_signed() };

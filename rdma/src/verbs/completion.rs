@@ -159,10 +159,10 @@ impl CompletionQueue {
             return Ok(None);
         }
         // SAFETY: the entries from `next` to `end` were filled in and not handed out yet.
-        let raw = unsafe { self.next.read() };
+        let done = unsafe { WorkCompletion::of(&*self.next) };
         // SAFETY: as above, so this is at most the end.
         self.next = unsafe { self.next.add(1) };
-        Ok(Some(WorkCompletion { raw }))
+        Ok(Some(done))
     }
 
     /// Takes entries from the adapter, when all are handed out; whether there was any.
@@ -266,74 +266,93 @@ impl fmt::Debug for CompletionQueue {
 /// One entry of a completion queue, to be given to `settle` of its queue pair, once.
 #[must_use = "its queue pair's `settle` hands the buffers back"]
 pub struct WorkCompletion {
-    raw: sys::ibv_wc,
+    // The fields of an ibv_wc one by one, so that only those which are looked at are read.
+    id: u64,
+    status: sys::ibv_wc_status,
+    opcode: sys::ibv_wc_opcode,
+    vendor_code: u32,
+    bytes: u32,
+    immediate: u32,
+    qp_number: u32,
+    flags: sys::ibv_wc_flags,
+    source_qp: u32,
+    source_lid: u16,
 }
 
 impl fmt::Debug for WorkCompletion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkCompletion")
-            .field("qp_number", &self.raw.qp_num)
-            .field("wr_id", &self.raw.wr_id)
-            .field("status", &self.raw.status)
+            .field("qp_number", &self.qp_number)
+            .field("wr_id", &self.id)
+            .field("status", &self.status)
             .finish_non_exhaustive()
     }
 }
 
 impl WorkCompletion {
+    #[inline(always)]
+    fn of(raw: &sys::ibv_wc) -> WorkCompletion {
+        WorkCompletion {
+            id: raw.wr_id,
+            status: raw.status,
+            opcode: raw.opcode,
+            vendor_code: raw.vendor_err,
+            bytes: raw.byte_len,
+            // SAFETY: both variants of the union are plain 32-bit integers.
+            immediate: unsafe { raw.__bindgen_anon_1.imm_data },
+            qp_number: raw.qp_num,
+            flags: raw.wc_flags,
+            source_qp: raw.src_qp,
+            source_lid: raw.slid,
+        }
+    }
+
     /// The number of the queue pair it is of.
     #[inline]
     pub fn qp_number(&self) -> u32 {
-        self.raw.qp_num
+        self.qp_number
     }
 
     /// Whether a header was written before the bytes of a datagram.
     pub(super) fn has_header(&self) -> bool {
-        self.raw.wc_flags & sys::IBV_WC_GRH != 0
+        self.flags & sys::IBV_WC_GRH != 0
     }
 
     /// The queue pair that a datagram came from.
     pub(super) fn source_qp_number(&self) -> u32 {
-        self.raw.src_qp
+        self.source_qp
     }
 
     /// The local identifier that a datagram came from.
     pub(super) fn source_lid(&self) -> u16 {
-        self.raw.slid
+        self.source_lid
     }
 
     /// The same once more, as a faulty device might give it.
     #[cfg(test)]
     pub(super) fn duplicate(&self) -> WorkCompletion {
-        WorkCompletion { raw: self.raw }
+        WorkCompletion { ..*self }
     }
 
     /// Whether it is of a connected queue pair's own queues, and not of a table.
     pub(super) fn of_connected_pair(&self) -> bool {
-        !is_of_table(self.raw.wr_id)
+        !is_of_table(self.id)
     }
 
     #[inline]
     pub(super) fn id(&self) -> u64 {
-        self.raw.wr_id
+        self.id
     }
 
     /// What it says, for the given queue (which a failed entry doesn't tell itself).
-    #[inline]
+    #[inline(always)]
     pub(super) fn outcome(&self, queue: Queue) -> Result<Completion, CompletionError> {
-        let raw = &self.raw;
-        if raw.status != sys::IBV_WC_SUCCESS {
-            return Err(CompletionError {
-                status: Status::from_raw(raw.status),
-                vendor_code: raw.vendor_err,
-                qp_number: raw.qp_num,
-                queue,
-            });
+        if self.status != sys::IBV_WC_SUCCESS {
+            return Err(self.failure(queue));
         }
-        let immediate = (raw.wc_flags & sys::IBV_WC_WITH_IMM != 0).then(|| {
-            // SAFETY: the flag says that the union holds an immediate.
-            u32::from_be(unsafe { raw.__bindgen_anon_1.imm_data })
-        });
-        let operation = match raw.opcode {
+        let immediate =
+            (self.flags & sys::IBV_WC_WITH_IMM != 0).then(|| u32::from_be(self.immediate));
+        let operation = match self.opcode {
             sys::IBV_WC_SEND => Operation::Send,
             sys::IBV_WC_RDMA_WRITE => Operation::Write,
             sys::IBV_WC_RDMA_READ => Operation::Read,
@@ -345,9 +364,19 @@ impl WorkCompletion {
         };
         Ok(Completion {
             operation,
-            bytes: raw.byte_len,
+            bytes: self.bytes,
             immediate,
         })
+    }
+
+    #[cold]
+    fn failure(&self, queue: Queue) -> CompletionError {
+        CompletionError {
+            status: Status::from_raw(self.status),
+            vendor_code: self.vendor_code,
+            qp_number: self.qp_number,
+            queue,
+        }
     }
 }
 

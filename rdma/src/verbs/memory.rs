@@ -62,6 +62,20 @@ unsafe impl Source for () {
 // SAFETY: no bytes at all.
 unsafe impl Sink for () {}
 
+// SAFETY: what is in the box stays where it is while the box moves.
+unsafe impl<S: Source> Source for Box<S> {
+    #[inline]
+    fn as_ptr(&self) -> *const u8 {
+        (**self).as_ptr()
+    }
+    #[inline]
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+}
+// SAFETY: the box is the only way to what is in it.
+unsafe impl<S: Sink> Sink for Box<S> {}
+
 /// A part of a payload: bytes `offset` to `offset + len` of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {

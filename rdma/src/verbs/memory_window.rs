@@ -54,7 +54,6 @@ use super::memory::{
 };
 use super::post::Rejection;
 use super::queue_pair::{QueuePair, QueuePairState};
-use super::settle::Tag;
 use crate::sys;
 
 pub(super) type AllocateWindow =
@@ -141,7 +140,8 @@ struct Bound<P: Sink> {
     /// `None` once it was handed back.
     payload: Option<P>,
     remote: RemoteMemory,
-    tag: Tag,
+    /// The queue pair it was opened on.
+    epoch: u64,
     region: Arc<MemoryRegion>,
 }
 
@@ -190,7 +190,8 @@ pub struct OpenWindow<P: Sink> {
 /// A window that is being invalidated.
 pub struct ClosingWindow<P: Sink> {
     bound: Bound<P>,
-    sequence: u32,
+    /// The invalidation among the sends.
+    number: u64,
 }
 
 /// What comes back from a window that is closed.
@@ -256,7 +257,7 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
                     window,
                     payload: Some(payload),
                     remote,
-                    tag: self.core.send_tag,
+                    epoch: self.core.epoch,
                     region,
                 },
             }),
@@ -325,7 +326,7 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
         &mut self,
         open: OpenWindow<P>,
     ) -> Result<ClosingWindow<P>, CloseFailed<P>> {
-        if open.bound.tag != self.core.send_tag {
+        if open.bound.epoch != self.core.epoch {
             let reason = Rejection::NoWindows;
             return Err(CloseFailed { open, reason });
         }
@@ -336,9 +337,9 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
         request.__bindgen_anon_1.invalidate_rkey = open.bound.remote.rkey;
         // SAFETY: it names a window of this queue pair, which the closing window keeps.
         match unsafe { self.core.post_control(&mut request) } {
-            Ok(sequence) => Ok(ClosingWindow {
+            Ok(number) => Ok(ClosingWindow {
                 bound: open.bound,
-                sequence,
+                number,
             }),
             Err(reason) => Err(CloseFailed { open, reason }),
         }
@@ -384,7 +385,7 @@ impl<P: Sink> ClosingWindow<P> {
         mut self,
         pair: &QueuePair<S, R>,
     ) -> Result<ClosedWindow<P>, ClosingWindow<P>> {
-        if self.bound.tag != pair.core.send_tag || pair.core.sends.holds(self.sequence) {
+        if self.bound.epoch != pair.core.epoch || pair.core.sends.holds(self.number) {
             return Err(self);
         }
         // A work request that fails takes its queue pair to the error state: in this one, none has.

@@ -252,17 +252,16 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
     }
 
     /// Starts a batch of sends, writes, reads and atomics.
-    #[inline]
+    #[inline(always)]
     pub fn batch(&mut self) -> SendBatch<'_, S, R> {
         SendBatch::new(&mut self.core)
     }
 
     /// Hands back the payloads that a completion is about.
-    #[inline]
+    #[inline(always)]
     pub fn settle(&mut self, done: WorkCompletion) -> Settled<'_, S, R> {
         let core = &mut self.core;
-        let tags = (core.send_tag, core.receive_tag);
-        settle(&done, tags, &mut core.sends, &mut core.receives)
+        settle(&done, &mut core.sends, &mut core.receives)
     }
 
     /// Work requests that can be posted on the send queue now.

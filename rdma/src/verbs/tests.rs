@@ -3,6 +3,7 @@
 mod datagram;
 mod events;
 mod fork;
+mod posting;
 mod regions;
 mod shared_receive;
 mod waiting;
