@@ -1,6 +1,7 @@
 //! The role `trackbed rdma`: what RDMA hardware is here, and what it moves.
 
 mod bench;
+mod check;
 mod devices;
 
 use crate::exit::Failure;
@@ -18,6 +19,7 @@ pub(crate) struct RdmaArgs {
 enum RdmaCommand {
     Devices(devices::DevicesArgs),
     Bench(Box<bench::BenchArgs>),
+    Check(Box<check::CheckArgs>),
 }
 
 /// Runs the subcommand.
@@ -25,7 +27,15 @@ pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
     match args.command {
         RdmaCommand::Devices(args) => devices::run(args),
         RdmaCommand::Bench(args) => bench::run(*args),
+        RdmaCommand::Check(args) => check::run(*args),
     }
+}
+
+/// This node's name, as the kernel has it.
+fn node_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 /// Prints a value as one JSON object.

@@ -4,6 +4,7 @@
 //! All unsafe code of Trackbed lives in this crate.
 
 pub mod bench;
+pub mod check;
 pub mod devices;
 pub mod fabric;
 #[cfg(any(test, feature = "mock"))]
