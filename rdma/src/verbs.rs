@@ -120,9 +120,13 @@ mod context;
 mod endpoint;
 mod error;
 mod event;
+mod file_mapping;
 mod gid;
+mod limits;
 mod mapping;
+mod memlock;
 mod memory;
+mod pages;
 mod port;
 mod post;
 mod queue_pair;
@@ -134,16 +138,20 @@ mod tests;
 mod window;
 
 pub use completion::{Completion, CompletionQueue, Operation, Queue, WorkCompletion};
-pub use context::{Context, DeviceLimits, device_names};
+pub use context::{Context, device_names};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
 pub use event::{AsyncEvent, EventKind};
+pub use file_mapping::FileMapping;
 pub use gid::{Gid, GidChoice, GidEntry, GidKind};
+pub use limits::{Atomics, DeviceLimits, OnDemandPaging, PagedOperations};
 pub use mapping::{Mapping, Piece};
+pub use memlock::MemoryLock;
 pub use memory::{
-    Access, MemoryRegion, Pinned, ProtectionDomain, RemoteAddress, RemoteMemory, Segment, Sink,
-    Source,
+    Access, MemoryRegion, Pinned, ProtectionDomain, RemoteAccess, RemoteAddress, RemoteMemory,
+    Segment, Sink, Source,
 };
+pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};
 pub use post::{PostError, Rejected, Rejection, SendBatch, Work};
 pub use queue_pair::{

@@ -166,6 +166,8 @@ async fn a_file_flipped_in_one_nodes_cache_is_never_served() {
     let cluster = Cluster::start(2).await.expect("two nodes start");
     let origin = cluster.folder().join("origin");
     tree::write(&origin).expect("an origin is written");
+    // More than a node keeps in memory, so that what is read again comes from its disk.
+    tree::write_chunks(&origin, 48).expect("an origin is written");
     let expected = tree::read(&origin).expect("an origin is read");
     cluster.register("demo", &origin).await;
     let [near, far] = &cluster.nodes[..] else {

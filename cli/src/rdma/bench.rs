@@ -153,7 +153,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
         let patience = Duration::from_secs(args.wait);
         bench::serve(
             &target,
-            &serve(&args),
+            &serve(&args)?,
             args.tcp_port,
             patience,
             &mut progress,
@@ -213,20 +213,20 @@ fn plan(args: &BenchArgs) -> Result<Plan, Failure> {
         mtu: args.mtu,
         length,
         warmup: args.warmup.unwrap_or(usual.warmup),
-        verb: usual.verb,
-        measure: usual.measure,
+        ..usual
     };
     plan.check().map_err(Failure::usage)?;
     Ok(plan)
 }
 
-fn serve(args: &BenchArgs) -> Serve {
-    Serve {
-        name: Some(Plan::new(verb(args), measure(args)).name()),
-        sizes: args.size.as_ref().map(|sizes| sizes.0.clone()),
-        depth: args.depth,
-        mtu: args.mtu,
-    }
+fn serve(args: &BenchArgs) -> Result<Serve, Failure> {
+    let given = |name: &str| match name {
+        "size" => args.size.is_some(),
+        "depth" => args.depth.is_some(),
+        "mtu" => args.mtu.is_some(),
+        _ => false,
+    };
+    Ok(Serve::insist(&plan(args)?, given))
 }
 
 fn verb(args: &BenchArgs) -> Verb {
@@ -357,11 +357,8 @@ mod tests {
     #[test]
     fn a_server_insists_only_on_what_it_was_told() {
         let args = parsed("bench write bandwidth --mtu 4096").expect("a good line");
-        let serve = serve(&args);
-        assert_eq!(
-            (serve.sizes, serve.depth, serve.mtu),
-            (None, None, Some(4096))
-        );
+        let serve = serve(&args).expect("a plan");
+        assert_eq!(serve.options, [("mtu", "4096".to_owned())]);
     }
 
     #[test]
@@ -391,13 +388,10 @@ mod tests {
     #[test]
     fn results_are_printed_with_their_units() {
         let row = Row {
-            bytes: 65536,
-            messages: 1000,
-            seconds: 2.0,
             mib_per_second: Some(31.25),
             gbit_per_second: Some(0.262),
             messages_per_second: Some(500.0),
-            latency: None,
+            ..Row::new(65536, 1000, 2.0)
         };
         let text = rows(&[row]);
         assert!(text.contains("MiB/s") && text.contains("31.25"), "{text}");

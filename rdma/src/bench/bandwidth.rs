@@ -58,13 +58,29 @@ pub(super) fn client(
 
     channel.send(&Message::Check { bytes, seed })?;
     match channel.receive("waiting for it to compare")? {
-        Message::Checked { intact: true } => Ok(Row::bandwidth(bytes, messages, elapsed)),
+        Message::Checked { intact: true } => Ok(row(bytes, messages, elapsed)),
         Message::Checked { intact: false } => Err(BenchError::Corrupted { bytes }),
         other => Err(unexpected(&other, "the result of comparing")),
     }
 }
 
 /// Writes as long as `length` says; how many messages, and the time to the last completion.
+fn row(bytes: u64, messages: u64, elapsed: Duration) -> Row {
+    let seconds = elapsed.as_secs_f64();
+    let per_second = if seconds > 0.0 {
+        messages as f64 / seconds
+    } else {
+        0.0
+    };
+    let bytes_per_second = per_second * bytes as f64;
+    Row {
+        mib_per_second: Some(bytes_per_second / f64::from(1 << 20)),
+        gbit_per_second: Some(bytes_per_second * 8.0 / 1e9),
+        messages_per_second: Some(per_second),
+        ..Row::new(bytes, messages, seconds)
+    }
+}
+
 fn transfer(
     sender: &mut Sender,
     channel: &mut Channel,

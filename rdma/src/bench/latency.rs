@@ -55,14 +55,10 @@ pub(super) fn client(
         other => return Err(unexpected(&other, "that it is done")),
     }
     settle(player, bytes, true)?;
+    let messages = times.len() as u64;
     Ok(Row {
-        bytes,
-        messages: times.len() as u64,
-        seconds: elapsed.as_secs_f64(),
-        mib_per_second: None,
-        gbit_per_second: None,
-        messages_per_second: None,
         latency: summary(times),
+        ..Row::new(bytes, messages, elapsed.as_secs_f64())
     })
 }
 
@@ -207,8 +203,10 @@ fn summary(mut round_trips: Vec<Duration>) -> Option<Latency> {
         min_us: round_trips.first().map(half_us)?,
         p50_us: at(0.5)?,
         mean_us: half_us(&sum) / round_trips.len() as f64,
+        p90_us: at(0.9)?,
         p99_us: at(0.99)?,
         p999_us: at(0.999)?,
+        p9999_us: at(0.9999)?,
         max_us: round_trips.last().map(half_us)?,
     })
 }

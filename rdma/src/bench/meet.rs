@@ -7,7 +7,7 @@ use super::channel::{Channel, unexpected};
 use super::message::{Address, Message};
 use super::plan::{Measure, Plan, PlanError};
 use super::roles::Serve;
-use super::{BenchError, Report, Row, latency};
+use super::{BenchError, Report, Row, SCHEMA, latency};
 use crate::verbs::{
     Access, CompletionQueue, ConnectOptions, Context, GidChoice, GidKind, LocalPort, Mapping,
     MemoryRegion, Piece, PortState, ProtectionDomain, QueuePair, QueuePairConfig, RemoteMemory,
@@ -80,16 +80,25 @@ pub(super) struct About {
 impl About {
     pub(super) fn report(&self, role: &str, plan: &Plan, rows: Vec<Row>) -> Report {
         Report {
+            schema: SCHEMA,
+            software: concat!("trackbed ", env!("CARGO_PKG_VERSION")).to_owned(),
             bench: plan.name(),
             role: role.to_owned(),
+            host: String::new(),
             device: self.device.clone(),
             port: self.port.port,
             gid: self.port.gid.to_string(),
             gid_index: self.port.gid_index,
+            peer_host: String::new(),
+            peer_device: String::new(),
             peer_gid: self.peer_gid.clone(),
             mtu: self.mtu,
+            inline_bytes: plan.inline,
+            line_rate_gbit_per_second: None,
+            began_unix_seconds: 0,
             plan: plan.clone(),
             rows,
+            verdict: None,
         }
     }
 }

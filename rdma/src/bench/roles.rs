@@ -10,7 +10,7 @@ use super::channel::{Channel, Stream, unexpected};
 use super::meet::{About, Connection, Target, as_client, as_server, hello};
 use super::message::Message;
 use super::network::{accept, connect, listen};
-use super::plan::{Measure, Plan, PlanError};
+use super::plan::{Measure, Plan, PlanError, Verb};
 use super::{BenchError, Report, Row, bandwidth, latency};
 use crate::verbs::Piece;
 
@@ -19,40 +19,41 @@ use crate::verbs::Piece;
 pub struct Serve {
     /// What is measured, when given.
     pub name: Option<String>,
-    /// Message sizes, when given.
-    pub sizes: Option<Vec<u64>>,
-    /// Depth, when given.
-    pub depth: Option<u32>,
-    /// MTU, when given.
-    pub mtu: Option<u32>,
+    /// Options that were given, as [`Plan::options`] names them and shows their values.
+    pub options: Vec<(&'static str, String)>,
 }
 
 impl Serve {
+    /// Insists on what is measured, and on those options of `plan` that are `given`.
+    pub fn insist(plan: &Plan, given: impl Fn(&str) -> bool) -> Serve {
+        let mut options = plan.options();
+        options.retain(|(name, _)| given(name));
+        Serve {
+            name: Some(plan.name()),
+            options,
+        }
+    }
+
     pub(super) fn check(&self, plan: &Plan) -> Result<(), PlanError> {
-        let conflict =
-            |what, ours: String, theirs: String| Err(PlanError::Conflict { what, ours, theirs });
+        let conflict = |what: &str, ours: &str, theirs: &str| {
+            Err(PlanError::Conflict {
+                what: what.to_owned(),
+                ours: ours.to_owned(),
+                theirs: theirs.to_owned(),
+            })
+        };
         if let Some(name) = &self.name
             && *name != plan.name()
         {
-            return conflict("the measurement", name.clone(), plan.name());
+            return conflict("the measurement", name, &plan.name());
         }
-        if let Some(sizes) = &self.sizes
-            && *sizes != plan.sizes
-        {
-            return conflict("--size", format!("{sizes:?}"), format!("{:?}", plan.sizes));
-        }
-        if let Some(depth) = self.depth
-            && depth != plan.depth
-        {
-            return conflict("--depth", depth.to_string(), plan.depth.to_string());
-        }
-        if let Some(mtu) = self.mtu
-            && Some(mtu) != plan.mtu
-        {
-            let theirs = plan
-                .mtu
-                .map_or_else(|| "the largest".to_owned(), |mtu| mtu.to_string());
-            return conflict("--mtu", mtu.to_string(), theirs);
+        for ((name, theirs), told) in plan.options().iter().flat_map(|option| {
+            let told = self.options.iter().filter(|told| told.0 == option.0);
+            told.map(|told| (option.clone(), told))
+        }) {
+            if *told.1 != theirs {
+                return conflict(&format!("--{name}"), &told.1, &theirs);
+            }
         }
         Ok(())
     }
@@ -210,6 +211,10 @@ fn measure(
     plan: &Plan,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(About, Vec<Row>), BenchError> {
+    if plan.verb != Verb::Write {
+        let (what, remedy) = ("so far only writes are measured", "ask for a write");
+        return Err(PlanError::Senseless { what, remedy }.into());
+    }
     let mut rows = Vec::new();
     let mut add = |row: Row| {
         progress(Progress::Measured(&row));
@@ -254,7 +259,7 @@ fn tell_failure<T>(channel: &mut Channel, outcome: &Result<T, BenchError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{DeviceChoice, Length, Verb};
+    use crate::bench::{DeviceChoice, Length};
 
     fn mock(name: &str) -> Target {
         let context = crate::mock::open(name).expect("the mock device");
@@ -376,31 +381,25 @@ mod tests {
 
     #[test]
     fn ends_that_were_told_different_things_both_say_so() {
-        let serve = Serve {
-            sizes: Some(vec![1]),
-            ..Serve::default()
-        };
-        let (client, server) = conflicting(serve);
-        assert!(client.to_string().contains("--size [1]"), "{client}");
-        assert!(server.to_string().contains("--size [1]"), "{server}");
-        let serve = Serve {
+        let told = Plan {
+            sizes: vec![1],
             mtu: Some(4096),
-            ..Serve::default()
+            depth: 9,
+            ..short(Measure::Bandwidth)
         };
-        assert!(conflicting(serve).0.to_string().contains("--mtu 4096"));
-        let serve = Serve {
-            name: Some("write latency".to_owned()),
-            ..Serve::default()
-        };
+        for (option, says) in [
+            ("size", "--size 1,"),
+            ("mtu", "--mtu 4096,"),
+            ("depth", "--depth 9, the client asks for 128"),
+        ] {
+            let serve = Serve::insist(&told, |name| name == option);
+            let (client, server) = conflicting(serve);
+            assert!(client.to_string().contains(says), "{client}");
+            assert!(server.to_string().contains(says), "{server}");
+            assert!(client.is_setup() && server.is_setup());
+        }
+        let serve = Serve::insist(&short(Measure::Latency), |_| false);
         assert!(conflicting(serve).0.to_string().contains("write latency"));
-        assert!(
-            conflicting(Serve {
-                depth: Some(9),
-                ..Serve::default()
-            })
-            .0
-            .is_setup()
-        );
     }
 
     #[test]

@@ -33,9 +33,22 @@ pub(super) static LIBRARY: Library = Library {
     modify_qp,
     query_qp,
     destroy_qp,
+    create_srq,
+    modify_srq,
+    query_srq,
+    destroy_srq,
+    create_ah,
+    destroy_ah,
+    fork_init,
+    event_type_str,
+    wc_status_str,
     get_async_event,
     ack_async_event,
     query_gid_ex: Some(query_gid_ex),
+    qp_to_qp_ex: None,
+    reg_mr_iova2: None,
+    rereg_mr: None,
+    is_fork_initialized: None,
 };
 
 const DEVICES: [&str; 2] = ["mock0", "mock1"];
@@ -455,6 +468,59 @@ unsafe extern "C" fn destroy_qp(raw: *mut sys::ibv_qp) -> c_int {
     // SAFETY: as above; nobody uses it any more.
     drop(unsafe { Box::from_raw(raw) });
     0
+}
+
+// Shared receive queues and address handles: these devices have none.
+
+unsafe extern "C" fn create_srq(
+    _pd: *mut sys::ibv_pd,
+    _attributes: *mut sys::ibv_srq_init_attr,
+) -> *mut sys::ibv_srq {
+    fail(libc::EOPNOTSUPP);
+    null_mut()
+}
+
+unsafe extern "C" fn modify_srq(
+    _queue: *mut sys::ibv_srq,
+    _attributes: *mut sys::ibv_srq_attr,
+    _mask: c_int,
+) -> c_int {
+    libc::EOPNOTSUPP
+}
+
+unsafe extern "C" fn query_srq(
+    _queue: *mut sys::ibv_srq,
+    _attributes: *mut sys::ibv_srq_attr,
+) -> c_int {
+    libc::EOPNOTSUPP
+}
+
+unsafe extern "C" fn destroy_srq(_queue: *mut sys::ibv_srq) -> c_int {
+    libc::EOPNOTSUPP
+}
+
+unsafe extern "C" fn create_ah(
+    _pd: *mut sys::ibv_pd,
+    _attributes: *mut sys::ibv_ah_attr,
+) -> *mut sys::ibv_ah {
+    fail(libc::EOPNOTSUPP);
+    null_mut()
+}
+
+unsafe extern "C" fn destroy_ah(_handle: *mut sys::ibv_ah) -> c_int {
+    libc::EOPNOTSUPP
+}
+
+unsafe extern "C" fn fork_init() -> c_int {
+    0
+}
+
+unsafe extern "C" fn event_type_str(_kind: sys::ibv_event_type) -> *const c_char {
+    c"an event of the mock provider".as_ptr()
+}
+
+unsafe extern "C" fn wc_status_str(_status: sys::ibv_wc_status) -> *const c_char {
+    c"a status of the mock provider".as_ptr()
 }
 
 unsafe extern "C" fn get_async_event(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::error::VerbsError;
 use super::event;
+use super::limits::DeviceLimits;
 use crate::sys::{self, Library};
 
 type PostSend = unsafe extern "C" fn(
@@ -29,27 +30,6 @@ pub(super) struct Operations {
     pub(super) post_receive: PostReceive,
     pub(super) poll_cq: PollCq,
     pub(super) request_notify: RequestNotify,
-}
-
-/// Limits of a device, probed when it was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceLimits {
-    /// Number of physical ports.
-    pub ports: u8,
-    /// Work requests a queue may hold.
-    pub queue_depth: u32,
-    /// Segments a work request may have.
-    pub segments: u32,
-    /// Entries a completion queue may hold.
-    pub completion_queue_entries: u32,
-    /// Bytes one memory region may span.
-    pub region_bytes: u64,
-    /// Number of memory regions.
-    pub regions: u32,
-    /// Number of queue pairs.
-    pub queue_pairs: u32,
-    /// Reads and atomics a queue pair serves at a time.
-    pub reads_in_flight: u8,
 }
 
 /// An open device. Everything made from it keeps it open.
@@ -100,12 +80,8 @@ impl Context {
         let node_guid = u64::from_be(unsafe { (library.get_device_guid)(device.as_ptr()) });
         let opened = Opened { library, raw };
 
-        let mut attributes = sys::ibv_device_attr::default();
-        // SAFETY: the context is open and the attributes are ours.
-        let code = unsafe { (library.query_device)(raw.as_ptr(), &mut attributes) };
-        if code != 0 {
-            return Err(VerbsError::code("ibv_query_device", name, code));
-        }
+        // SAFETY: the context was just opened.
+        let (limits, attributes) = unsafe { DeviceLimits::probe(library, raw.as_ptr(), name) }?;
         // SAFETY: a provider fills its table before it returns the context.
         let table = unsafe { &(*raw.as_ptr()).ops };
         let missing = |operation| VerbsError::NoOperation {
@@ -126,7 +102,7 @@ impl Context {
             name: name.to_owned(),
             firmware: text(&attributes.fw_ver),
             node_guid,
-            limits: limits(&attributes),
+            limits,
             operations,
         };
         std::mem::forget(opened);
@@ -252,20 +228,6 @@ impl Drop for DeviceList {
     fn drop(&mut self) {
         // SAFETY: the list came from the same library; open contexts keep their devices.
         unsafe { (self.library.free_device_list)(self.raw.as_ptr()) };
-    }
-}
-
-fn limits(attributes: &sys::ibv_device_attr) -> DeviceLimits {
-    let positive = |value: i32| u32::try_from(value).unwrap_or(0);
-    DeviceLimits {
-        ports: attributes.phys_port_cnt,
-        queue_depth: positive(attributes.max_qp_wr),
-        segments: positive(attributes.max_sge),
-        completion_queue_entries: positive(attributes.max_cqe),
-        region_bytes: attributes.max_mr_size,
-        regions: positive(attributes.max_mr),
-        queue_pairs: positive(attributes.max_qp),
-        reads_in_flight: u8::try_from(attributes.max_qp_rd_atom).unwrap_or(u8::MAX),
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use thiserror::Error;
 
 use super::gid::GidChoice;
+use super::memlock::MemoryLock;
+use super::pages::MappingError;
 use crate::sys::LoadError;
 
 /// Why a verbs object could not be made, changed or used.
@@ -77,6 +79,43 @@ pub enum VerbsError {
         reserved: u32,
         /// Entries this one needs.
         wanted: u32,
+    },
+    /// Memory for a region, or for a window, could not be mapped.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// The kernel refused to pin memory for a region.
+    #[error("ibv_reg_mr on {device}: {bytes} bytes can't be pinned: {source}; {lock}")]
+    CannotPin {
+        /// The device.
+        device: String,
+        /// Bytes to register.
+        bytes: usize,
+        /// The limit on pinned memory at that moment.
+        lock: MemoryLock,
+        /// The errno.
+        source: io::Error,
+    },
+    /// More than the device can do.
+    #[error(
+        "{device} can do {limit} {what}, not {wanted}: `trackbed rdma devices --output json` has its limits"
+    )]
+    OverLimit {
+        /// The device.
+        device: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// What was asked for.
+        wanted: u64,
+        /// What the device can do.
+        limit: u64,
+    },
+    /// Something that the device can't do at all.
+    #[error("{device} has no {what}: use another device, or do without")]
+    Lacking {
+        /// The device.
+        device: String,
+        /// What it lacks.
+        what: &'static str,
     },
     /// Two objects that must belong together don't.
     #[error("{what} belongs to another {owner}: make both from the same one")]
@@ -159,10 +198,6 @@ fn known_gids(known: &[String]) -> String {
 /// What a failure of this verb usually means, as a clause to append.
 fn hint(verb: &str, source: &io::Error) -> &'static str {
     match (verb, source.raw_os_error()) {
-        ("ibv_reg_mr", Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM)) => {
-            "; the pages can't be pinned: raise RLIMIT_MEMLOCK (`ulimit -l unlimited`, LimitMEMLOCK=infinity \
-             in the unit), note that io_uring's fixed buffers count against it too"
-        }
         ("ibv_reg_mr", Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
             "; memory mapped from a file system with DAX, or access rights that the device lacks"
         }

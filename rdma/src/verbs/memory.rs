@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::error::VerbsError;
+use super::memlock;
 use crate::sys;
 
 /// Memory that can be registered.
@@ -128,12 +129,40 @@ pub enum Access {
     LocalWrite,
 }
 
+/// What a peer may do in memory of ours that it is told the key of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemoteAccess {
+    /// RDMA writes.
+    pub write: bool,
+    /// RDMA reads.
+    pub read: bool,
+    /// Fetch-and-add and compare-and-swap on aligned words of 8 bytes.
+    pub atomic: bool,
+}
+
+impl RemoteAccess {
+    pub(super) fn raw(self) -> u32 {
+        let flag = |set, flag| if set { flag } else { 0 };
+        flag(self.write, sys::IBV_ACCESS_REMOTE_WRITE)
+            | flag(self.read, sys::IBV_ACCESS_REMOTE_READ)
+            | flag(self.atomic, sys::IBV_ACCESS_REMOTE_ATOMIC)
+    }
+
+    fn from_raw(raw: u32) -> RemoteAccess {
+        RemoteAccess {
+            write: raw & sys::IBV_ACCESS_REMOTE_WRITE != 0,
+            read: raw & sys::IBV_ACCESS_REMOTE_READ != 0,
+            atomic: raw & sys::IBV_ACCESS_REMOTE_ATOMIC != 0,
+        }
+    }
+}
+
 /// Registered memory: pinned, and known to the adapter under its keys.
 pub struct MemoryRegion {
     raw: NonNull<sys::ibv_mr>,
     lkey: u32,
-    rkey: Option<u32>,
-    writable: bool,
+    rkey: u32,
+    access: u32,
     pd: Arc<ProtectionDomain>,
     memory: Option<Arc<dyn Pinned>>,
     start: usize,
@@ -158,52 +187,86 @@ impl MemoryRegion {
         }
     }
 
-    /// Registers all of `memory` for our own work requests and for RDMA writes of peers that are told
-    /// its rkey. [`super::RemoteWindow`] is the safe way to have such memory.
+    /// Registers all of `memory` for our own sends and for RDMA reads of peers that are told its rkey.
+    ///
+    /// A peer may read any byte at any time until the region is gone: no secret must come to lie there,
+    /// and what is changed meanwhile may arrive half old, half new. Nothing is ever written through the
+    /// region, neither by a peer nor by a receive of ours, so payloads in it may be shared.
+    pub fn register_remote_readable(
+        pd: &Arc<ProtectionDomain>,
+        memory: Arc<dyn Pinned>,
+    ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        Self::register_with(pd, memory, sys::IBV_ACCESS_REMOTE_READ)
+    }
+
+    /// As [`MemoryRegion::register_remote`], for RDMA writes alone.
     ///
     /// # Safety
-    /// From the moment a peer learns the rkey until the region (or the peer's queue pair) is gone, the
-    /// peer may write any byte at any time. The caller must see to it that no `&[u8]` or `&mut [u8]`
-    /// to bytes exists while a peer may write them: by a protocol that gives the peer leave for a part,
-    /// takes it back with the completion that says it is written, and tears the connection down before
-    /// trusting a part again whose writer broke the protocol.
+    /// As there.
     pub unsafe fn register_remote_writable(
         pd: &Arc<ProtectionDomain>,
         memory: Arc<dyn Pinned>,
     ) -> Result<Arc<MemoryRegion>, VerbsError> {
-        Self::register_with(
-            pd,
-            memory,
-            sys::IBV_ACCESS_LOCAL_WRITE | sys::IBV_ACCESS_REMOTE_WRITE,
-        )
+        let access = RemoteAccess {
+            write: true,
+            ..RemoteAccess::default()
+        };
+        // SAFETY: the caller promises the same.
+        unsafe { Self::register_remote(pd, memory, access) }
     }
 
-    fn register_with(
+    /// Registers all of `memory` for our own work requests, and for what `access` says of peers that are
+    /// told its rkey. [`super::RemoteWindow`] is the safe way to have such memory.
+    ///
+    /// # Safety
+    /// From the moment a peer learns the rkey until the region (or the peer's queue pair) is gone, the
+    /// peer may write any byte at any time, if `access` has `write` or `atomic`. The caller must see to it
+    /// that no `&[u8]` or `&mut [u8]` to bytes exists while a peer may write them: by a protocol that gives
+    /// the peer leave for a part, takes it back with the completion that says it is written, and tears the
+    /// connection down before trusting a part again whose writer broke the protocol.
+    pub unsafe fn register_remote(
+        pd: &Arc<ProtectionDomain>,
+        memory: Arc<dyn Pinned>,
+        access: RemoteAccess,
+    ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        Self::register_with(pd, memory, sys::IBV_ACCESS_LOCAL_WRITE | access.raw())
+    }
+
+    pub(super) fn register_with(
         pd: &Arc<ProtectionDomain>,
         memory: Arc<dyn Pinned>,
         access: u32,
     ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        let context = pd.context();
         let (start, len) = (memory.as_ptr(), memory.len());
+        context.limits().check(
+            context.name(),
+            "bytes in a memory region",
+            len as u64,
+            context.limits().region_bytes,
+        )?;
+        if access & sys::IBV_ACCESS_REMOTE_ATOMIC != 0 {
+            context.limits().check_atomics(context.name())?;
+        }
         // SAFETY: `Pinned` promises a valid mapping, which the region keeps alive; what the adapter
         // does there is bounded by `access` and by the payloads that posts own.
         let raw = unsafe {
-            (pd.context.library().reg_mr)(
+            (context.library().reg_mr)(
                 pd.as_ptr(),
                 start.cast::<c_void>(),
                 len,
                 access.cast_signed(),
             )
         };
-        let raw = NonNull::new(raw).ok_or_else(|| {
-            VerbsError::last("ibv_reg_mr", format!("{} ({len} bytes)", pd.context.name()))
-        })?;
+        let raw =
+            NonNull::new(raw).ok_or_else(|| memlock::registration_failed(context.name(), len))?;
         // SAFETY: the region was just made.
         let (lkey, rkey) = unsafe { ((*raw.as_ptr()).lkey, (*raw.as_ptr()).rkey) };
         Ok(Arc::new(MemoryRegion {
             raw,
             lkey,
-            rkey: (access & sys::IBV_ACCESS_REMOTE_WRITE != 0).then_some(rkey),
-            writable: access & sys::IBV_ACCESS_LOCAL_WRITE != 0,
+            rkey,
+            access,
             pd: Arc::clone(pd),
             memory: Some(memory),
             start: start as usize,
@@ -226,10 +289,18 @@ impl MemoryRegion {
         &self.pd
     }
 
-    /// How a peer addresses it; `None` unless it was registered remotely writable.
+    /// How a peer addresses it; `None` when peers may do nothing with it.
     pub fn remote(&self) -> Option<RemoteMemory> {
-        let (address, len) = (self.start as u64, self.len as u64);
-        self.rkey.map(|rkey| RemoteMemory { address, len, rkey })
+        (self.remote_access() != RemoteAccess::default()).then_some(RemoteMemory {
+            address: self.start as u64,
+            len: self.len as u64,
+            rkey: self.rkey,
+        })
+    }
+
+    /// What peers that are told its rkey may do.
+    pub fn remote_access(&self) -> RemoteAccess {
+        RemoteAccess::from_raw(self.access)
     }
 
     pub(super) fn local(&self) -> LocalRange {
@@ -237,7 +308,7 @@ impl MemoryRegion {
             start: self.start,
             end: self.start + self.len,
             lkey: self.lkey,
-            writable: self.writable,
+            writable: self.access & sys::IBV_ACCESS_LOCAL_WRITE != 0,
         }
     }
 }
@@ -262,7 +333,7 @@ pub(super) struct LocalRange {
     pub(super) writable: bool,
 }
 
-/// A peer's remotely writable memory, as the peer described it.
+/// A peer's memory that we may reach, as the peer described it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteMemory {
     /// Its start in the peer's address space.
@@ -310,7 +381,7 @@ impl RemoteMemory {
     }
 }
 
-/// Where a write goes: an address in the peer's memory and the key that opens it.
+/// Where a write goes or a read comes from: an address in the peer's memory and the key that opens it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteAddress {
     /// Address in the peer's address space.

@@ -105,7 +105,7 @@ impl Context {
         }
         let mut raw = sys::ibv_port_attr::default();
         // SAFETY: the context is open.
-        let code = match unsafe { sys::extended_query_port(self.as_ptr()) } {
+        let code = match unsafe { sys::extended_operation!(self.as_ptr(), query_port) } {
             // SAFETY: the attributes are ours and as large as we say.
             Some(query_port) => unsafe {
                 query_port(self.as_ptr(), port, &mut raw, size_of_val(&raw))
