@@ -2,7 +2,10 @@
 
 mod bench;
 mod check;
+mod compare;
 mod devices;
+mod input;
+mod mesh;
 
 use crate::exit::Failure;
 use crate::output::print;
@@ -20,6 +23,8 @@ enum RdmaCommand {
     Devices(devices::DevicesArgs),
     Bench(Box<bench::BenchArgs>),
     Check(Box<check::CheckArgs>),
+    Mesh(Box<mesh::MeshArgs>),
+    Compare(compare::CompareArgs),
 }
 
 /// Runs the subcommand.
@@ -28,6 +33,8 @@ pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
         RdmaCommand::Devices(args) => devices::run(args),
         RdmaCommand::Bench(args) => bench::run(*args),
         RdmaCommand::Check(args) => check::run(*args),
+        RdmaCommand::Mesh(args) => mesh::run(*args),
+        RdmaCommand::Compare(args) => compare::run(args),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod check;
 pub mod devices;
 pub mod fabric;
+pub mod mesh;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
 pub mod shard;

@@ -92,7 +92,9 @@ pub(crate) fn run(args: CheckArgs) -> Result<(), Failure> {
     match args.output {
         Form::Table => print(&text(&report, args.all))?,
         Form::Json => print_json(&report)?,
-        Form::Prometheus => print(prometheus::text(&report, std::time::SystemTime::now()).trim_end())?,
+        Form::Prometheus => {
+            print(prometheus::text(&report, std::time::SystemTime::now()).trim_end())?
+        }
     }
     match report.verdict {
         Verdict::Pass => Ok(()),
@@ -131,7 +133,9 @@ fn load_time(seconds: f64) -> Result<Duration, Failure> {
     Duration::try_from_secs_f64(seconds)
         .ok()
         .filter(|time| (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(time))
-        .ok_or_else(|| Failure::unable(format!("--load-time {seconds}: give 0.001 to 3600 seconds")))
+        .ok_or_else(|| {
+            Failure::unable(format!("--load-time {seconds}: give 0.001 to 3600 seconds"))
+        })
 }
 
 fn text(report: &CheckReport, all: bool) -> String {
@@ -183,7 +187,11 @@ fn text(report: &CheckReport, all: bool) -> String {
         Verdict::Fail => "not fit",
         Verdict::Inconclusive => "inconclusive: something that decides could not be found out",
     };
-    parts.push(format!("{}: {verdict} ({})", report.node, counts.join(", ")));
+    parts.push(format!(
+        "{}: {verdict} ({})",
+        report.node,
+        counts.join(", ")
+    ));
     parts.join("\n\n")
 }
 
@@ -225,14 +233,24 @@ mod tests {
     fn a_person_sees_what_is_wrong_first_what_to_do_and_the_verdict() {
         let short = text(&report(), false);
         assert!(!short.contains("port/mtu"), "{short}");
-        assert!(short.contains("mlx5_0/1 port/state: plug the cable in"), "{short}");
-        assert!(short.ends_with("node-1: not fit (1 failure, 1 ok)"), "{short}");
+        assert!(
+            short.contains("mlx5_0/1 port/state: plug the cable in"),
+            "{short}"
+        );
+        assert!(
+            short.ends_with("node-1: not fit (1 failure, 1 ok)"),
+            "{short}"
+        );
         assert!(text(&report(), true).contains("port/mtu"));
     }
 
     #[test]
     fn expectations_that_make_no_sense_are_refused() {
-        for line in ["check --device /1", "check --device mlx5_0/0", "check --output xml"] {
+        for line in [
+            "check --device /1",
+            "check --device mlx5_0/0",
+            "check --output xml",
+        ] {
             assert!(parsed(line).is_err(), "{line}");
         }
         for line in ["--expect-rate=-1", "--expect-rate NaN", "--expect-mtu 1500"] {

@@ -175,7 +175,7 @@ pub enum Load {
     /// It ran: what it moved, and the counters after it.
     Ran {
         /// What was measured.
-        row: Row,
+        row: Box<Row>,
         /// Counters after it.
         after: Counters,
     },

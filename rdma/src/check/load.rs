@@ -45,7 +45,10 @@ pub fn load(facts: &mut Facts, options: &LoadOptions, progress: &mut dyn FnMut(&
             let outcome = on_port(name, number, options);
             let after = Counters::read(&folder);
             port.load = match outcome {
-                Ok(row) => Load::Ran { row, after },
+                Ok(row) => Load::Ran {
+                    row: Box::new(row),
+                    after,
+                },
                 Err(error) if error.is_setup() => Load::Unable(error.to_string()),
                 Err(error) => Load::Broke {
                     reason: error.to_string(),

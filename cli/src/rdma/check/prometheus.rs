@@ -29,7 +29,11 @@ pub(super) fn text(report: &CheckReport, now: SystemTime) -> String {
         );
     }
     let name = "trackbed_rdma_check_findings";
-    head(&mut text, name, "How many findings there are of each severity.");
+    head(
+        &mut text,
+        name,
+        "How many findings there are of each severity.",
+    );
     for severity in Severity::ALL {
         let count = report
             .findings
@@ -91,10 +95,16 @@ mod tests {
         let series = "trackbed_rdma_check_severity{node=\"a\\\"b\",check=\"counters/load\",subject=\"mlx5_0/1\"} ";
         assert_eq!(text.matches(series).count(), 1, "{text}");
         assert!(text.contains(&format!("{series}4\n")), "{text}");
-        assert!(text.contains("trackbed_rdma_check_fit{node=\"a\\\"b\"} 0\n"), "{text}");
+        assert!(
+            text.contains("trackbed_rdma_check_fit{node=\"a\\\"b\"} 0\n"),
+            "{text}"
+        );
         assert!(text.contains("severity=\"failure\"} 1\n"), "{text}");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            assert!(line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<f64>().is_ok()));
+            assert!(
+                line.rsplit_once(' ')
+                    .is_some_and(|(_, value)| value.parse::<f64>().is_ok())
+            );
         }
     }
 }
