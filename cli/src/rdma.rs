@@ -6,6 +6,7 @@ mod compare;
 mod devices;
 mod input;
 mod mesh;
+mod report;
 
 use crate::exit::Failure;
 use crate::output::print;
@@ -24,6 +25,7 @@ enum RdmaCommand {
     Bench(Box<bench::BenchArgs>),
     Check(Box<check::CheckArgs>),
     Mesh(Box<mesh::MeshArgs>),
+    Report(report::ReportArgs),
     Compare(compare::CompareArgs),
 }
 
@@ -34,6 +36,7 @@ pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
         RdmaCommand::Bench(args) => bench::run(*args),
         RdmaCommand::Check(args) => check::run(*args),
         RdmaCommand::Mesh(args) => mesh::run(*args),
+        RdmaCommand::Report(args) => report::run(args),
         RdmaCommand::Compare(args) => compare::run(args),
     }
 }

@@ -170,7 +170,13 @@ fn part(
         })
 }
 
-fn serve(target: &Target, plan: &Plan, test: u64, tell: Tell<'_>) -> Result<FromAgent, BenchError> {
+fn serve(
+    target: &Target,
+    plan: &Plan,
+    test: u64,
+    patience: Duration,
+    tell: Tell<'_>,
+) -> Result<FromAgent, BenchError> {
     let agreed = Serve {
         name: Some(plan.name()),
         ..Serve::default()
