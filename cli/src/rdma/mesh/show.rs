@@ -139,6 +139,7 @@ fn conclusion(judgement: &Judgement) -> String {
     });
     let verdict = match verdict(judgement).1 {
         0 => "nothing stands out".to_owned(),
+        1 if judgement.outliers.len() == 1 => "1 outlier".to_owned(),
         1 => format!("{} outliers", judgement.outliers.len()),
         _ if judgement.judged_rails == 0 => {
             "inconclusive: with fewer than 4 nodes nobody can say which of them is slow".to_owned()

@@ -136,8 +136,12 @@ fn lead(args: &RunArgs, listener: TcpListener, nodes: usize) -> Result<Mesh, Mes
     }
     let outcome = coordinate(options, &mut |progress| match progress {
         Progress::Joined { node, came } => {
-            let ports = node.ports.len();
-            bar.suspend(|| eprintln!("{came} of {nodes}: {} with {ports} ports", node.name));
+            let ports: Vec<String> = node
+                .ports
+                .iter()
+                .map(|port| format!("{}/{}", port.device, port.port))
+                .collect();
+            bar.suspend(|| eprintln!("{came} of {nodes}: {} with {}", node.name, ports.join(", ")));
         }
         Progress::Refused { from, reason } => {
             bar.suspend(|| eprintln!("{from} was refused: {reason}"));

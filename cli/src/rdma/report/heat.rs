@@ -11,7 +11,7 @@ use trackbed_rdma::mesh::Mesh;
 const MOST_CELLS: usize = 96;
 /// Up to this many nodes, each cell has its number and each line its name.
 const MOST_NAMES: usize = 14;
-const SIDE: i32 = 560;
+const SIDE: i32 = 640;
 const TEXT: RGBColor = RGBColor(40, 40, 40);
 const FAILED: RGBColor = RGBColor(213, 94, 0);
 const NOTHING: RGBColor = RGBColor(240, 240, 240);
@@ -44,8 +44,8 @@ pub(super) fn map(mesh: &Mesh, rail: usize, figure: Figure) -> Drawn {
         .map(|node| node.name.chars().count().min(16))
         .max()
         .unwrap_or(0);
-    let head = if named { 20 + 7 * longest as i32 } else { 50 };
-    let step = (SIDE / size.max(1) as i32).clamp(4, 56);
+    let head = if named { 20 + 8 * longest as i32 } else { 50 };
+    let step = (SIDE / size.max(1) as i32).clamp(4, 60);
     let side = step * size as i32;
     let (width, height) = (head + side + 170, head.min(90) + side + 30);
     let top = head.min(90);
@@ -86,7 +86,7 @@ pub(super) fn map(mesh: &Mesh, rail: usize, figure: Figure) -> Drawn {
                 };
                 let ink = if dark { WHITE } else { TEXT };
                 let middle = (x + step / 2, y + step / 2);
-                area.draw_text(&text, &font(12, &ink, HPos::Center), middle)
+                area.draw_text(&text, &font(14, &ink, HPos::Center), middle)
                     .map_err(|error| failed(&error))?;
             }
         }
@@ -96,24 +96,24 @@ pub(super) fn map(mesh: &Mesh, rail: usize, figure: Figure) -> Drawn {
                 let name: String = mesh.nodes[line].name.chars().take(16).collect();
                 area.draw_text(
                     &name,
-                    &font(12, &TEXT, HPos::Right),
+                    &font(14, &TEXT, HPos::Right),
                     (head - 6, top + middle),
                 )
                 .map_err(|error| failed(&error))?;
-                let style = font(12, &TEXT, HPos::Left).transform(FontTransform::Rotate270);
+                let style = font(14, &TEXT, HPos::Left).transform(FontTransform::Rotate270);
                 area.draw_text(&name, &style, (head + middle, top - 6))
                     .map_err(|error| failed(&error))?;
             } else if line % (size / 8).max(1) == 0 {
                 let text = (line * block).to_string();
                 area.draw_text(
                     &text,
-                    &font(11, &TEXT, HPos::Right),
+                    &font(13, &TEXT, HPos::Right),
                     (head - 6, top + middle),
                 )
                 .map_err(|error| failed(&error))?;
                 area.draw_text(
                     &text,
-                    &font(11, &TEXT, HPos::Center),
+                    &font(13, &TEXT, HPos::Center),
                     (head + middle, top - 10),
                 )
                 .map_err(|error| failed(&error))?;
@@ -142,7 +142,7 @@ fn legend<B: DrawingBackend>(
 ) -> Result<(), String> {
     const STEPS: i32 = 24;
     let failed = |error: &dyn std::fmt::Display| error.to_string();
-    let style = ("sans-serif", 12)
+    let style = ("sans-serif", 14)
         .into_font()
         .color(&TEXT)
         .pos(Pos::new(HPos::Left, VPos::Center));

@@ -6,11 +6,11 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 pub(super) type Drawn = Result<String, String>;
 
-const WIDTH: u32 = 760;
-const HEIGHT: u32 = 380;
+const WIDTH: u32 = 900;
+const HEIGHT: u32 = 400;
 /// Room for the names at the lines' ends.
-const NAMES: i32 = 150;
-const FONT: (&str, i32) = ("sans-serif", 13);
+const NAMES: i32 = 170;
+const FONT: (&str, i32) = ("sans-serif", 15);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const AXIS: RGBColor = RGBColor(110, 110, 110);
 const TEXT: RGBColor = RGBColor(40, 40, 40);
@@ -79,8 +79,8 @@ fn draw(
     let mut chart = ChartBuilder::on(&area)
         .margin_top(12)
         .margin_right(NAMES)
-        .x_label_area_size(46)
-        .y_label_area_size(64)
+        .x_label_area_size(50)
+        .y_label_area_size(70)
         .build_cartesian_2d(frame.x.clone(), frame.y.clone())
         .map_err(to_known)?;
     chart
@@ -149,11 +149,11 @@ fn draw(
     names.sort_by_key(|(height, _)| *height);
     let right = chart.backend_coord(&(x_ends.1, y_ends.0)).0 + 8;
     let mut free = 12;
-    let below = 16 * i32::try_from(names.len()).unwrap_or(0);
+    let below = 18 * i32::try_from(names.len()).unwrap_or(0);
     for (at, (height, line)) in names.iter().enumerate() {
-        let left = below - 16 * i32::try_from(at).unwrap_or(0);
-        let height = (*height).max(free).min(HEIGHT as i32 - 40 - left + 16);
-        free = height + 16;
+        let left = below - 18 * i32::try_from(at).unwrap_or(0);
+        let height = (*height).max(free).min(HEIGHT as i32 - 40 - left + 18);
+        free = height + 18;
         let style = FONT
             .into_font()
             .color(&colour(line.style))
@@ -174,7 +174,7 @@ fn colour(style: Style) -> RGBColor {
 
 /// What has room beside a plot; the whole name is in the table.
 fn shortened(name: &str) -> String {
-    const LONGEST: usize = 22;
+    const LONGEST: usize = 23;
     if name.chars().count() <= LONGEST {
         return name.to_owned();
     }
@@ -208,8 +208,8 @@ pub(super) fn histogram(values: &[f64], x_title: &str) -> Drawn {
         let mut chart = ChartBuilder::on(&area)
             .margin_top(12)
             .margin_right(24)
-            .x_label_area_size(46)
-            .y_label_area_size(64)
+            .x_label_area_size(50)
+            .y_label_area_size(70)
             .build_cartesian_2d(x, y)
             .map_err(|error| failed(&error))?;
         chart
@@ -219,8 +219,9 @@ pub(super) fn histogram(values: &[f64], x_title: &str) -> Drawn {
             .bold_line_style(GRID)
             .axis_style(AXIS)
             .label_style(FONT.into_font().color(&TEXT))
+            .axis_desc_style(FONT.into_font().color(&TEXT))
             .x_desc(x_title)
-            .y_desc("figures")
+            .y_desc("number of figures")
             .draw()
             .map_err(|error| failed(&error))?;
         let bars = counts

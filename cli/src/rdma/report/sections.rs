@@ -49,17 +49,17 @@ pub(super) fn summary(content: &Content) -> String {
         {
             (0, true) => ("nothing stands out".to_owned(), "good"),
             (0, false) => ("not all could be judged".to_owned(), "warn"),
-            (count, _) => (format!("{count} stand out"), "bad"),
+            (count, _) => (counted(count, "outlier"), "bad"),
         };
         let pairs = format!(
             "{} of {} pairs",
             judged.judgement.measured, judged.judgement.expected
         );
-        let nodes = format!(
-            "{} nodes, {} rails",
-            judged.mesh.nodes.len(),
-            judged.mesh.rails()
-        );
+        let nodes = [
+            counted(judged.mesh.nodes.len(), "node"),
+            counted(judged.mesh.rails(), "rail"),
+        ]
+        .join(", ");
         rows.push(vec![
             text("mesh"),
             text(nodes),
@@ -77,11 +77,11 @@ pub(super) fn summary(content: &Content) -> String {
                 .filter(|finding| finding.severity == severity)
                 .count()
         };
-        let found = format!(
-            "{} failures, {} warnings",
-            count(Severity::Failure),
-            count(Severity::Warning)
-        );
+        let found = [
+            counted(count(Severity::Failure), "failure"),
+            counted(count(Severity::Warning), "warning"),
+        ]
+        .join(", ");
         let verdict = match check.verdict {
             Verdict::Pass => "fit",
             Verdict::Fail => "not fit",
@@ -97,6 +97,12 @@ pub(super) fn summary(content: &Content) -> String {
     }
     let heads = ["Measured", "Between", "Result", "Of line rate", "Verdict"];
     format!("<h2>Summary</h2>\n{}", table(&heads, &rows))
+}
+
+/// A number with its noun.
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 fn class(outcome: &str) -> &'static str {
