@@ -7,6 +7,7 @@
 //! among it) and `mock1` (with the classic one only); queue pairs of the whole process reach each other.
 
 mod calls;
+mod datagram;
 mod events;
 mod extended;
 mod fabric;
@@ -32,6 +33,16 @@ pub fn hold(qp_number: u32) {
 /// Carries out what waits on a held queue pair, and from now on what is posted.
 pub fn release(qp_number: u32) {
     fabric::lock().hold(qp_number, false);
+}
+
+/// Carries out that many of the work requests that wait, or will, on a held queue pair.
+pub fn step(qp_number: u32, count: u32) {
+    fabric::lock().step(qp_number, count);
+}
+
+/// Takes a queue pair to the error state, as if its device had: its peer finds nobody there.
+pub fn kill(qp_number: u32) {
+    fabric::lock().fail(qp_number);
 }
 
 /// Makes the next work request that a queue pair carries out end with this status (of
@@ -89,4 +100,10 @@ pub fn report_queue_pair(qp_number: u32, kind: u32) {
 /// Lets a completion queue overrun: polling it fails from now on, and its context reports it.
 pub fn overrun_queue(queue: &CompletionQueue) {
     fabric::lock().overrun_tagged(queue.id());
+}
+
+/// Makes a device refuse the next registration of memory with an errno, once.
+pub fn refuse_registration(context: &Context, errno: i32) {
+    let async_fd = context.raw_async_fd();
+    fabric::lock().refuse_registration.insert(async_fd, errno);
 }

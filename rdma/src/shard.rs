@@ -7,9 +7,11 @@
 //! tasks that should not keep it alive must not own a handle.
 
 mod buffers;
+mod files;
 mod memlock;
 mod ops;
 mod reactor;
+mod reads;
 mod ring;
 mod setup;
 mod table;
@@ -30,6 +32,7 @@ use crate::slab::{Lease, Slab};
 use transfer::Transfer;
 
 pub(crate) use ops::Message;
+pub use reads::{Finished, Reads, Refused};
 pub(crate) use ring::{Ring, Socket, spawn_local};
 pub use setup::ShardError;
 
@@ -182,6 +185,21 @@ impl Shard {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+
+    /// Makes a task by `make` on the shard's thread, where it reads `file` with up to `depth` reads
+    /// under way, and returns what it comes to. Otherwise as [`Shard::on_shard`].
+    pub async fn with_reads<F, Fut, T>(&self, file: Arc<File>, depth: u16, make: F) -> T
+    where
+        F: FnOnce(Reads) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        self.on_shard(move || {
+            let ring = Ring::current().expect("a shard's task runs on its thread");
+            make(Reads::new(ring, file, depth))
+        })
+        .await
     }
 
     fn run(&self, job: Job) {

@@ -115,9 +115,12 @@
 //! }
 //! ```
 
+mod address;
 mod attached;
+pub mod cm;
 mod completion;
 mod context;
+mod datagram;
 mod endpoint;
 mod error;
 mod event;
@@ -142,8 +145,13 @@ mod table;
 mod tests;
 mod window;
 
+pub use address::{AddressHandle, DatagramAddress, PathOptions, Sender};
 pub use completion::{Completion, CompletionQueue, Operation, Queue, WorkCompletion};
 pub use context::{Context, device_names};
+pub use datagram::{
+    Datagram, DatagramConfig, DatagramPeer, DatagramQueuePair, ReceivedDatagram, SentDatagram,
+    SettledDatagram,
+};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
 pub use event::{AsyncEvent, EventKind, Subject};

@@ -23,8 +23,16 @@ pub(super) struct Session {
     /// Whose answer broke the protocol or off: kept for the end of the link, like those above.
     broken: RefCell<Vec<UnderWay>>,
     next_tag: Cell<u32>,
+    /// Of the peer, which says something or sends data.
     silence: Silence,
+    /// Of whatever is at the other end: over verbs its adapter acknowledges what the peer is too busy to
+    /// answer.
+    absence: Silence,
 }
+
+/// How many times the deadline a peer may be silent while its adapter acknowledges: on a busy machine
+/// the peer's thread may not run for long, and a new link would not make it faster.
+const BUSY_DEADLINES: u32 = 3;
 
 /// One request that the peer has or is about to get.
 pub(super) struct UnderWay {
@@ -46,6 +54,7 @@ impl Session {
             broken: RefCell::default(),
             next_tag: Cell::new(0),
             silence: Silence::new(),
+            absence: Silence::new(),
         }
     }
 
@@ -96,7 +105,7 @@ impl Session {
         }
         if !self.owed() {
             // The peer owed nothing until now.
-            self.silence.end();
+            self.sign_of_life();
         }
         let tag = self.next_tag.get();
         self.next_tag.set(tag.wrapping_add(1));
@@ -115,6 +124,12 @@ impl Session {
     /// The peer was heard.
     pub(super) fn sign_of_life(&self) {
         self.silence.end();
+        self.absence.end();
+    }
+
+    /// The peer's adapter acknowledged something: its host is there, whatever the peer does.
+    pub(super) fn acknowledged(&self) {
+        self.absence.end();
     }
 
     /// Takes the request that a reply answers.
@@ -185,8 +200,9 @@ impl Session {
         let pause = deadline / 8;
         loop {
             self.ring.sleep(pause).await;
-            if self.silence.look(pause) >= deadline && self.owed() {
-                return LinkEnd::Silent(deadline);
+            let (absent, silent) = (self.absence.look(pause), self.silence.look(pause));
+            if self.owed() && (absent >= deadline || silent >= deadline * BUSY_DEADLINES) {
+                return LinkEnd::Silent(silent);
             }
         }
     }

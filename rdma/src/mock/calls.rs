@@ -6,6 +6,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
+use super::datagram::{create_ah, destroy_ah};
 use super::events::{self, ack_async_event, get_async_event};
 use super::extended;
 use super::fabric::{self, Queue, QueuePair, Region, Send};
@@ -118,6 +119,7 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     let is_extended = unsafe { (*device).name[4] == b'0'.cast_signed() };
     if is_extended {
         extended.query_port = Some(query_port);
+        extended.query_device_ex = Some(query_device_ex);
         extended.create_qp_ex = Some(create_qp_ex);
         extended.sz = size_of::<sys::verbs_context>();
         extended.context.abi_compat = sys::VERBS_ABI_IS_EXTENDED;
@@ -143,12 +145,7 @@ unsafe extern "C" fn close_device(context: *mut sys::ibv_context) -> c_int {
     unsafe { libc::close(extended.context.async_fd) }
 }
 
-unsafe extern "C" fn query_device(
-    context: *mut sys::ibv_context,
-    attributes: *mut sys::ibv_device_attr,
-) -> c_int {
-    // SAFETY: the caller's context.
-    let writes_only = unsafe { (*context).cmd_fd } == WRITES_ONLY;
+fn device_attributes(writes_only: bool) -> sys::ibv_device_attr {
     let mut known = sys::ibv_device_attr {
         phys_port_cnt: 1,
         max_qp_wr: 16384,
@@ -167,12 +164,46 @@ unsafe extern "C" fn query_device(
         max_srq: 1 << 16,
         max_srq_wr: 16384,
         max_srq_sge: 16,
+        max_ah: 1 << 16,
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
         *target = byte.cast_signed();
     }
-    // SAFETY: the caller's out pointer.
+    known
+}
+
+unsafe extern "C" fn query_device(
+    context: *mut sys::ibv_context,
+    attributes: *mut sys::ibv_device_attr,
+) -> c_int {
+    // SAFETY: the caller's context and out pointer.
+    unsafe { *attributes = device_attributes((*context).cmd_fd == WRITES_ONLY) };
+    0
+}
+
+unsafe extern "C" fn query_device_ex(
+    context: *mut sys::ibv_context,
+    _input: *const sys::ibv_query_device_ex_input,
+    attributes: *mut sys::ibv_device_attr_ex,
+    len: usize,
+) -> c_int {
+    if len < size_of::<sys::ibv_device_attr_ex>() {
+        return libc::EINVAL;
+    }
+    let mut known = sys::ibv_device_attr_ex {
+        // SAFETY: the caller's context.
+        orig_attr: device_attributes(unsafe { (*context).cmd_fd } == WRITES_ONLY),
+        completion_timestamp_mask: (1 << 48) - 1,
+        hca_core_clock: 156_250,
+        max_dm_size: 128 << 10,
+        raw_packet_caps: 4,
+        ..Default::default()
+    };
+    known.odp_caps.general_caps = sys::IBV_ODP_SUPPORT.into();
+    known.odp_caps.per_transport_caps.rc_odp_caps =
+        sys::IBV_ODP_SUPPORT_SEND | sys::IBV_ODP_SUPPORT_WRITE;
+    // SAFETY: the caller's out pointer, as large as it says.
     unsafe { *attributes = known };
     0
 }
@@ -221,7 +252,7 @@ unsafe extern "C" fn query_port_compat(
     0
 }
 
-fn gid(index: u32) -> Option<(sys::ibv_gid_type, [u8; 16])> {
+pub(super) fn gid(index: u32) -> Option<(sys::ibv_gid_type, [u8; 16])> {
     let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0xff, 0xfe, 0, 0, 1];
     let ipv4 = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
     match index {
@@ -282,7 +313,13 @@ unsafe extern "C" fn reg_mr(
     access: c_int,
 ) -> *mut sys::ibv_mr {
     let access = access.cast_unsigned();
+    // SAFETY: the protection domain and its context are alive.
+    let async_fd = unsafe { (*(*pd).context).async_fd };
     let mut fabric = fabric::lock();
+    if let Some(errno) = fabric.refuse_registration.remove(&async_fd) {
+        fail(errno);
+        return null_mut();
+    }
     let key = fabric.number();
     let region = Region {
         start: start as u64,
@@ -498,6 +535,9 @@ unsafe extern "C" fn modify_qp(
     if mask & sys::IBV_QP_ACCESS_FLAGS != 0 {
         pair.access = attributes.qp_access_flags;
     }
+    if mask & sys::IBV_QP_QKEY != 0 {
+        pair.queue_key = attributes.qkey;
+    }
     if mask & sys::IBV_QP_DEST_QPN != 0 {
         pair.peer = attributes.dest_qp_num;
     }
@@ -545,20 +585,6 @@ unsafe extern "C" fn destroy_qp(raw: *mut sys::ibv_qp) -> c_int {
     // SAFETY: as above, so it is a leaked box; nobody uses it any more.
     drop(unsafe { Box::from_raw(raw.cast::<extended::QueuePair>()) });
     0
-}
-
-// Address handles: these devices have none.
-
-unsafe extern "C" fn create_ah(
-    _pd: *mut sys::ibv_pd,
-    _attributes: *mut sys::ibv_ah_attr,
-) -> *mut sys::ibv_ah {
-    fail(libc::EOPNOTSUPP);
-    null_mut()
-}
-
-unsafe extern "C" fn destroy_ah(_handle: *mut sys::ibv_ah) -> c_int {
-    libc::EOPNOTSUPP
 }
 
 unsafe extern "C" fn fork_init() -> c_int {

@@ -25,6 +25,8 @@ pub(super) struct Fabric {
     pub(super) reporters: HashMap<usize, RawFd>,
     /// Events and notifications of an object that were taken and not acknowledged.
     pub(super) taken: HashMap<usize, u32>,
+    /// With which errno a context, by its descriptor, refuses the next registration.
+    pub(super) refuse_registration: HashMap<RawFd, i32>,
     /// The structures of queue pairs, by their numbers.
     pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
@@ -35,6 +37,8 @@ pub(super) struct QueuePair {
     pub(super) peer: u32,
     pub(super) pd: usize,
     pub(super) access: u32,
+    pub(super) kind: sys::ibv_qp_type,
+    pub(super) queue_key: u32,
     pub(super) send_queue: usize,
     pub(super) receive_queue: usize,
     pub(super) depths: (usize, usize),
@@ -44,6 +48,8 @@ pub(super) struct QueuePair {
     /// The address of its shared receive queue's structure.
     pub(super) shared_receives: Option<usize>,
     held: bool,
+    /// Work requests to carry out all the same.
+    steps: u32,
     refuse_sends: Option<(u32, i32)>,
     pub(super) fail_next: Option<sys::ibv_wc_status>,
     pub(super) complete_twice: bool,
@@ -86,6 +92,8 @@ pub(super) struct Send {
     pub(super) remote: (u64, u32),
     /// What is added or compared with, and what is swapped in.
     pub(super) operands: (u64, u64),
+    /// The queue pair and key that a datagram goes to; of no meaning on a connection.
+    pub(super) datagram: (u32, u32),
     pub(super) inline: Option<Vec<u8>>,
     pub(super) parts: Vec<Part>,
 }
@@ -109,11 +117,12 @@ impl Send {
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD | sys::IBV_WR_ATOMIC_CMP_AND_SWP
         );
         // SAFETY: all variants of the unions are plain integers.
-        let (immediate, rdma, atomic) = unsafe {
+        let (immediate, rdma, atomic, ud) = unsafe {
             (
                 request.__bindgen_anon_1.imm_data,
                 request.wr.rdma,
                 request.wr.atomic,
+                request.wr.ud,
             )
         };
         Send {
@@ -131,6 +140,7 @@ impl Send {
             } else {
                 (0, 0)
             },
+            datagram: (ud.remote_qpn, ud.remote_qkey),
             inline: inline.then(|| gather(&parts)),
             parts,
         }
@@ -186,6 +196,13 @@ impl Fabric {
     pub(super) fn hold(&mut self, qp_number: u32, held: bool) {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.held = held;
+        }
+        self.work_off(qp_number);
+    }
+
+    pub(super) fn step(&mut self, qp_number: u32, count: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.steps = queue_pair.steps.saturating_add(count);
         }
         self.work_off(qp_number);
     }
@@ -286,12 +303,13 @@ impl Fabric {
             if queue_pair.state == sys::IBV_QPS_ERR {
                 return self.fail(qp_number);
             }
-            if queue_pair.held {
+            if queue_pair.held && queue_pair.steps == 0 {
                 return;
             }
             let Some(send) = queue_pair.sends.pop_front() else {
                 return;
             };
+            queue_pair.steps = queue_pair.steps.saturating_sub(1);
             let queue = queue_pair.send_queue;
             let status = match queue_pair.fail_next.take() {
                 Some(status) => status,
@@ -426,6 +444,8 @@ impl QueuePair {
             peer: 0,
             pd,
             access: 0,
+            kind: attributes.qp_type,
+            queue_key: 0,
             send_queue: attributes.send_cq as usize,
             receive_queue: attributes.recv_cq as usize,
             depths: (
@@ -437,6 +457,7 @@ impl QueuePair {
             receives: VecDeque::new(),
             shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
+            steps: 0,
             refuse_sends: None,
             fail_next: None,
             complete_twice: false,

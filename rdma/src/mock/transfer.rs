@@ -39,7 +39,7 @@ fn take(address: u64, len: usize) -> Vec<u8> {
 }
 
 /// Spreads what arrived over the segments it was asked into.
-fn scatter(parts: &[Part], bytes: &[u8]) {
+pub(super) fn scatter(parts: &[Part], bytes: &[u8]) {
     let mut rest = bytes;
     for part in parts {
         let (now, later) = rest.split_at(rest.len().min(part.len as usize));
@@ -48,7 +48,7 @@ fn scatter(parts: &[Part], bytes: &[u8]) {
     }
 }
 
-fn room(parts: &[Part]) -> usize {
+pub(super) fn room(parts: &[Part]) -> usize {
     parts.iter().map(|part| part.len as usize).sum()
 }
 
@@ -65,6 +65,9 @@ impl Fabric {
             .queue_pairs
             .get(&qp_number)
             .ok_or(sys::IBV_WC_FATAL_ERR)?;
+        if own.kind == sys::IBV_QPT_UD {
+            return self.send_datagram(qp_number, send);
+        }
         let (pd, peer) = (own.pd, own.peer);
         let remote = self
             .queue_pairs
@@ -120,7 +123,7 @@ impl Fabric {
     }
 
     /// The bytes of a send or write.
-    fn outgoing(&self, send: &Send, pd: usize) -> Result<Vec<u8>, Failed> {
+    pub(super) fn outgoing(&self, send: &Send, pd: usize) -> Result<Vec<u8>, Failed> {
         match &send.inline {
             Some(bytes) => Ok(bytes.clone()),
             None if self.covers(&send.parts, pd, 0) => Ok(gather(&send.parts)),

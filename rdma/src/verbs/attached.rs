@@ -63,6 +63,12 @@ impl Attached {
         write_down(segments, payload.as_ptr(), range.lkey, list);
         Ok(())
     }
+
+    /// Keeps the regions registered for ever.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.regions));
+        std::mem::forget(Arc::clone(&self.pd));
+    }
 }
 
 /// Writes down parts of a payload as the adapter takes them.

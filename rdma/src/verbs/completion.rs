@@ -419,6 +419,21 @@ impl WorkCompletion {
         self.raw.qp_num
     }
 
+    /// Whether a header was written before the bytes of a datagram.
+    pub(super) fn has_header(&self) -> bool {
+        self.raw.wc_flags & sys::IBV_WC_GRH != 0
+    }
+
+    /// The queue pair that a datagram came from.
+    pub(super) fn source_qp_number(&self) -> u32 {
+        self.raw.src_qp
+    }
+
+    /// The local identifier that a datagram came from.
+    pub(super) fn source_lid(&self) -> u16 {
+        self.raw.slid
+    }
+
     /// The same once more, as a faulty device might give it.
     #[cfg(test)]
     pub(super) fn duplicate(&self) -> WorkCompletion {

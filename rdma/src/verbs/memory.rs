@@ -1,6 +1,7 @@
 //! Memory that an adapter may touch: who owns it, and what it may do there.
 
 use std::ffi::c_void;
+use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -321,6 +322,16 @@ impl Drop for MemoryRegion {
             // Still registered: the memory must outlive what the adapter may do there.
             std::mem::forget(self.memory.take());
         }
+    }
+}
+
+impl fmt::Debug for MemoryRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryRegion")
+            .field("device", &self.pd.context().name())
+            .field("len", &self.len)
+            .field("remote_access", &self.remote_access())
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod core;
 mod create;
+mod managed;
 
 use std::fmt;
 use std::sync::Arc;

@@ -94,6 +94,13 @@ impl<B> Table<B> {
         self.free.push(index);
         Some(payload)
     }
+
+    /// Forgets all payloads without dropping them.
+    pub(super) fn leak(&mut self) {
+        for slot in &mut self.slots {
+            std::mem::forget(slot.payload.take());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The safe layer on the mock provider: what a healthy device and what a failing one gives.
 
+mod datagram;
 mod events;
+mod regions;
 mod shared_receive;
 mod waiting;
 

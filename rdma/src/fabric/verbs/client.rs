@@ -270,6 +270,7 @@ impl Settle<Sending, ()> for Requester {
             counters.verbs_work_failed.increment();
             return;
         }
+        self.session.acknowledged();
         for sending in sent {
             match sending {
                 Sending::Requests(_) => counters.verbs_sends_completed.increment(),

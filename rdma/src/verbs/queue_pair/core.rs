@@ -211,7 +211,11 @@ impl<S, R> Core<S, R> {
         }
     }
 
-    fn modify(
+    pub(super) fn local_port(&self) -> LocalPort {
+        self.local
+    }
+
+    pub(super) fn modify(
         &self,
         mut attributes: sys::ibv_qp_attr,
         mask: u32,
