@@ -13,6 +13,7 @@ mod extended;
 mod fabric;
 mod shared_receive;
 mod transfer;
+mod windows;
 
 use std::sync::Arc;
 
@@ -106,4 +107,10 @@ pub fn overrun_queue(queue: &CompletionQueue) {
 pub fn refuse_registration(context: &Context, errno: i32) {
     let async_fd = context.raw_async_fd();
     fabric::lock().refuse_registration.insert(async_fd, errno);
+}
+
+/// Makes a device refuse to destroy a memory window with an errno, once.
+pub fn refuse_window_end(context: &Context, errno: i32) {
+    let async_fd = context.raw_async_fd();
+    fabric::lock().refuse_window_end.insert(async_fd, errno);
 }

@@ -125,11 +125,13 @@ mod endpoint;
 mod error;
 mod event;
 mod file_mapping;
+mod fork;
 mod gid;
 mod limits;
 mod mapping;
 mod memlock;
 mod memory;
+mod memory_window;
 mod pages;
 mod port;
 mod post;
@@ -156,6 +158,7 @@ pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
 pub use event::{AsyncEvent, EventKind, Subject};
 pub use file_mapping::FileMapping;
+pub use fork::{ForkSupport, fork_support, prepare_fork};
 pub use gid::{Gid, GidChoice, GidEntry, GidKind};
 pub use limits::{Atomics, DeviceLimits, OnDemandPaging, PagedOperations};
 pub use mapping::{Mapping, Piece};
@@ -163,6 +166,9 @@ pub use memlock::MemoryLock;
 pub use memory::{
     Access, MemoryRegion, Pinned, ProtectionDomain, RemoteAccess, RemoteAddress, RemoteMemory,
     Segment, Sink, Source,
+};
+pub use memory_window::{
+    CloseFailed, ClosedWindow, ClosingWindow, MemoryWindow, OpenFailed, OpenWindow,
 };
 pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};
