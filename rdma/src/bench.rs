@@ -1,21 +1,36 @@
 //! Measures what two devices move between them with plain verbs: no GPU, no vendor's tool.
 //!
 //! The client decides what is measured and tells the server, so that both ends always run the same
-//! thing; they agree on the kind of GID too. Each bandwidth ends with the server comparing what
-//! arrived with what was to be sent: a fast wrong answer is an error.
+//! thing; they agree on the kind of GID too. Each size ends with both ends comparing what arrived with
+//! what was to be sent: a fast wrong answer is an error.
 //!
-//! [`serve`] and [`run`] are the two roles between two processes, [`run_local`] does both in one.
+//! [`serve`] and [`run`] are the two roles between two processes, [`run_local`] does both in one. A
+//! [`Plan`] says what is measured, a [`Target`] on what, a [`Report`] what came of it, and [`judge`]
+//! whether that is what was expected.
 
 mod bandwidth;
 mod channel;
+mod contents;
+mod cpu;
+mod end;
+mod histogram;
+mod lane;
 mod latency;
+mod limit;
 mod meet;
+mod memory;
 mod message;
 mod network;
+mod numa;
 mod pattern;
 mod plan;
 mod report;
 mod roles;
+mod security;
+mod series;
+mod statistics;
+mod target;
+mod transfer;
 mod verdict;
 
 use std::io;
@@ -26,14 +41,13 @@ use thiserror::Error;
 
 use crate::verbs::{CompletionError, VerbsError};
 
-pub use meet::{DeviceChoice, Target};
+pub use memory::Memory;
 pub use plan::{AtomicKind, Length, Measure, Plan, PlanError, Rate, Sizes, Verb};
-pub use report::{
-    Cpu, Expectation, Figure, Interval, Latency, Limit, Outcome, Percentile, Report, Row, SCHEMA,
-    Steady, Verdict,
-};
-pub use roles::{Progress, Serve, run, run_local, serve};
-pub use verdict::judge;
+pub use report::{Cpu, Interval, Latency, Limit, Percentile, Report, Row, SCHEMA, Steady};
+pub use roles::{Progress, Serve, Stage, run, run_local, serve, serve_all};
+pub use security::{Identity, IdentityError};
+pub use target::{DeviceChoice, Target};
+pub use verdict::{Expectation, Figure, Outcome, Verdict, judge};
 
 /// Where servers listen unless told otherwise.
 pub const DEFAULT_PORT: u16 = 18620;
@@ -50,19 +64,25 @@ pub enum BenchError {
     /// What shall be measured makes no sense, here or at all.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Memory can't be mapped.
-    #[error("cannot map {bytes} bytes: {source}")]
-    Memory {
-        /// How much.
-        bytes: usize,
-        /// What the system said.
-        source: io::Error,
+    /// The measuring thread can't be bound to a NUMA node.
+    #[error("NUMA node {node}: {reason}; `ls /sys/devices/system/node` shows which there are")]
+    Numa {
+        /// The node.
+        node: u32,
+        /// Why.
+        reason: String,
     },
     /// Cannot listen.
     #[error("cannot listen on {address}: {source}; choose another port with --tcp-port")]
     Listen {
         /// Where.
         address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody can be let in.
+    #[error("cannot take a client's connection: {source}")]
+    Accept {
         /// What the system said.
         source: io::Error,
     },

@@ -7,8 +7,15 @@
 //!
 //! The fabric does not look at what it carries: a payload is as trustworthy as the peer until the
 //! layer above has checked it against its seal. Time matters less than life: a link ends when a peer
-//! that owes answers gives no sign of life for [`FabricConfig::deadline`]; a peer that is only slow
-//! says that it is at work, and how long that is worth waiting for is decided above.
+//! that owes answers gives no sign of life for [`FabricConfig::deadline`]. Data that arrives is such
+//! a sign, however little of an answer it is; a peer that has none to send yet says that it is at
+//! work, and one that is too busy even for that is known to be there by its adapter, for a while. How
+//! long a slow one is worth waiting for is decided above.
+//!
+//! A link that is cut ends each of its fetches with an error, once; the others never notice. A new
+//! meeting makes a new link: what was fetched stays, and what failed is asked again by whoever
+//! wants it. A requester that takes its answers slowly holds no more of the server than
+//! [`FabricConfig::serves_per_peer`] slots, and stalls nobody but itself.
 
 mod config;
 mod counters;
@@ -18,6 +25,7 @@ mod link;
 mod meeting;
 mod serve;
 mod session;
+mod silence;
 mod tcp;
 mod verbs;
 

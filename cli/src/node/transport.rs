@@ -9,8 +9,8 @@ use trackbed_cache::{Agent, Registry};
 use trackbed_rdma::fabric::{Fabric, FabricConfig, FabricCounters, FabricError, FabricKind};
 use trackbed_rdma::shard::Shard;
 
-/// Makes the fabric that was chosen and hands it to the agent. Returns the verbs device
-/// that was named, empty with TCP.
+/// Makes the fabric that was chosen and hands it to the agent. Returns the verbs device in use,
+/// empty with TCP.
 pub(crate) fn connect(
     config: &NodeConfig,
     agent: &Agent,
@@ -35,7 +35,7 @@ pub(crate) fn connect(
     };
     let device = match fabric.kind() {
         FabricKind::Tcp => String::new(),
-        FabricKind::Verbs => config.rdma_device.clone().unwrap_or_default(),
+        FabricKind::Verbs => fabric.device().unwrap_or_default().to_owned(),
     };
     tracing::info!(kind = %fabric.kind(), device, address = ?fabric.data_address(), "peers' data");
     agent.set_fabric(fabric);

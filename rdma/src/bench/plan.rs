@@ -240,6 +240,20 @@ impl Plan {
         ]
     }
 
+    pub(super) fn connect_options(&self) -> ConnectOptions {
+        ConnectOptions {
+            timeout: self.timeout,
+            retries: self.retries,
+            // A receiver that is slower than the sender is what a bandwidth of sends is about: the
+            // adapters wait for it, and nothing at all for seconds is found out elsewhere.
+            not_ready_retries: 7,
+            mtu: self.mtu(),
+            traffic_class: self.traffic_class,
+            service_level: self.service_level,
+            ..ConnectOptions::default()
+        }
+    }
+
     pub(super) fn mtu(&self) -> Mtu {
         self.mtu.and_then(Mtu::from_bytes).unwrap_or(Mtu::Bytes4096)
     }

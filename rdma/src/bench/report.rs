@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
-pub use super::verdict::{Expectation, Figure, Outcome, Verdict};
+use super::verdict::{Figure, Verdict};
 
 /// The version of a report's form.
 pub const SCHEMA: u32 = 2;

@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::channel::oneshot;
 
 use super::counters::Counters;
 use super::frame::{Entry, MAX_ENTRIES, Outcome, Reply, TRAILER_BYTES, encode_requests};
 use super::link::{Ask, Driver, LinkEnd};
+use super::silence::Silence;
 use super::{FetchError, Payload, chunk_capacity};
 use crate::shard::Ring;
 use crate::slab::{Lease, Slab};
@@ -22,7 +23,9 @@ pub(super) struct Session {
     /// Whose answer broke the protocol or off: kept for the end of the link, like those above.
     broken: RefCell<Vec<UnderWay>>,
     next_tag: Cell<u32>,
-    last_sign: Cell<Instant>,
+    silence: Silence,
+    /// How much silence ends the link.
+    patience: Duration,
 }
 
 /// One request that the peer has or is about to get.
@@ -33,8 +36,8 @@ pub(super) struct UnderWay {
 }
 
 impl Session {
-    /// Begins a session on the shard's thread.
-    pub(super) fn begin(driver: Driver, ring: Rc<Ring>) -> Session {
+    /// Begins a session on the shard's thread. So much silence of a peer that owes answers ends it.
+    pub(super) fn begin(driver: Driver, ring: Rc<Ring>, patience: Duration) -> Session {
         driver.counters.links_opened.increment();
         ring.register(driver.arena());
         let slots = driver.arena().slots();
@@ -44,7 +47,8 @@ impl Session {
             under_way: RefCell::new((0..slots).map(|_| None).collect()),
             broken: RefCell::default(),
             next_tag: Cell::new(0),
-            last_sign: Cell::new(Instant::now()),
+            silence: Silence::new(),
+            patience,
         }
     }
 
@@ -95,7 +99,7 @@ impl Session {
         }
         if !self.owed() {
             // The peer owed nothing until now.
-            self.last_sign.set(Instant::now());
+            self.sign_of_life();
         }
         let tag = self.next_tag.get();
         self.next_tag.set(tag.wrapping_add(1));
@@ -113,7 +117,7 @@ impl Session {
 
     /// The peer was heard.
     pub(super) fn sign_of_life(&self) {
-        self.last_sign.set(Instant::now());
+        self.silence.end();
     }
 
     /// Takes the request that a reply answers.
@@ -178,20 +182,20 @@ impl Session {
         let _ = answer.send(result);
     }
 
-    /// Ends when the peer owed an answer and gave no sign of life for the deadline.
+    /// Ends when the peer owed an answer and gave no sign of life for too long.
     pub(super) async fn watch(&self) -> LinkEnd {
-        let deadline = self.driver.deadline;
+        let pause = self.driver.deadline / 8;
         loop {
-            self.ring.sleep(deadline / 4).await;
-            if self.waits_since(deadline) {
-                return LinkEnd::Silent(deadline);
+            self.ring.sleep(pause).await;
+            if self.silence.look(pause) >= self.patience && self.owed() {
+                return LinkEnd::Silent(self.patience);
             }
         }
     }
 
     /// Whether the peer owes an answer and has not been heard for that long.
     pub(super) fn waits_since(&self, time: Duration) -> bool {
-        self.owed() && self.last_sign.get().elapsed() >= time
+        self.owed() && self.silence.lasted() >= time
     }
 
     fn owed(&self) -> bool {

@@ -5,10 +5,15 @@
 //! reply's frame; a refusal is an immediate alone. An immediate is `slot << 16 | status << 8 | tag`,
 //! the tag cut to 8 bits: enough to notice a stray one, while the frame in the slot has all of it.
 //!
+//! Data goes in pieces, and each but the last carries an immediate that says "working". A queue pair
+//! works in order, so nothing sent as a sign of life would overtake the data queued before it: the
+//! data itself must show the requester that the peer is there, and its acknowledgements show the
+//! server the same, as often as a piece takes and not a whole answer.
+//!
 //! Only arenas are remotely writable, each in a protection domain of its own: the keys of one peer
 //! open nothing on another's connection, and the domain peers are served from has nothing to open.
 //! Neither side can overrun the other: the server has a receive posted for every slot the requester
-//! has, and the requester one for every slot and a few more for signs of life.
+//! has, and the requester one for every piece of every slot and a few more for signs of life.
 //!
 //! Each link has a completion queue and its own descriptor, waited for by the ring; one a shard is
 //! for when there are peers by the hundred.
@@ -38,9 +43,25 @@ pub(super) use client::Half;
 /// The most peers served at a time.
 const MAX_PEERS: usize = 1024;
 
-/// Receives of a requester beyond one a slot: for signs of life, of which one is under way at most
-/// and the next comes a heartbeat later.
+/// Receives of a requester beyond those for answers: for signs of life, of which one is under way at
+/// most and the next comes a heartbeat later.
 const SPARE_RECEIVES: usize = 8;
+
+/// The least bytes of data written at a time: on a link that brings 50 KB/s, every 10 s.
+const PIECE_BYTES: usize = 512 << 10;
+
+/// The most pieces of an answer. Chunks of more than 8 MiB are written in larger ones.
+const MAX_PIECES: usize = 16;
+
+/// Bytes of data written at a time, for answers of up to that many.
+fn piece_bytes(capacity: usize) -> usize {
+    capacity.div_ceil(MAX_PIECES).max(PIECE_BYTES)
+}
+
+/// Pieces of the largest answer: so many immediates, the last of them with the trailer.
+fn pieces(capacity: usize) -> usize {
+    capacity.div_ceil(piece_bytes(capacity)).max(1)
+}
 
 /// The transport of a fabric over verbs.
 pub(super) struct Verbs {
@@ -170,6 +191,7 @@ impl Verbs {
             &self.serving,
             slots,
             self.server.serves_per_peer,
+            pieces(self.server.chunk_capacity),
             &theirs,
         )?;
         let answer = Greeting {
@@ -258,8 +280,8 @@ impl Immediate {
     const PAYLOAD: u8 = 0;
     const WORKING: u8 = 0xff;
 
-    fn encode(self) -> u32 {
-        u32::from(self.slot) << 16 | u32::from(self.status) << 8 | u32::from(self.tag)
+    const fn encode(self) -> u32 {
+        (self.slot as u32) << 16 | (self.status as u32) << 8 | self.tag as u32
     }
 
     fn decode(bits: u32) -> Immediate {

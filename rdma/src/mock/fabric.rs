@@ -1,9 +1,13 @@
-//! What the mock provider keeps, and how it carries work requests out.
+//! What the mock provider keeps: queue pairs and their work requests, queues, regions, due events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use super::events::Event;
+use super::shared_receive::SharedReceives;
+use super::transfer::gather;
 use crate::sys;
 
 /// All mock objects of the process, by the numbers that the C structures carry.
@@ -12,9 +16,23 @@ pub(super) struct Fabric {
     pub(super) queue_pairs: HashMap<u32, QueuePair>,
     pub(super) queues: HashMap<usize, Queue>,
     pub(super) regions: HashMap<u32, Region>,
+    /// By the address of the queue's structure.
+    pub(super) shared_receives: HashMap<usize, SharedReceives>,
     pub(super) due: HashMap<RawFd, VecDeque<usize>>,
-    /// Ports and whether they came up, by the descriptor of the context that shall report it.
-    pub(super) events: HashMap<RawFd, VecDeque<(u8, bool)>>,
+    /// What waits to be taken, by the descriptor of the context that reports it.
+    pub(super) events: HashMap<RawFd, VecDeque<Event>>,
+    /// The descriptor that events of an object are reported on, by the address of its structure.
+    pub(super) reporters: HashMap<usize, RawFd>,
+    /// Events and notifications of an object that were taken and not acknowledged.
+    pub(super) taken: HashMap<usize, u32>,
+    /// With which errno a context, by its descriptor, refuses the next registration.
+    pub(super) refuse_registration: HashMap<RawFd, i32>,
+    /// The upper parts of the keys of windows.
+    pub(super) windows: HashSet<u32>,
+    /// With which errno a context, by its descriptor, refuses once to destroy a window.
+    pub(super) refuse_window_end: HashMap<RawFd, i32>,
+    /// The structures of queue pairs, by their numbers.
+    pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
 }
 
@@ -23,14 +41,26 @@ pub(super) struct QueuePair {
     pub(super) peer: u32,
     pub(super) pd: usize,
     pub(super) access: u32,
+    pub(super) kind: sys::ibv_qp_type,
+    pub(super) queue_key: u32,
     pub(super) send_queue: usize,
     pub(super) receive_queue: usize,
     pub(super) depths: (usize, usize),
     pub(super) refuse_destruction: Option<i32>,
     sends: VecDeque<Send>,
-    receives: VecDeque<Receive>,
+    pub(super) receives: VecDeque<Receive>,
+    /// The address of its shared receive queue's structure.
+    pub(super) shared_receives: Option<usize>,
     held: bool,
+    /// Work requests to carry out all the same.
+    steps: u32,
     refuse_sends: Option<(u32, i32)>,
+    pub(super) fail_next: Option<sys::ibv_wc_status>,
+    pub(super) complete_twice: bool,
+    /// Whether a send waits until the peer has a receive for it, however long that takes.
+    pub(super) waits_for_receives: bool,
+    /// Who waits for a receive of this one.
+    awaited_by: Option<u32>,
 }
 
 #[derive(Default)]
@@ -40,7 +70,8 @@ pub(super) struct Queue {
     pub(super) channel: Option<RawFd>,
     pub(super) armed: bool,
     pub(super) overrun: bool,
-    pub(super) unacknowledged: u32,
+    /// What the queue's owner calls it.
+    pub(super) tag: u64,
 }
 
 pub(super) struct Region {
@@ -48,28 +79,99 @@ pub(super) struct Region {
     pub(super) len: u64,
     pub(super) access: u32,
     pub(super) pd: usize,
+    /// The one queue pair that a window is open to; none for a region.
+    pub(super) window_of: Option<u32>,
 }
 
 #[derive(Clone)]
-struct Part {
-    address: u64,
-    len: u32,
-    lkey: u32,
+pub(super) struct Part {
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) lkey: u32,
 }
 
-struct Send {
-    id: u64,
-    opcode: sys::ibv_wr_opcode,
-    signaled: bool,
-    immediate: u32,
-    remote: (u64, u32),
-    inline: Option<Vec<u8>>,
-    parts: Vec<Part>,
+pub(super) struct Send {
+    pub(super) id: u64,
+    pub(super) opcode: sys::ibv_wr_opcode,
+    pub(super) signaled: bool,
+    pub(super) immediate: u32,
+    pub(super) remote: (u64, u32),
+    /// What is added or compared with, and what is swapped in.
+    pub(super) operands: (u64, u64),
+    /// What a window is to be opened on: key, address, length and rights; of no meaning elsewhere.
+    pub(super) window: (u32, u64, u64, u32),
+    /// The queue pair and key that a datagram goes to; of no meaning on a connection.
+    pub(super) datagram: (u32, u32),
+    pub(super) inline: Option<Vec<u8>>,
+    pub(super) parts: Vec<Part>,
 }
 
-struct Receive {
-    id: u64,
-    parts: Vec<Part>,
+pub(super) struct Receive {
+    pub(super) id: u64,
+    pub(super) parts: Vec<Part>,
+}
+
+impl Send {
+    /// What a classic work request says.
+    ///
+    /// # Safety
+    /// The work request must be a valid one.
+    pub(super) unsafe fn of(request: &sys::ibv_send_wr) -> Send {
+        // SAFETY: the caller vouches for the request.
+        let parts = unsafe { parts(request.sg_list, request.num_sge) };
+        let inline = request.send_flags & sys::IBV_SEND_INLINE != 0;
+        let is_atomic = matches!(
+            request.opcode,
+            sys::IBV_WR_ATOMIC_FETCH_AND_ADD | sys::IBV_WR_ATOMIC_CMP_AND_SWP
+        );
+        // SAFETY: all variants of the unions are plain integers.
+        let (immediate, rdma, atomic, ud, bind) = unsafe {
+            (
+                request.__bindgen_anon_1.imm_data,
+                request.wr.rdma,
+                request.wr.atomic,
+                request.wr.ud,
+                request.__bindgen_anon_2.bind_mw,
+            )
+        };
+        Send {
+            id: request.wr_id,
+            opcode: request.opcode,
+            signaled: request.send_flags & sys::IBV_SEND_SIGNALED != 0,
+            immediate,
+            remote: if is_atomic {
+                (atomic.remote_addr, atomic.rkey)
+            } else {
+                (rdma.remote_addr, rdma.rkey)
+            },
+            operands: if is_atomic {
+                (atomic.compare_add, atomic.swap)
+            } else {
+                (0, 0)
+            },
+            window: (
+                bind.rkey,
+                bind.bind_info.addr,
+                bind.bind_info.length,
+                bind.bind_info.mw_access_flags,
+            ),
+            datagram: (ud.remote_qpn, ud.remote_qkey),
+            inline: inline.then(|| gather(&parts)),
+            parts,
+        }
+    }
+
+    fn completion_opcode(&self) -> sys::ibv_wc_opcode {
+        match self.opcode {
+            sys::IBV_WR_RDMA_WRITE | sys::IBV_WR_RDMA_WRITE_WITH_IMM => sys::IBV_WC_RDMA_WRITE,
+            sys::IBV_WR_RDMA_READ => sys::IBV_WC_RDMA_READ,
+            sys::IBV_WR_BIND_MW => sys::IBV_WC_BIND_MW,
+            sys::IBV_WR_LOCAL_INV => sys::IBV_WC_LOCAL_INV,
+            sys::IBV_WR_ATOMIC_FETCH_AND_ADD => sys::IBV_WC_FETCH_ADD,
+            sys::IBV_WR_ATOMIC_CMP_AND_SWP => sys::IBV_WC_COMP_SWAP,
+            _ => sys::IBV_WC_SEND,
+        }
+    }
 }
 
 static FABRIC: LazyLock<Mutex<Fabric>> = LazyLock::new(Mutex::default);
@@ -81,7 +183,7 @@ pub(super) fn lock() -> MutexGuard<'static, Fabric> {
 
 /// # Safety
 /// The list must be a valid one of `count` segments.
-unsafe fn parts(list: *const sys::ibv_sge, count: i32) -> Vec<Part> {
+pub(super) unsafe fn parts(list: *const sys::ibv_sge, count: i32) -> Vec<Part> {
     (0..usize::try_from(count).unwrap_or(0))
         .map(|index| {
             // SAFETY: the caller vouches for the list.
@@ -95,24 +197,7 @@ unsafe fn parts(list: *const sys::ibv_sge, count: i32) -> Vec<Part> {
         .collect()
 }
 
-fn gather(parts: &[Part]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for part in parts {
-        // SAFETY: a posted segment lies in memory that its poster keeps valid until it completes.
-        bytes.extend_from_slice(unsafe {
-            std::slice::from_raw_parts(part.address as *const u8, part.len as usize)
-        });
-    }
-    bytes
-}
-
-fn put(address: u64, bytes: &[u8]) {
-    // SAFETY: the address lies in a registered region, as checked by the caller, and the poster (or the
-    // window's owner) keeps everyone else off these bytes.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
-}
-
-fn signal(fd: RawFd) {
+pub(super) fn signal(fd: RawFd) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: an eventfd of ours takes eight bytes.
     unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
@@ -132,6 +217,13 @@ impl Fabric {
         self.work_off(qp_number);
     }
 
+    pub(super) fn step(&mut self, qp_number: u32, count: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.steps = queue_pair.steps.saturating_add(count);
+        }
+        self.work_off(qp_number);
+    }
+
     pub(super) fn refuse_sends_after(&mut self, qp_number: u32, taken: u32, errno: i32) {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.refuse_sends = Some((taken, errno));
@@ -144,54 +236,47 @@ impl Fabric {
         }
     }
 
-    pub(super) fn report_port(&mut self, async_fd: RawFd, port: u8, active: bool) {
-        self.events
-            .entry(async_fd)
-            .or_default()
-            .push_back((port, active));
-        signal(async_fd);
+    pub(super) fn fail_next(&mut self, qp_number: u32, status: sys::ibv_wc_status) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.fail_next = Some(status);
+        }
     }
 
-    /// Takes one work request, or says with which errno not.
-    ///
-    /// # Safety
-    /// The work request must be a valid one.
-    pub(super) unsafe fn take_send(
-        &mut self,
-        qp_number: u32,
-        request: &sys::ibv_send_wr,
-    ) -> Result<(), i32> {
-        let queue_pair = self.queue_pairs.get_mut(&qp_number).ok_or(libc::EINVAL)?;
+    pub(super) fn complete_twice(&mut self, qp_number: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.complete_twice = true;
+        }
+    }
+
+    /// How many of `wanted` work requests a queue pair takes now, and with which errno it refuses the
+    /// next one.
+    pub(super) fn admit(&mut self, qp_number: u32, wanted: usize) -> (usize, i32) {
+        let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) else {
+            return (0, libc::EINVAL);
+        };
         if !matches!(queue_pair.state, sys::IBV_QPS_RTS | sys::IBV_QPS_ERR) {
-            return Err(libc::EINVAL);
+            return (0, libc::EINVAL);
         }
-        match &mut queue_pair.refuse_sends {
-            Some((0, errno)) => {
-                let errno = *errno;
+        let room = queue_pair.depths.0.saturating_sub(queue_pair.sends.len());
+        match queue_pair.refuse_sends {
+            Some((left, errno)) if (left as usize) < wanted.min(room) => {
                 queue_pair.refuse_sends = None;
-                return Err(errno);
+                (left as usize, errno)
             }
-            Some((left, _)) => *left -= 1,
-            None => {}
+            Some((left, errno)) => {
+                let taken = wanted.min(room);
+                queue_pair.refuse_sends = Some((left - taken as u32, errno));
+                (taken, libc::ENOMEM)
+            }
+            None => (wanted.min(room), libc::ENOMEM),
         }
-        if queue_pair.sends.len() >= queue_pair.depths.0 {
-            return Err(libc::ENOMEM);
+    }
+
+    /// Takes a work request that was admitted.
+    pub(super) fn take_send(&mut self, qp_number: u32, send: Send) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.sends.push_back(send);
         }
-        // SAFETY: the caller vouches for the request.
-        let parts = unsafe { parts(request.sg_list, request.num_sge) };
-        let inline = request.send_flags & sys::IBV_SEND_INLINE != 0;
-        queue_pair.sends.push_back(Send {
-            id: request.wr_id,
-            opcode: request.opcode,
-            signaled: request.send_flags & sys::IBV_SEND_SIGNALED != 0,
-            // SAFETY: all variants of both unions are plain integers.
-            immediate: unsafe { request.__bindgen_anon_1.imm_data },
-            // SAFETY: as above.
-            remote: unsafe { (request.wr.rdma.remote_addr, request.wr.rdma.rkey) },
-            inline: inline.then(|| gather(&parts)),
-            parts,
-        });
-        Ok(())
     }
 
     /// Takes one receive, or says with which errno not.
@@ -216,8 +301,12 @@ impl Fabric {
             id: request.wr_id,
             parts,
         });
+        let waiting = queue_pair.awaited_by.take();
         if queue_pair.state == sys::IBV_QPS_ERR {
             self.fail(qp_number);
+        }
+        if let Some(sender) = waiting {
+            self.work_off(sender);
         }
         Ok(())
     }
@@ -231,27 +320,34 @@ impl Fabric {
             if queue_pair.state == sys::IBV_QPS_ERR {
                 return self.fail(qp_number);
             }
-            if queue_pair.held {
+            if queue_pair.held && queue_pair.steps == 0 {
                 return;
             }
             let Some(send) = queue_pair.sends.pop_front() else {
                 return;
             };
-            let (queue, status) = (queue_pair.send_queue, self.carry_out(qp_number, &send));
+            queue_pair.steps = queue_pair.steps.saturating_sub(1);
+            let queue = queue_pair.send_queue;
+            let status = match queue_pair.fail_next.take() {
+                Some(status) => status,
+                None => self.carry_out(qp_number, &send),
+            };
+            if status == sys::IBV_WC_RNR_RETRY_EXC_ERR && self.wait_for_receive(qp_number) {
+                if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+                    queue_pair.sends.push_front(send);
+                }
+                return;
+            }
             if status != sys::IBV_WC_SUCCESS || send.signaled {
-                let opcode = match send.opcode {
-                    sys::IBV_WR_RDMA_WRITE | sys::IBV_WR_RDMA_WRITE_WITH_IMM => {
-                        sys::IBV_WC_RDMA_WRITE
-                    }
-                    sys::IBV_WR_RDMA_READ => sys::IBV_WC_RDMA_READ,
-                    _ => sys::IBV_WC_SEND,
-                };
                 let done = sys::ibv_wc {
                     wr_id: send.id,
-                    opcode,
+                    opcode: send.completion_opcode(),
                     ..Default::default()
                 };
                 self.complete(queue, qp_number, status, done);
+                if self.take_double(qp_number) {
+                    self.complete(queue, qp_number, status, done);
+                }
             }
             if status != sys::IBV_WC_SUCCESS {
                 return self.fail(qp_number);
@@ -259,11 +355,29 @@ impl Fabric {
         }
     }
 
+    /// Has the peer's next receive go on with this queue pair, if it may wait for one.
+    fn wait_for_receive(&mut self, qp_number: u32) -> bool {
+        let waits = self.queue_pairs.get(&qp_number);
+        let Some(peer) = waits
+            .filter(|pair| pair.waits_for_receives)
+            .map(|pair| pair.peer)
+        else {
+            return false;
+        };
+        match self.queue_pairs.get_mut(&peer) {
+            Some(peer) => peer.awaited_by = Some(qp_number),
+            None => return false,
+        }
+        true
+    }
+
     /// Takes a queue pair to the error state; everything on it is flushed, signalled or not.
     pub(super) fn fail(&mut self, qp_number: u32) {
         let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) else {
             return;
         };
+        let takes_no_more =
+            queue_pair.state != sys::IBV_QPS_ERR && queue_pair.shared_receives.is_some();
         queue_pair.state = sys::IBV_QPS_ERR;
         let (send_queue, receive_queue) = (queue_pair.send_queue, queue_pair.receive_queue);
         let sends: Vec<u64> = queue_pair.sends.drain(..).map(|send| send.id).collect();
@@ -280,9 +394,19 @@ impl Fabric {
             };
             self.complete(queue, qp_number, sys::IBV_WC_WR_FLUSH_ERR, done);
         }
+        if takes_no_more && let Some(structure) = self.structures.get(&qp_number).copied() {
+            self.report_object(structure, sys::IBV_EVENT_QP_LAST_WQE_REACHED);
+        }
     }
 
-    fn complete(
+    /// Whether the next completion shall come twice.
+    fn take_double(&mut self, qp_number: u32) -> bool {
+        self.queue_pairs
+            .get_mut(&qp_number)
+            .is_some_and(|queue_pair| std::mem::take(&mut queue_pair.complete_twice))
+    }
+
+    pub(super) fn complete(
         &mut self,
         queue: usize,
         qp_number: u32,
@@ -294,6 +418,7 @@ impl Fabric {
         };
         if target.entries.len() >= target.capacity {
             target.overrun = true;
+            self.report_object(queue, sys::IBV_EVENT_CQ_ERR);
             return;
         }
         target.entries.push_back(sys::ibv_wc {
@@ -305,121 +430,37 @@ impl Fabric {
             && target.armed
         {
             target.armed = false;
-            target.unacknowledged += 1;
             self.due.entry(channel).or_default().push_back(queue);
             signal(channel);
         }
     }
 
     /// Whether all parts lie in regions of the protection domain with these rights.
-    fn covers(&self, parts: &[Part], pd: usize, access: u32) -> bool {
+    pub(super) fn covers(&self, parts: &[Part], pd: usize, access: u32) -> bool {
         parts
             .iter()
-            .all(|part| self.allows(part.lkey, part.address, part.len.into(), pd, access))
+            .all(|part| self.allows(part.lkey, part.address, part.len.into(), (pd, None), access))
     }
 
-    fn allows(&self, key: u32, address: u64, len: u64, pd: usize, access: u32) -> bool {
+    /// Whether a key opens this range, with these rights, to a user: a protection domain, and the number
+    /// of the queue pair when it is a peer that asks.
+    pub(super) fn allows(
+        &self,
+        key: u32,
+        address: u64,
+        len: u64,
+        (pd, peer): (usize, Option<u32>),
+        access: u32,
+    ) -> bool {
         self.regions.get(&key).is_some_and(|region| {
             region.pd == pd
+                && (region.window_of.is_none() || region.window_of == peer)
                 && region.access & access == access
                 && address >= region.start
                 && address
                     .checked_add(len)
                     .is_some_and(|end| end <= region.start + region.len)
         })
-    }
-
-    fn carry_out(&mut self, qp_number: u32, send: &Send) -> sys::ibv_wc_status {
-        let Some(own) = self.queue_pairs.get(&qp_number) else {
-            return sys::IBV_WC_FATAL_ERR;
-        };
-        if send.inline.is_none() && !self.covers(&send.parts, own.pd, 0) {
-            return sys::IBV_WC_LOC_PROT_ERR;
-        }
-        let bytes = send.inline.clone().unwrap_or_else(|| gather(&send.parts));
-        let peer = own.peer;
-        let Some(remote) = self.queue_pairs.get(&peer) else {
-            return sys::IBV_WC_RETRY_EXC_ERR;
-        };
-        if !matches!(remote.state, sys::IBV_QPS_RTR | sys::IBV_QPS_RTS) {
-            return sys::IBV_WC_RETRY_EXC_ERR;
-        }
-        let immediate = matches!(
-            send.opcode,
-            sys::IBV_WR_SEND_WITH_IMM | sys::IBV_WR_RDMA_WRITE_WITH_IMM
-        );
-        let is_write = matches!(
-            send.opcode,
-            sys::IBV_WR_RDMA_WRITE | sys::IBV_WR_RDMA_WRITE_WITH_IMM
-        );
-        let is_send = matches!(send.opcode, sys::IBV_WR_SEND | sys::IBV_WR_SEND_WITH_IMM);
-        if !is_write && !is_send {
-            self.fail(peer);
-            return sys::IBV_WC_REM_INV_REQ_ERR;
-        }
-        let (address, rkey) = send.remote;
-        let right = sys::IBV_ACCESS_REMOTE_WRITE;
-        if is_write
-            && !bytes.is_empty()
-            && !(remote.access & right != 0
-                && self.allows(rkey, address, bytes.len() as u64, remote.pd, right))
-        {
-            self.fail(peer);
-            return sys::IBV_WC_REM_ACCESS_ERR;
-        }
-        let remote_pd = remote.pd;
-        let remote_queue = remote.receive_queue;
-        let receive = if is_send || immediate {
-            match self
-                .queue_pairs
-                .get_mut(&peer)
-                .and_then(|remote| remote.receives.pop_front())
-            {
-                Some(receive) => Some(receive),
-                None => return sys::IBV_WC_RNR_RETRY_EXC_ERR,
-            }
-        } else {
-            None
-        };
-        let mut done = sys::ibv_wc {
-            byte_len: bytes.len() as u32,
-            ..Default::default()
-        };
-        if immediate {
-            done.wc_flags = sys::IBV_WC_WITH_IMM;
-            done.__bindgen_anon_1.imm_data = send.immediate;
-        }
-        if is_write {
-            put(address, &bytes);
-            done.opcode = sys::IBV_WC_RECV_RDMA_WITH_IMM;
-        } else if let Some(receive) = &receive {
-            done.opcode = sys::IBV_WC_RECV;
-            done.wr_id = receive.id;
-            let room: usize = receive.parts.iter().map(|part| part.len as usize).sum();
-            let status = if room < bytes.len() {
-                Some((sys::IBV_WC_LOC_LEN_ERR, sys::IBV_WC_REM_INV_REQ_ERR))
-            } else if !self.covers(&receive.parts, remote_pd, sys::IBV_ACCESS_LOCAL_WRITE) {
-                Some((sys::IBV_WC_LOC_PROT_ERR, sys::IBV_WC_REM_OP_ERR))
-            } else {
-                None
-            };
-            if let Some((theirs, ours)) = status {
-                self.complete(remote_queue, peer, theirs, done);
-                self.fail(peer);
-                return ours;
-            }
-            let mut rest = &bytes[..];
-            for part in &receive.parts {
-                let (now, later) = rest.split_at(rest.len().min(part.len as usize));
-                put(part.address, now);
-                rest = later;
-            }
-        }
-        if let Some(receive) = receive {
-            done.wr_id = receive.id;
-            self.complete(remote_queue, peer, sys::IBV_WC_SUCCESS, done);
-        }
-        sys::IBV_WC_SUCCESS
     }
 }
 
@@ -430,6 +471,8 @@ impl QueuePair {
             peer: 0,
             pd,
             access: 0,
+            kind: attributes.qp_type,
+            queue_key: 0,
             send_queue: attributes.send_cq as usize,
             receive_queue: attributes.recv_cq as usize,
             depths: (
@@ -439,8 +482,14 @@ impl QueuePair {
             refuse_destruction: None,
             sends: VecDeque::new(),
             receives: VecDeque::new(),
+            shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
+            steps: 0,
             refuse_sends: None,
+            fail_next: None,
+            complete_twice: false,
+            waits_for_receives: false,
+            awaited_by: None,
         }
     }
 }

@@ -3,36 +3,51 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::BorrowedFd;
-use std::ptr::{NonNull, null_mut};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{NonNull, null_mut, without_provenance_mut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::context::{Context, Operations};
 use super::error::VerbsError;
 use super::event;
 use super::status::{CompletionError, Status};
+use super::table::is_of_table;
 use crate::sys;
 
 /// Entries taken from the adapter at a time.
 const BATCH: usize = 32;
 
+/// Notifications acknowledged at a time: each acknowledgement takes a lock in libibverbs.
+const ACKNOWLEDGED_TOGETHER: u32 = 64;
+
 /// A completion queue, polled from one place.
 pub struct CompletionQueue {
-    shared: Arc<SharedQueue>,
+    /// The next entry to hand out, and the end of those taken from the adapter.
+    next: *const sys::ibv_wc,
+    end: *const sys::ibv_wc,
+    /// Where entries are taken to: `BATCH` of them, a leaked box.
+    batch: NonNull<sys::ibv_wc>,
     operations: Operations,
-    batch: Box<[sys::ibv_wc; BATCH]>,
-    next: usize,
-    filled: usize,
+    /// Whether a notification was asked for and has not come.
+    armed: bool,
+    /// Notifications taken and not yet acknowledged.
+    unacknowledged: u32,
+    shared: Arc<SharedQueue>,
     // `poll` is for one thread at a time; moving the queue to another one is fine.
     _not_sync: PhantomData<std::cell::Cell<()>>,
 }
+
+// SAFETY: the pointers are into memory of its own, which moves with it; the rest is `Send`.
+unsafe impl Send for CompletionQueue {}
 
 /// What queue pairs hold of their completion queue.
 pub(super) struct SharedQueue {
     raw: NonNull<sys::ibv_cq>,
     channel: Option<NonNull<sys::ibv_comp_channel>>,
     context: Arc<Context>,
+    id: u64,
     capacity: u32,
     reserved: AtomicU32,
 }
@@ -79,11 +94,23 @@ impl CompletionQueue {
         entries: u32,
         channel: Option<NonNull<sys::ibv_comp_channel>>,
     ) -> Result<CompletionQueue, VerbsError> {
+        context.check_process()?;
         let wanted = i32::try_from(entries.max(1)).unwrap_or(i32::MAX);
+        let limits = context.limits();
+        limits.check(
+            context.name(),
+            "entries in a completion queue",
+            entries.into(),
+            limits.completion_queue_entries.into(),
+        )?;
         let channel_pointer = channel.map_or(null_mut(), NonNull::as_ptr);
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        // By this tag events name the queue; nobody takes it for an address.
+        let tag = without_provenance_mut(id as usize);
         // SAFETY: the context is open, and the channel is of it.
         let raw = unsafe {
-            (context.library().create_cq)(context.as_ptr(), wanted, null_mut(), channel_pointer, 0)
+            (context.library().create_cq)(context.as_ptr(), wanted, tag, channel_pointer, 0)
         };
         let raw = NonNull::new(raw).ok_or_else(|| {
             VerbsError::last(
@@ -93,18 +120,23 @@ impl CompletionQueue {
         })?;
         // SAFETY: the queue was just made; the field holds the granted capacity and never changes.
         let capacity = u32::try_from(unsafe { (*raw.as_ptr()).cqe }).unwrap_or(0);
+        let batch = Box::leak(Box::new([sys::ibv_wc::default(); BATCH]));
+        let batch = NonNull::from(batch).cast::<sys::ibv_wc>();
         Ok(CompletionQueue {
+            next: batch.as_ptr(),
+            end: batch.as_ptr(),
+            batch,
             shared: Arc::new(SharedQueue {
                 raw,
                 channel,
                 context: Arc::clone(context),
+                id,
                 capacity,
                 reserved: AtomicU32::new(0),
             }),
             operations: context.operations(),
-            batch: Box::new([sys::ibv_wc::default(); BATCH]),
-            next: 0,
-            filled: 0,
+            armed: false,
+            unacknowledged: 0,
             _not_sync: PhantomData,
         })
     }
@@ -114,41 +146,53 @@ impl CompletionQueue {
         &self.shared.context
     }
 
+    /// Its number, unique in this process, by which asynchronous events name it.
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
     /// Entries granted.
     pub fn capacity(&self) -> u32 {
         self.shared.capacity
     }
 
     /// Takes the next completion, if there is one. Nothing is lost by stopping in between.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<WorkCompletion>, VerbsError> {
-        if self.next == self.filled {
-            self.next = 0;
-            self.filled = 0;
-            // SAFETY: the queue lives as long as `shared`, the array has BATCH entries, and `&mut self`
-            // keeps anyone else from polling.
-            let polled = unsafe {
-                (self.operations.poll_cq)(
-                    self.shared.raw.as_ptr(),
-                    BATCH as i32,
-                    self.batch.as_mut_ptr(),
-                )
-            };
-            if polled < 0 {
-                return Err(VerbsError::Broken {
-                    verb: "ibv_poll_cq",
-                    object: self.shared.context.name().to_owned(),
-                    code: polled,
-                });
-            }
-            self.filled = (polled as usize).min(BATCH);
-            if self.filled == 0 {
-                return Ok(None);
-            }
+        if self.next == self.end && !self.refill()? {
+            return Ok(None);
         }
-        let raw = &self.batch[self.next];
-        self.next += 1;
-        Ok(Some(WorkCompletion { raw: *raw }))
+        // SAFETY: the entries from `next` to `end` were filled in and not handed out yet.
+        let raw = unsafe { self.next.read() };
+        // SAFETY: as above, so this is at most the end.
+        self.next = unsafe { self.next.add(1) };
+        Ok(Some(WorkCompletion { raw }))
+    }
+
+    /// Takes entries from the adapter, when all are handed out; whether there was any.
+    #[inline]
+    fn refill(&mut self) -> Result<bool, VerbsError> {
+        let batch = self.batch.as_ptr();
+        (self.next, self.end) = (batch, batch);
+        // SAFETY: the queue lives as long as `shared`, there is room for BATCH entries, and `&mut self`
+        // keeps anyone else from polling.
+        let polled =
+            unsafe { (self.operations.poll_cq)(self.shared.raw.as_ptr(), BATCH as i32, batch) };
+        let Ok(filled) = usize::try_from(polled) else {
+            return Err(self.broken(polled));
+        };
+        // SAFETY: no more than there is room for.
+        self.end = unsafe { batch.add(filled.min(BATCH)) };
+        Ok(filled > 0)
+    }
+
+    #[cold]
+    fn broken(&self, code: i32) -> VerbsError {
+        VerbsError::Broken {
+            verb: "ibv_poll_cq",
+            object: self.shared.context.name().to_owned(),
+            code,
+        }
     }
 
     /// The descriptor that becomes readable; `None` for a queue made with [`CompletionQueue::new`].
@@ -172,10 +216,74 @@ impl CompletionQueue {
                 code,
             ));
         }
+        self.armed = true;
         Ok(())
     }
 
-    /// Takes all notifications that are due and acknowledges them together; how many there were.
+    /// Asks for a notification unless one was asked for that has not come; whether it asked.
+    pub(super) fn arm(&mut self) -> Result<bool, VerbsError> {
+        if self.armed {
+            return Ok(false);
+        }
+        if self.shared.channel.is_none() {
+            return Err(VerbsError::WithoutEvents {
+                device: self.shared.context.name().to_owned(),
+            });
+        }
+        self.request_notification().map(|()| true)
+    }
+
+    /// Waits for the next completion, asleep in poll(2), for as long as `patience`. `None` when there was
+    /// none in that time.
+    pub fn wait(&mut self, patience: Duration) -> Result<Option<WorkCompletion>, VerbsError> {
+        let deadline = Instant::now().checked_add(patience);
+        loop {
+            if let Some(done) = self.poll()? {
+                return Ok(Some(done));
+            }
+            if self.arm()? {
+                // What arrived before this request causes no notification: look again.
+                continue;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            self.sleep(left)?;
+            self.drain_events()?;
+        }
+    }
+
+    /// Sleeps until the descriptor is readable, a signal comes or the time is over.
+    fn sleep(&self, time: Option<Duration>) -> Result<(), VerbsError> {
+        let Some(fd) = self.event_fd() else {
+            return Ok(());
+        };
+        let mut watched = libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let time = time.map(|time| libc::timespec {
+            tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: one descriptor to watch and the time, both ours; no signal mask.
+        if unsafe { libc::ppoll(&mut watched, 1, time, std::ptr::null()) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(VerbsError::Call {
+                    verb: "ppoll",
+                    object: format!("{} completion channel", self.shared.context.name()),
+                    source: error,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all notifications that are due; how many there were. They are acknowledged many at a time.
     pub fn drain_events(&mut self) -> Result<u32, VerbsError> {
         let Some(channel) = self.shared.channel else {
             return Ok(0);
@@ -204,10 +312,20 @@ impl CompletionQueue {
             }
         };
         if events > 0 {
-            // SAFETY: this queue is the only one on the channel, so all events were its own.
-            unsafe { (library.ack_cq_events)(self.shared.raw.as_ptr(), events) };
+            self.armed = false;
+            self.unacknowledged += events;
+            if self.unacknowledged >= ACKNOWLEDGED_TOGETHER {
+                self.acknowledge();
+            }
         }
         outcome
+    }
+
+    fn acknowledge(&mut self) {
+        let events = std::mem::take(&mut self.unacknowledged);
+        let library = self.shared.context.library();
+        // SAFETY: this queue is the only one on its channel, so all events taken were its own.
+        unsafe { (library.ack_cq_events)(self.shared.raw.as_ptr(), events) };
     }
 
     pub(super) fn shared(&self) -> &Arc<SharedQueue> {
@@ -245,8 +363,23 @@ impl SharedQueue {
     }
 }
 
+impl Drop for CompletionQueue {
+    fn drop(&mut self) {
+        // Destroying the queue, later when its queue pairs are gone, waits for this.
+        if self.unacknowledged > 0 && !self.shared.context.is_inherited() {
+            self.acknowledge();
+        }
+        let batch = self.batch.cast::<[sys::ibv_wc; BATCH]>();
+        // SAFETY: the leaked box; entries in it own nothing, and nobody polls any more.
+        drop(unsafe { Box::from_raw(batch.as_ptr()) });
+    }
+}
+
 impl Drop for SharedQueue {
     fn drop(&mut self) {
+        if self.context.is_inherited() {
+            return;
+        }
         let library = self.context.library();
         // SAFETY: queue pairs on it held it alive; all events taken were acknowledged.
         unsafe {
@@ -290,12 +423,39 @@ impl WorkCompletion {
         self.raw.qp_num
     }
 
+    /// Whether a header was written before the bytes of a datagram.
+    pub(super) fn has_header(&self) -> bool {
+        self.raw.wc_flags & sys::IBV_WC_GRH != 0
+    }
+
+    /// The queue pair that a datagram came from.
+    pub(super) fn source_qp_number(&self) -> u32 {
+        self.raw.src_qp
+    }
+
+    /// The local identifier that a datagram came from.
+    pub(super) fn source_lid(&self) -> u16 {
+        self.raw.slid
+    }
+
+    /// The same once more, as a faulty device might give it.
+    #[cfg(test)]
+    pub(super) fn duplicate(&self) -> WorkCompletion {
+        WorkCompletion { raw: self.raw }
+    }
+
+    /// Whether it is of a connected queue pair's own queues, and not of a table.
+    pub(super) fn of_connected_pair(&self) -> bool {
+        !is_of_table(self.raw.wr_id)
+    }
+
     #[inline]
     pub(super) fn id(&self) -> u64 {
         self.raw.wr_id
     }
 
     /// What it says, for the given queue (which a failed entry doesn't tell itself).
+    #[inline]
     pub(super) fn outcome(&self, queue: Queue) -> Result<Completion, CompletionError> {
         let raw = &self.raw;
         if raw.status != sys::IBV_WC_SUCCESS {
@@ -314,6 +474,8 @@ impl WorkCompletion {
             sys::IBV_WC_SEND => Operation::Send,
             sys::IBV_WC_RDMA_WRITE => Operation::Write,
             sys::IBV_WC_RDMA_READ => Operation::Read,
+            sys::IBV_WC_FETCH_ADD => Operation::FetchAdd,
+            sys::IBV_WC_COMP_SWAP => Operation::CompareSwap,
             sys::IBV_WC_RECV => Operation::Receive,
             sys::IBV_WC_RECV_RDMA_WITH_IMM => Operation::ReceiveWrite,
             other => Operation::Other(other),
@@ -344,6 +506,10 @@ pub enum Operation {
     Write,
     /// Read from the peer's memory.
     Read,
+    /// Added to a word of the peer's memory and read it.
+    FetchAdd,
+    /// Compared a word of the peer's memory, exchanged it if it was as expected, and read it.
+    CompareSwap,
     /// Received a message.
     Receive,
     /// Took the immediate of a peer's write.

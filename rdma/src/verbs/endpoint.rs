@@ -151,7 +151,7 @@ impl fmt::Display for Endpoint {
 pub struct ConnectOptions {
     /// How long to wait for an acknowledgement: 4.096 µs times 2 to this power (1 to 31; 14 is 67 ms).
     pub timeout: u8,
-    /// How often to send again before giving the peer up (0 to 7).
+    /// How often to send again before giving the peer up (0 to 7). soft-RoCE takes 7 for ever.
     pub retries: u8,
     /// How often to try again when the peer has no receive posted (0 to 6; 7 is for ever).
     pub not_ready_retries: u8,
@@ -172,7 +172,7 @@ impl Default for ConnectOptions {
     fn default() -> ConnectOptions {
         ConnectOptions {
             timeout: 14,
-            retries: 7,
+            retries: 6,
             not_ready_retries: 6,
             not_ready_timer: 12,
             mtu: Mtu::Bytes4096,

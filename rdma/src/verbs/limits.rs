@@ -60,6 +60,8 @@ pub struct DeviceLimits {
     pub queue_pairs: u32,
     /// Reads and atomics a queue pair serves at a time.
     pub reads_in_flight: u8,
+    /// Reads and atomics a queue pair has on their way at a time; it holds more of them back.
+    pub reads_issued: u8,
     /// What its atomics are good for.
     pub atomics: Atomics,
     /// Number of shared receive queues.
@@ -171,6 +173,7 @@ fn limits(attributes: &sys::ibv_device_attr_ex) -> DeviceLimits {
         regions: positive(classic.max_mr),
         queue_pairs: positive(classic.max_qp),
         reads_in_flight: u8::try_from(classic.max_qp_rd_atom).unwrap_or(u8::MAX),
+        reads_issued: u8::try_from(classic.max_qp_init_rd_atom).unwrap_or(u8::MAX),
         atomics: match classic.atomic_cap {
             sys::IBV_ATOMIC_HCA => Atomics::WithinDevice,
             sys::IBV_ATOMIC_GLOB => Atomics::WithinSystem,

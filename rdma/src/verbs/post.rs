@@ -1,91 +1,129 @@
 //! Posting: payloads go in, work requests of one batch reach the adapter with one doorbell.
+//!
+//! There is one way down, the extended work-request operations (`ibv_wr_start`, `ibv_wr_*`,
+//! `ibv_wr_complete`): those of the provider where it has them, else ours over its `ibv_post_send`
+//! ([`classic`]). Which one a queue pair got is in [`super::Granted::interface`].
+
+mod batch;
+mod classic;
+mod work_requests;
 
 use std::fmt;
 use std::io;
-use std::ptr::null_mut;
 
 use thiserror::Error;
 
-use super::completion::Queue;
-use super::memory::{LocalRange, RemoteAddress, Segment, Sink, Source};
-use super::queue_pair::Core;
-use super::settle::work_request_id;
+pub use self::batch::SendBatch;
+pub(super) use self::work_requests::{ATOMICS, OPERATIONS, WorkRequests};
+use super::memory::{RemoteAddress, Segment};
 use crate::sys;
+
+/// How work requests reach the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostingInterface {
+    /// `ibv_wr_*`, since rdma-core 24: cheaper, and a batch is taken as a whole or not at all.
+    Extended,
+    /// `ibv_post_send`, which every provider has: a batch may be taken in part.
+    Classic,
+}
 
 /// One work request of a batch, over parts of its payload.
 #[derive(Debug, Clone, Copy)]
 pub struct Work<'s> {
-    opcode: sys::ibv_wr_opcode,
-    remote: Option<RemoteAddress>,
-    immediate: u32,
+    kind: Kind,
     segments: &'s [Segment],
-    flags: u32,
+    signaled: bool,
+    fenced: bool,
+}
+
+/// What a work request does, and where.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Send,
+    SendWithImmediate(u32),
+    Write(RemoteAddress),
+    WriteWithImmediate(RemoteAddress, u32),
+    Read(RemoteAddress),
+    FetchAdd(RemoteAddress, u64),
+    CompareSwap(RemoteAddress, u64, u64),
+}
+
+impl Kind {
+    /// Whether the payload is where the result goes.
+    #[inline]
+    fn writes_payload(self) -> bool {
+        matches!(
+            self,
+            Kind::Read(_) | Kind::FetchAdd(..) | Kind::CompareSwap(..)
+        )
+    }
 }
 
 impl<'s> Work<'s> {
-    fn new(opcode: sys::ibv_wr_opcode, segments: &'s [Segment]) -> Work<'s> {
+    #[inline]
+    const fn new(kind: Kind, segments: &'s [Segment]) -> Work<'s> {
         Work {
-            opcode,
-            remote: None,
-            immediate: 0,
+            kind,
             segments,
-            flags: 0,
+            signaled: false,
+            fenced: false,
         }
     }
 
     /// Sends a message into a receive of the peer.
-    pub fn send(segments: &'s [Segment]) -> Work<'s> {
-        Work::new(sys::IBV_WR_SEND, segments)
+    #[inline]
+    pub const fn send(segments: &'s [Segment]) -> Work<'s> {
+        Work::new(Kind::Send, segments)
     }
 
     /// Sends a message with 32 bits that the peer's completion carries.
-    pub fn send_with_immediate(immediate: u32, segments: &'s [Segment]) -> Work<'s> {
-        Work {
-            immediate,
-            ..Work::new(sys::IBV_WR_SEND_WITH_IMM, segments)
-        }
+    #[inline]
+    pub const fn send_with_immediate(immediate: u32, segments: &'s [Segment]) -> Work<'s> {
+        Work::new(Kind::SendWithImmediate(immediate), segments)
     }
 
     /// Writes into the peer's memory; the peer learns nothing of it.
-    pub fn write(remote: RemoteAddress, segments: &'s [Segment]) -> Work<'s> {
-        Work {
-            remote: Some(remote),
-            ..Work::new(sys::IBV_WR_RDMA_WRITE, segments)
-        }
+    #[inline]
+    pub const fn write(remote: RemoteAddress, segments: &'s [Segment]) -> Work<'s> {
+        Work::new(Kind::Write(remote), segments)
     }
 
     /// Writes into the peer's memory, then completes a receive of the peer with 32 bits. When that
     /// completion is seen, this write and all before it are in place.
-    pub fn write_with_immediate(
+    #[inline]
+    pub const fn write_with_immediate(
         remote: RemoteAddress,
         immediate: u32,
         segments: &'s [Segment],
     ) -> Work<'s> {
-        let work = Work::new(sys::IBV_WR_RDMA_WRITE_WITH_IMM, segments);
-        Work {
-            remote: Some(remote),
-            immediate,
-            ..work
-        }
+        Work::new(Kind::WriteWithImmediate(remote, immediate), segments)
     }
 
     /// Asks for a completion. Without one, a payload comes back with a later completion; at least one
     /// in half a queue is signalled in any case, so that a queue never fills up for good.
     #[must_use]
-    pub fn signaled(self) -> Work<'s> {
+    #[inline]
+    pub const fn signaled(self) -> Work<'s> {
         Work {
-            flags: self.flags | sys::IBV_SEND_SIGNALED,
+            signaled: true,
             ..self
         }
     }
 
-    /// Waits for the reads posted before it.
+    /// Waits for the reads and atomics posted before it.
     #[must_use]
-    pub fn fenced(self) -> Work<'s> {
+    #[inline]
+    pub const fn fenced(self) -> Work<'s> {
         Work {
-            flags: self.flags | sys::IBV_SEND_FENCE,
+            fenced: true,
             ..self
         }
+    }
+
+    #[inline]
+    pub(super) fn flags(&self) -> u32 {
+        let flag = |set, flag| if set { flag } else { 0 };
+        flag(self.signaled, sys::IBV_SEND_SIGNALED) | flag(self.fenced, sys::IBV_SEND_FENCE)
     }
 }
 
@@ -129,6 +167,43 @@ pub enum Rejection {
         "the payload's region is registered for sending only: register it with Access::LocalWrite"
     )]
     ReadOnly,
+    /// An atomic on a word that isn't aligned.
+    #[error("an atomic works on 8 bytes at a multiple of 8, not at {address:#x}")]
+    Unaligned {
+        /// The peer's address.
+        address: u64,
+    },
+    /// Atomics, of a device or provider that has none.
+    #[error("this device has no atomics: `trackbed rdma devices --output json` has its limits")]
+    NoAtomics,
+    /// A read or an atomic on a connection that carries none.
+    #[error("this device or its peer's serves no reads and no atomics on a connection")]
+    NoReads,
+    /// A datagram that doesn't fit one packet.
+    #[error(
+        "a datagram of this queue pair has at most {limit} bytes (the port's MTU), not {bytes}"
+    )]
+    TooLong {
+        /// Bytes it has at most.
+        limit: u32,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// A datagram to a destination that this queue pair doesn't have.
+    #[error("the destination was removed, or is of another queue pair: add it first")]
+    UnknownPeer,
+    /// A window on memory, or a queue pair, that it doesn't fit.
+    #[error(
+        "the window, the memory and the queue pair don't go together: register the memory with \
+         register_for_windows, all in one protection domain, and close a window on the queue pair that opened it"
+    )]
+    NoWindows,
+    /// The provider refused the work request.
+    #[error("ibv_post_send: {}", io::Error::from_raw_os_error(*.errno))]
+    SendRefused {
+        /// Its errno.
+        errno: i32,
+    },
     /// The provider refused the receive.
     #[error("ibv_post_recv: {}", io::Error::from_raw_os_error(*.errno))]
     Refused {
@@ -148,15 +223,16 @@ pub struct Rejected<B> {
     pub reason: Rejection,
 }
 
-/// A batch that the adapter refused, in part or as a whole.
+/// A batch that the provider refused, in part or as a whole.
 #[derive(Error)]
-#[error(
-    "ibv_post_send on queue pair {qp_number} took {posted} of {wanted} work requests: {source}"
-)]
+#[error("{verb} on queue pair {qp_number} took {posted} of {wanted} work requests: {source}")]
 pub struct PostError<S> {
+    /// The verb, by its C name.
+    pub verb: &'static str,
     /// The queue pair.
     pub qp_number: u32,
-    /// Work requests posted. Payloads with a posted work request stay with the queue pair.
+    /// Work requests posted; with the extended interface none. Payloads with a posted work request stay
+    /// with the queue pair.
     pub posted: usize,
     /// Work requests in the batch.
     pub wanted: usize,
@@ -177,6 +253,7 @@ impl<B> fmt::Debug for Rejected<B> {
 impl<S> fmt::Debug for PostError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostError")
+            .field("verb", &self.verb)
             .field("qp_number", &self.qp_number)
             .field("posted", &self.posted)
             .field("wanted", &self.wanted)
@@ -185,229 +262,7 @@ impl<S> fmt::Debug for PostError<S> {
     }
 }
 
-/// Work requests being gathered. Dropping it posts nothing and drops its payloads.
-pub struct SendBatch<'q, S: Source, R: Sink> {
-    core: &'q mut Core<S, R>,
-    start: u32,
-    count: usize,
-    unsignaled_before: u32,
-}
-
-impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
-    pub(super) fn new(core: &'q mut Core<S, R>) -> SendBatch<'q, S, R> {
-        let start = core.sends.next();
-        let unsignaled_before = core.unsignaled;
-        SendBatch {
-            core,
-            start,
-            count: 0,
-            unsignaled_before,
-        }
-    }
-
-    /// Adds the work requests of one payload, which moves in and comes back when the last is done.
-    #[inline]
-    pub fn push(&mut self, payload: S, work: &[Work<'_>]) -> Result<(), Rejected<S>> {
-        match self.check(&payload, work) {
-            Ok(range) => self.add(payload, work, range),
-            Err(reason) => return Err(Rejected { payload, reason }),
-        }
-        Ok(())
-    }
-
-    /// Adds a read from the peer's memory into a payload of ours.
-    pub fn push_read(
-        &mut self,
-        payload: S,
-        remote: RemoteAddress,
-        segments: &[Segment],
-    ) -> Result<(), Rejected<S>>
-    where
-        S: Sink,
-    {
-        let read = Work::new(sys::IBV_WR_RDMA_READ, segments);
-        let work = [Work {
-            remote: Some(remote),
-            ..read
-        }
-        .signaled()];
-        match self.check(&payload, &work) {
-            Ok(Some(range)) if !range.writable => Err(Rejected {
-                payload,
-                reason: Rejection::ReadOnly,
-            }),
-            Ok(range) => {
-                self.add(payload, &work, range);
-                Ok(())
-            }
-            Err(reason) => Err(Rejected { payload, reason }),
-        }
-    }
-
-    /// Work requests in the batch.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Posts the batch with one doorbell; how many work requests that were.
-    pub fn commit(mut self) -> Result<usize, PostError<S>> {
-        let count = std::mem::take(&mut self.count);
-        if count == 0 {
-            return Ok(0);
-        }
-        let core = &mut *self.core;
-        let first = core.work.as_mut_ptr();
-        for index in 0..count - 1 {
-            // SAFETY: `count` work requests of the array are filled in.
-            unsafe { (*first.add(index)).next = first.add(index + 1) };
-        }
-        // SAFETY: as above.
-        unsafe { (*first.add(count - 1)).next = null_mut() };
-        let mut refused = null_mut();
-        // SAFETY: the queue pair is ours; the list is terminated; its segments lie in attached regions,
-        // which `core` keeps registered, and in payloads that the ring owns until they complete.
-        let code = unsafe { (core.operations.post_send)(core.raw.as_ptr(), first, &mut refused) };
-        if code == 0 {
-            return Ok(count);
-        }
-        let source = match code {
-            -1 => io::Error::last_os_error(),
-            code => io::Error::from_raw_os_error(code.saturating_abs()),
-        };
-        let posted =
-            (refused as usize).wrapping_sub(first as usize) / size_of::<sys::ibv_send_wr>();
-        // A provider that names none of ours posted nothing.
-        let posted = if posted < count { posted } else { 0 };
-        let payloads = self.take_back(posted);
-        let qp_number = self.core.qp_number;
-        Err(PostError {
-            qp_number,
-            posted,
-            wanted: count,
-            source,
-            payloads,
-        })
-    }
-
-    /// What a payload's work requests need, or why they can't be.
-    #[inline]
-    fn check(&self, payload: &S, work: &[Work<'_>]) -> Result<Option<LocalRange>, Rejection> {
-        let room = self.core.send_room();
-        let wanted = u32::try_from(work.len()).unwrap_or(u32::MAX);
-        if wanted > room {
-            return Err(Rejection::QueueFull { room, wanted });
-        }
-        if work.is_empty() {
-            return Err(Rejection::NoWork);
-        }
-        let mut any = false;
-        for request in work {
-            check_segments(request.segments, payload.len(), self.core.max_segments)?;
-            any |= !request.segments.is_empty();
-        }
-        if !any {
-            return Ok(None);
-        }
-        self.core
-            .range_of(payload.as_ptr(), payload.len())
-            .map(Some)
-    }
-
-    #[inline]
-    fn add(&mut self, payload: S, work: &[Work<'_>], range: Option<LocalRange>) {
-        let core = &mut *self.core;
-        let base = payload.as_ptr() as u64;
-        let lkey = range.map_or(0, |range| range.lkey);
-        let width = core.max_segments as usize;
-        let chain = core.sends.next();
-        let mut payload = Some(payload);
-        for (position, request) in work.iter().enumerate() {
-            let kept = if position + 1 == work.len() {
-                payload.take()
-            } else {
-                None
-            };
-            let sequence = core.sends.push(kept);
-            let segments = &mut core.segments[self.count * width..][..request.segments.len()];
-            let mut bytes = 0;
-            for (target, segment) in segments.iter_mut().zip(request.segments) {
-                let addr = base + u64::from(segment.offset);
-                *target = sys::ibv_sge {
-                    addr,
-                    length: segment.len,
-                    lkey,
-                };
-                bytes += u64::from(segment.len);
-            }
-            let mut flags = request.flags;
-            if bytes <= u64::from(core.max_inline) && request.opcode != sys::IBV_WR_RDMA_READ {
-                flags |= sys::IBV_SEND_INLINE;
-            }
-            core.unsignaled += 1;
-            if core.unsignaled >= core.signal_every {
-                flags |= sys::IBV_SEND_SIGNALED;
-            }
-            if flags & sys::IBV_SEND_SIGNALED != 0 {
-                core.unsignaled = 0;
-            }
-            core.chains[self.count] = chain;
-            let target = &mut core.work[self.count];
-            target.wr_id = work_request_id(core.epoch, Queue::Send, sequence);
-            target.sg_list = segments.as_mut_ptr();
-            target.num_sge = segments.len() as i32;
-            target.opcode = request.opcode;
-            target.send_flags = flags;
-            target.__bindgen_anon_1.imm_data = request.immediate.to_be();
-            if let Some(remote) = request.remote {
-                target.wr.rdma = sys::ibv_send_wr__bindgen_ty_2__bindgen_ty_1 {
-                    remote_addr: remote.address,
-                    rkey: remote.rkey,
-                };
-            }
-            self.count += 1;
-        }
-    }
-
-    /// Takes back everything after the first `posted` work requests.
-    fn take_back(&mut self, posted: usize) -> Vec<S> {
-        let core = &mut *self.core;
-        let mut payloads = Vec::new();
-        let end = self.start.wrapping_add(posted as u32) & super::ring::SEQUENCE_MASK;
-        let split = posted
-            .checked_sub(1)
-            .zip(core.chains.get(posted))
-            .filter(|(last, chain)| core.chains[*last] == **chain)
-            .is_some();
-        while let Some(payload) = core.sends.pop_back(end) {
-            payloads.extend(payload);
-        }
-        // The adapter still reads the payload whose chain was cut: its posted part keeps it.
-        if split && let Some(payload) = payloads.pop() {
-            core.sends
-                .keep_with(end.wrapping_sub(1) & super::ring::SEQUENCE_MASK, payload);
-        }
-        payloads.reverse();
-        if posted == 0 {
-            core.unsignaled = self.unsignaled_before;
-        }
-        payloads
-    }
-}
-
-impl<S: Source, R: Sink> Drop for SendBatch<'_, S, R> {
-    fn drop(&mut self) {
-        if self.count > 0 {
-            self.count = 0;
-            drop(self.take_back(0));
-        }
-    }
-}
-
+/// Whether the segments fit the queue pair and lie in a payload of this length.
 pub(super) fn check_segments(
     segments: &[Segment],
     payload_len: usize,
@@ -419,13 +274,31 @@ pub(super) fn check_segments(
             wanted: segments.len(),
         });
     }
-    for segment in segments {
-        if u64::from(segment.offset) + u64::from(segment.len) > payload_len as u64 {
-            return Err(Rejection::OutsidePayload {
-                segment: *segment,
-                len: payload_len,
-            });
+    match segments
+        .iter()
+        .find(|segment| !segment.lies_within(payload_len))
+    {
+        Some(&segment) => Err(Rejection::OutsidePayload {
+            segment,
+            len: payload_len,
+        }),
+        None => Ok(()),
+    }
+}
+
+impl Segment {
+    #[inline(always)]
+    fn lies_within(&self, payload_len: usize) -> bool {
+        u64::from(self.offset) + u64::from(self.len) <= payload_len as u64
+    }
+
+    /// As the adapter knows it, in a payload that starts at `base`.
+    #[inline]
+    pub(super) fn within(&self, base: u64, lkey: u32) -> sys::ibv_sge {
+        sys::ibv_sge {
+            addr: base + u64::from(self.offset),
+            length: self.len,
+            lkey,
         }
     }
-    Ok(())
 }

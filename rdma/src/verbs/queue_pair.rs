@@ -1,6 +1,8 @@
 //! Reliable connected queue pairs: brought up step by step, owners of what is posted on them.
 
 mod core;
+mod create;
+mod managed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,16 +13,18 @@ use thiserror::Error;
 use super::completion::{CompletionQueue, WorkCompletion};
 use super::endpoint::{ConnectOptions, Endpoint};
 use super::error::VerbsError;
+use super::event::AsyncEvent;
 use super::memory::{MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use super::port::LocalPort;
-use super::post::{Rejected, SendBatch};
+use super::post::{PostingInterface, Rejected, SendBatch};
 use super::settle::{Settled, settle};
+use super::shared_receive::{SharedReceiveQueue, SharedReceives};
 pub(super) use core::Core;
 
 /// How large a queue pair is and what its peer may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuePairConfig {
-    /// Sends, writes and reads outstanding at most.
+    /// Sends, writes, reads and atomics outstanding at most.
     pub send_depth: u32,
     /// Receives outstanding at most.
     pub receive_depth: u32,
@@ -31,6 +35,12 @@ pub struct QueuePairConfig {
     pub inline_bytes: u32,
     /// Whether the peer may write into remotely writable regions of this protection domain.
     pub remote_writes: bool,
+    /// Whether the peer may read remotely readable regions of this protection domain.
+    pub remote_reads: bool,
+    /// Whether the peer may use atomics on regions of this protection domain that allow them.
+    pub remote_atomics: bool,
+    /// How to post; `None` takes the extended interface where the provider has it.
+    pub interface: Option<PostingInterface>,
 }
 
 impl Default for QueuePairConfig {
@@ -41,6 +51,9 @@ impl Default for QueuePairConfig {
             segments: 2,
             inline_bytes: 0,
             remote_writes: false,
+            remote_reads: false,
+            remote_atomics: false,
+            interface: None,
         }
     }
 }
@@ -56,6 +69,8 @@ pub struct Granted {
     pub segments: u32,
     /// As [`QueuePairConfig::inline_bytes`].
     pub inline_bytes: u32,
+    /// How work requests are posted.
+    pub interface: PostingInterface,
 }
 
 /// The state the adapter has a queue pair in.
@@ -81,7 +96,7 @@ pub struct UnconnectedQueuePair<S: Source, R: Sink> {
 /// its payloads, and then drops them; should the device refuse, they are leaked. To have payloads back,
 /// use [`QueuePair::fail`] and settle until [`QueuePair::is_drained`], or [`QueuePair::close`].
 pub struct QueuePair<S: Source, R: Sink> {
-    core: Core<S, R>,
+    pub(super) core: Core<S, R>,
 }
 
 /// A connection attempt that failed; the queue pair can be dropped, or tried with another peer.
@@ -103,7 +118,7 @@ impl<S: Source, R: Sink> UnconnectedQueuePair<S, R> {
         port: LocalPort,
         config: &QueuePairConfig,
     ) -> Result<UnconnectedQueuePair<S, R>, VerbsError> {
-        let core = Core::new(pd, queue.shared(), port, config)?;
+        let core = Core::new(pd, queue.shared(), port, config, None)?;
         core.initialise(config)?;
         Ok(UnconnectedQueuePair { core })
     }
@@ -131,7 +146,7 @@ impl<S: Source, R: Sink> UnconnectedQueuePair<S, R> {
     /// Connects with the peer of this address. The peer does the same with ours, in any order; until it
     /// has, what we send is retried as [`ConnectOptions`] says.
     pub fn connect(
-        self,
+        mut self,
         peer: &Endpoint,
         options: &ConnectOptions,
     ) -> Result<QueuePair<S, R>, ConnectFailed<S, R>> {
@@ -141,6 +156,70 @@ impl<S: Source, R: Sink> UnconnectedQueuePair<S, R> {
                 error,
                 queue_pair: Box::new(self),
             }),
+        }
+    }
+}
+
+impl<S: Source> UnconnectedQueuePair<S, SharedReceives> {
+    /// As [`UnconnectedQueuePair::new`], with its receives from a shared receive queue of the same
+    /// protection domain. Their completions come on `queue` as well, to be settled by
+    /// [`SharedReceiveQueue::settle`].
+    pub fn with_shared_receives<R: Sink>(
+        pd: &Arc<ProtectionDomain>,
+        queue: &CompletionQueue,
+        port: LocalPort,
+        config: &QueuePairConfig,
+        receives: &SharedReceiveQueue<R>,
+    ) -> Result<UnconnectedQueuePair<S, SharedReceives>, VerbsError> {
+        let core = Core::new(pd, queue.shared(), port, config, Some(receives.shared()))?;
+        core.initialise(config)?;
+        Ok(UnconnectedQueuePair { core })
+    }
+}
+
+impl<S: Source> QueuePair<S, SharedReceives> {
+    /// Whether an event has said that it takes no more receives from its shared receive queue, which it
+    /// does some time after it failed. Somebody must take the device's events for that.
+    pub fn last_receive_taken(&self) -> bool {
+        self.core.last_receive_taken()
+    }
+
+    /// Fails it and waits until it is drained and has taken its last shared receive, so that none is lost
+    /// when it is destroyed; or until `patience` ends. Completions that are not its sends go to `others`,
+    /// those of shared receives it had taken among them; events of other objects go to `events`. Whether
+    /// it ended in time; where not, what it had taken comes back only when the shared receive queue is
+    /// dropped.
+    pub fn close_shared(
+        mut self,
+        queue: &mut CompletionQueue,
+        patience: Duration,
+        mut others: impl FnMut(WorkCompletion),
+        mut events: impl FnMut(AsyncEvent),
+    ) -> Result<bool, VerbsError> {
+        self.fail()?;
+        let deadline = Instant::now() + patience;
+        loop {
+            // Looked at before the queue: what it took last is there by then.
+            let ended = self.last_receive_taken() && self.is_drained();
+            while let Some(done) = queue.poll()? {
+                if done.qp_number() == self.qp_number() && done.of_connected_pair() {
+                    let _: Settled<'_, S, SharedReceives> = self.settle(done);
+                } else {
+                    others(done);
+                }
+            }
+            if ended {
+                return Ok(true);
+            }
+            while let Some(event) = self.core.context().next_event()? {
+                if event.qp_number() != Some(self.qp_number()) {
+                    events(event);
+                }
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::yield_now();
         }
     }
 }
@@ -172,7 +251,7 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
         self.core.post_receive(payload, segments)
     }
 
-    /// Starts a batch of sends, writes and reads.
+    /// Starts a batch of sends, writes, reads and atomics.
     #[inline]
     pub fn batch(&mut self) -> SendBatch<'_, S, R> {
         SendBatch::new(&mut self.core)
@@ -182,12 +261,13 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
     #[inline]
     pub fn settle(&mut self, done: WorkCompletion) -> Settled<'_, S, R> {
         let core = &mut self.core;
-        settle(&done, core.epoch, &mut core.sends, &mut core.receives)
+        let tags = (core.send_tag, core.receive_tag);
+        settle(&done, tags, &mut core.sends, &mut core.receives)
     }
 
     /// Work requests that can be posted on the send queue now.
     pub fn send_room(&self) -> u32 {
-        self.core.send_room()
+        self.core.sends.free()
     }
 
     /// Receives that can be posted now.

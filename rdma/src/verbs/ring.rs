@@ -1,53 +1,62 @@
 //! The payloads of one queue's outstanding work requests, in posting order.
 //!
 //! Work requests of a reliable connection complete in order, so a completion stands for itself and all
-//! before it on its queue. Sequence numbers run over 31 bits; a slot is the low part, what is above
-//! tells generations apart.
+//! before it on its queue. Sequence numbers run over 32 bits and wrap; a slot is the low part, what is
+//! above tells generations apart.
 
-/// Sequence numbers wrap here.
-pub(super) const SEQUENCE_MASK: u32 = (1 << 31) - 1;
+use std::mem::MaybeUninit;
 
+/// Slots `head` to `tail` (exclusive, wrapping) hold a value, the others are vacant.
 pub(super) struct Ring<B> {
-    slots: Box<[Option<B>]>,
-    limit: u32,
     head: u32,
     tail: u32,
+    /// Work requests it takes; there may be more slots.
+    limit: u32,
+    /// A power of two less one, and less than the number of slots.
+    mask: u32,
+    slots: Box<[MaybeUninit<Option<B>>]>,
 }
 
 impl<B> Ring<B> {
-    /// Room for `limit` work requests.
+    /// Room for `limit` work requests, and one more that [`Ring::push`] takes even when it is full.
     pub(super) fn new(limit: u32) -> Ring<B> {
-        let slots = limit.max(1).next_power_of_two();
+        let slots = limit.saturating_add(1).next_power_of_two();
         Ring {
-            slots: (0..slots).map(|_| None).collect(),
-            limit,
             head: 0,
             tail: 0,
+            limit,
+            mask: slots - 1,
+            slots: (0..slots).map(|_| MaybeUninit::uninit()).collect(),
         }
     }
 
     #[inline]
-    fn slot(&mut self, sequence: u32) -> &mut Option<B> {
-        // The length is a power of two.
-        let index = sequence as usize & (self.slots.len() - 1);
-        &mut self.slots[index]
+    fn slot(&mut self, sequence: u32) -> *mut Option<B> {
+        let index = (sequence & self.mask) as usize;
+        // SAFETY: the mask is less than the number of slots.
+        unsafe { self.slots.as_mut_ptr().add(index) }.cast()
     }
 
     /// Work requests outstanding.
     #[inline]
     pub(super) fn len(&self) -> u32 {
-        self.tail.wrapping_sub(self.head) & SEQUENCE_MASK
+        self.tail.wrapping_sub(self.head)
+    }
+
+    /// Whether one more may be added.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        self.len() < self.limit
     }
 
     #[inline]
     pub(super) fn free(&self) -> u32 {
-        self.limit - self.len()
+        self.limit.saturating_sub(self.len())
     }
 
-    /// The number of the oldest work request outstanding, if there is one.
-    #[inline]
-    pub(super) fn oldest(&self) -> u32 {
-        self.head
+    /// Leaves no room from now on.
+    pub(super) fn shut(&mut self) {
+        self.limit = 0;
     }
 
     /// The number that the next work request gets.
@@ -56,13 +65,26 @@ impl<B> Ring<B> {
         self.tail
     }
 
-    /// Adds a work request. The caller has checked that there is room.
-    #[inline]
+    /// Adds a work request.
+    ///
+    /// # Panics
+    /// When every slot is taken, which a caller that asks for room first never sees.
     pub(super) fn push(&mut self, payload: Option<B>) -> u32 {
-        debug_assert!(self.free() > 0);
+        assert!(self.len() <= self.mask, "the ring has no slot left");
+        // SAFETY: as asserted.
+        unsafe { self.push_unchecked(payload) }
+    }
+
+    /// Adds a work request.
+    ///
+    /// # Safety
+    /// There must be room: [`Ring::has_room`].
+    #[inline]
+    pub(super) unsafe fn push_unchecked(&mut self, payload: Option<B>) -> u32 {
         let sequence = self.tail;
-        *self.slot(sequence) = payload;
-        self.tail = (sequence + 1) & SEQUENCE_MASK;
+        // SAFETY: there are more slots than are taken, so this one is vacant; writing it drops nothing.
+        unsafe { self.slot(sequence).write(payload) };
+        self.tail = sequence.wrapping_add(1);
         sequence
     }
 
@@ -71,46 +93,79 @@ impl<B> Ring<B> {
         if self.tail == from {
             return None;
         }
-        self.tail = self.tail.wrapping_sub(1) & SEQUENCE_MASK;
+        debug_assert!(self.len() > 0);
+        self.tail = self.tail.wrapping_sub(1);
         let last = self.tail;
-        Some(self.slot(last).take())
+        // SAFETY: it was between head and tail, and now is no longer: it is read once.
+        Some(unsafe { self.slot(last).read() })
     }
 
-    /// Gives an outstanding work request a payload to hold.
+    /// Whether an outstanding work request has a payload of its own.
+    pub(super) fn has_payload(&mut self, sequence: u32) -> bool {
+        // SAFETY: slots of outstanding work requests hold a value.
+        self.holds(sequence) && unsafe { (*self.slot(sequence)).is_some() }
+    }
+
+    /// Gives an outstanding work request a payload to hold, in place of the one it has.
     pub(super) fn keep_with(&mut self, sequence: u32, payload: B) {
-        *self.slot(sequence) = Some(payload);
+        assert!(self.holds(sequence), "the work request is not outstanding");
+        // SAFETY: slots of outstanding work requests hold a value.
+        unsafe { *self.slot(sequence) = Some(payload) };
     }
 
     /// Whether this work request is outstanding.
     #[inline]
     pub(super) fn holds(&self, sequence: u32) -> bool {
-        (sequence.wrapping_sub(self.head) & SEQUENCE_MASK) < self.len()
+        sequence.wrapping_sub(self.head) < self.len()
+    }
+
+    /// How many of the oldest work requests are done when this one is; 0 when it isn't outstanding.
+    #[inline]
+    pub(super) fn done_with(&self, last: u32) -> u32 {
+        let before = last.wrapping_sub(self.head);
+        if before < self.len() { before + 1 } else { 0 }
+    }
+
+    /// Takes the oldest work request.
+    ///
+    /// # Safety
+    /// There must be one.
+    #[inline]
+    pub(super) unsafe fn pop_unchecked(&mut self) -> Option<B> {
+        let sequence = self.head;
+        self.head = sequence.wrapping_add(1);
+        // SAFETY: it was between head and tail, and now is no longer: it is read once.
+        unsafe { self.slot(sequence).read() }
     }
 
     /// Takes the oldest work request if it is not later than `last`.
-    #[inline]
+    #[cfg(test)]
     pub(super) fn pop_through(&mut self, last: u32) -> Option<Option<B>> {
         if !self.holds(last) {
             return None;
         }
-        let sequence = self.head;
-        self.head = (sequence + 1) & SEQUENCE_MASK;
-        Some(self.slot(sequence).take())
+        // SAFETY: `last` is outstanding, so there is an oldest one.
+        Some(unsafe { self.pop_unchecked() })
     }
 
     /// Forgets all payloads without dropping them.
     pub(super) fn leak(&mut self) {
-        for slot in &mut self.slots {
-            std::mem::forget(slot.take());
-        }
+        self.head = self.tail;
     }
 
     #[cfg(test)]
     pub(super) fn starting_at(limit: u32, sequence: u32) -> Ring<B> {
-        Ring {
-            head: sequence,
-            tail: sequence,
-            ..Ring::new(limit)
+        let mut ring = Ring::new(limit);
+        (ring.head, ring.tail) = (sequence, sequence);
+        ring
+    }
+}
+
+impl<B> Drop for Ring<B> {
+    fn drop(&mut self) {
+        while self.len() > 0 {
+            // SAFETY: there is one.
+            drop(unsafe { self.pop_unchecked() });
         }
     }
 }
@@ -143,7 +198,7 @@ mod tests {
         /// Also across the point where sequence numbers start again.
         #[test]
         fn payloads_come_back_once_and_in_order(steps in steps(), limit in 1u32..9, start in 0u32..40) {
-            let first = SEQUENCE_MASK - start;
+            let first = u32::MAX - start;
             let mut ring: Ring<u64> = Ring::starting_at(limit, first);
             let mut model: VecDeque<(u32, Option<u64>)> = VecDeque::new();
             let mut stamp = 0;
@@ -178,6 +233,23 @@ mod tests {
                 prop_assert_eq!(ring.len() as usize, model.len());
             }
         }
+    }
+
+    #[test]
+    fn payloads_still_there_are_dropped_with_the_ring_unless_they_are_leaked() {
+        let shared = std::sync::Arc::new(());
+        let mut ring = Ring::starting_at(3, u32::MAX);
+        for _ in 0..3 {
+            ring.push(Some(std::sync::Arc::clone(&shared)));
+        }
+        ring.pop_through(u32::MAX);
+        drop(ring);
+        assert_eq!(std::sync::Arc::strong_count(&shared), 1);
+        let mut ring = Ring::new(1);
+        ring.push(Some(std::sync::Arc::clone(&shared)));
+        ring.leak();
+        drop(ring);
+        assert_eq!(std::sync::Arc::strong_count(&shared), 2);
     }
 
     #[test]

@@ -1,20 +1,36 @@
 //! From a completion to the payloads that it hands back.
 
 use super::completion::{Completion, Queue, WorkCompletion};
-use super::ring::{Ring, SEQUENCE_MASK};
+use super::ring::Ring;
 use super::status::CompletionError;
 
-/// Where work request identifiers hold what: the queue pair's epoch above, then which queue, then the
-/// sequence number.
-const RECEIVE_BIT: u64 = 1 << 31;
+/// What work request identifiers hold above the sequence number: which queue pair of this process, and
+/// which of its queues. A completion with another tag is of something that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag(u64);
 
-#[inline]
-pub(super) fn work_request_id(epoch: u32, queue: Queue, sequence: u32) -> u64 {
-    let bit = match queue {
-        Queue::Send => 0,
-        Queue::Receive => RECEIVE_BIT,
-    };
-    u64::from(epoch) << 32 | bit | u64::from(sequence & SEQUENCE_MASK)
+impl Tag {
+    /// `epoch` numbers the queue pairs that were ever made.
+    pub(super) fn new(epoch: u32, queue: Queue) -> Tag {
+        let bit = match queue {
+            Queue::Send => 0,
+            Queue::Receive => 1 << 32,
+        };
+        // The highest bit is for identifiers of tables.
+        Tag(u64::from(epoch & 0x3fff_ffff) << 33 | bit)
+    }
+
+    /// The identifier of a work request.
+    #[inline]
+    pub(super) fn id(self, sequence: u32) -> u64 {
+        self.0 | u64::from(sequence)
+    }
+
+    /// The sequence number in an identifier, if it has this tag.
+    #[inline]
+    fn sequence(self, id: u64) -> Option<u32> {
+        ((id ^ self.0) >> 32 == 0).then_some(id as u32)
+    }
 }
 
 /// What a completion was about.
@@ -32,7 +48,8 @@ pub enum Settled<'q, S, R> {
 pub struct Sent<'q, S> {
     outcome: Result<Completion, CompletionError>,
     ring: &'q mut Ring<S>,
-    last: u32,
+    /// Work requests that are done and still in the ring.
+    left: u32,
 }
 
 /// A completed receive.
@@ -52,10 +69,7 @@ impl<S> Sent<'_, S> {
 
     /// Work requests that are done with this completion and not yet taken, those without payload too.
     pub fn work_requests(&self) -> u32 {
-        if !self.ring.holds(self.last) {
-            return 0;
-        }
-        self.last.wrapping_sub(self.ring.oldest()).wrapping_add(1) & SEQUENCE_MASK
+        self.left
     }
 }
 
@@ -64,15 +78,19 @@ impl<S> Iterator for Sent<'_, S> {
 
     #[inline]
     fn next(&mut self) -> Option<S> {
-        loop {
-            if let Some(payload) = self.ring.pop_through(self.last)? {
+        while self.left > 0 {
+            self.left -= 1;
+            // SAFETY: `left` work requests were outstanding, and nobody else takes any meanwhile.
+            if let Some(payload) = unsafe { self.ring.pop_unchecked() } {
                 return Some(payload);
             }
         }
+        None
     }
 }
 
 impl<S> Drop for Sent<'_, S> {
+    #[inline]
     fn drop(&mut self) {
         for payload in self.by_ref() {
             drop(payload);
@@ -83,30 +101,29 @@ impl<S> Drop for Sent<'_, S> {
 #[inline]
 pub(super) fn settle<'q, S, R>(
     done: &WorkCompletion,
-    epoch: u32,
+    (send, receive): (Tag, Tag),
     sends: &'q mut Ring<S>,
     receives: &mut Ring<R>,
 ) -> Settled<'q, S, R> {
-    let id = done.id();
-    if (id >> 32) as u32 != epoch {
-        return Settled::Stale;
-    }
-    let sequence = id as u32 & SEQUENCE_MASK;
-    if id & RECEIVE_BIT == 0 {
-        if !sends.holds(sequence) {
+    if let Some(sequence) = send.sequence(done.id()) {
+        let left = sends.done_with(sequence);
+        if left == 0 {
             return Settled::Stale;
         }
-        let outcome = done.outcome(Queue::Send);
         return Settled::Sent(Sent {
-            outcome,
+            outcome: done.outcome(Queue::Send),
             ring: sends,
-            last: sequence,
+            left,
         });
     }
+    let Some(sequence) = receive.sequence(done.id()) else {
+        return Settled::Stale;
+    };
     // Earlier ones are left only when their completions were thrown away unsettled.
     let mut newest = None;
-    while let Some(payload) = receives.pop_through(sequence) {
-        newest = payload;
+    for _ in 0..receives.done_with(sequence) {
+        // SAFETY: so many are outstanding.
+        newest = unsafe { receives.pop_unchecked() };
     }
     match newest {
         Some(payload) => Settled::Received(Received {

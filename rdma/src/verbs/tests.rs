@@ -1,5 +1,13 @@
 //! The safe layer on the mock provider: what a healthy device and what a failing one gives.
 
+mod datagram;
+mod events;
+mod fork;
+mod regions;
+mod shared_receive;
+mod waiting;
+mod windows;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -401,7 +409,10 @@ fn a_batch_that_is_dropped_posts_nothing() {
 
 #[test]
 fn a_batch_taken_in_part_keeps_what_the_adapter_has_and_returns_the_rest() {
-    let (mut left, mut a, right, _b) = connected(&config(8));
+    let (mut left, mut a, right, _b) = connected(&QueuePairConfig {
+        interface: Some(PostingInterface::Classic),
+        ..config(8)
+    });
     let window = RemoteWindow::new(&right.pd, PIECE).expect("a window");
     let at = window.remote().at(0, PIECE as u64).expect("inside");
     mock::refuse_sends_after(a.qp_number(), 3, libc::EIO);
@@ -676,7 +687,7 @@ fn port_events_are_reported_and_taken_once() {
     assert_eq!(context.next_event().expect("none"), None);
     mock::report_port(&context, 1, false);
     let event = context.next_event().expect("one").expect("one");
-    assert_eq!((event.kind, event.port), (EventKind::PortError, Some(1)));
+    assert_eq!((event.kind, event.port()), (EventKind::PortError, Some(1)));
     assert_eq!(context.next_event().expect("none"), None);
 }
 

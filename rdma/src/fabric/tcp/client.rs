@@ -18,8 +18,9 @@ use crate::fabric::session::{Session, UnderWay};
 use crate::fabric::{FabricError, trailer_at};
 use crate::shard::{Message, Ring, Socket};
 
-/// Bytes received in one operation: large enough to be cheap, small enough to show progress.
-const PIECE_BYTES: usize = 1 << 20;
+/// Bytes received in one operation: large enough to be cheap, small enough that a slow peer's data
+/// shows progress, and so is a sign of life, long before the deadline.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Opens a data connection and shows the ticket.
 pub(super) async fn connect(
@@ -81,7 +82,8 @@ pub(super) async fn connect(
 
 /// Drives the link until it ends.
 pub(super) async fn drive(ring: Rc<Ring>, socket: Socket, driver: Driver) {
-    let session = Session::begin(driver, Rc::clone(&ring));
+    let patience = driver.deadline;
+    let session = Session::begin(driver, Rc::clone(&ring), patience);
     let ask = std::pin::pin!(ask(&ring, &socket, &session));
     let receive = std::pin::pin!(receive(&ring, &socket, &session));
     let watch = std::pin::pin!(session.watch());

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use futures::future::{Either, select};
 
 use super::completions::{Connection, Settle};
-use super::{Immediate, SPARE_RECEIVES, connect_options};
+use super::{Immediate, SPARE_RECEIVES, connect_options, pieces};
 use crate::fabric::frame::{Header, MAX_FRAME_BYTES, Outcome, Reply, TRAILER_BYTES, decode_header};
 use crate::fabric::link::{Driver, LinkEnd};
 use crate::fabric::session::Session;
-use crate::fabric::{FabricError, Refusal, trailer_at};
+use crate::fabric::{FabricError, Refusal, chunk_capacity, trailer_at};
 use crate::shard::Ring;
 use crate::slab::{Lease, PAGE_BYTES, Slab};
 use crate::verbs::{
@@ -22,6 +22,11 @@ use crate::verbs::{
 
 /// Request frames that may be on their way at a time; each has 32 entries at most.
 const FRAMES: usize = 8;
+
+/// For how many deadlines a peer may be silent. One that is gone is found out by the probes sooner, as its
+/// adapter doesn't acknowledge them; one that is there and doesn't run for long, on a busy machine, would
+/// not be faster on a new link.
+const BUSY_DEADLINES: u32 = 3;
 
 /// A page holds any frame.
 const _: () = assert!(MAX_FRAME_BYTES <= PAGE_BYTES);
@@ -88,7 +93,7 @@ impl Half {
             unsafe { MemoryRegion::register_remote_writable(&pd, Arc::clone(&arena) as _) }?;
         let rkey = region.remote().map_or(0, |memory| memory.rkey);
         let requests = MemoryRegion::register(&pd, Arc::clone(&frames) as _, Access::LocalRead)?;
-        let receives = slots + SPARE_RECEIVES;
+        let receives = slots * pieces(chunk_capacity(&arena)) + SPARE_RECEIVES;
         // All frames, and a probe.
         let sends = FRAMES + 1;
         let queue = CompletionQueue::with_events(context, (sends + 1 + receives) as u32)?;
@@ -98,6 +103,7 @@ impl Half {
             segments: 1,
             inline_bytes: 0,
             remote_writes: true,
+            ..QueuePairConfig::default()
         };
         let mut queue_pair = UnconnectedQueuePair::new(&pd, &queue, port, &config)?;
         queue_pair.attach(&region)?;
@@ -156,7 +162,8 @@ pub(super) async fn drive(ring: Rc<Ring>, connected: Connected, driver: Driver) 
         rkey,
         frames,
     } = connected;
-    let session = Session::begin(driver, Rc::clone(&ring));
+    let patience = driver.deadline * BUSY_DEADLINES;
+    let session = Session::begin(driver, Rc::clone(&ring), patience);
     let requester = Requester {
         session,
         probing: Cell::new(false),

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use futures::future::{Either, select};
 
 use super::completions::{Connection, Settle};
-use super::{Immediate, connect_options};
+use super::{Immediate, MAX_PIECES, connect_options, piece_bytes, pieces};
 use crate::fabric::frame::{
     HEADER_BYTES, Header, Outcome, Reply, TRAILER_BYTES, decode_entries, decode_header,
     encode_reply,
 };
-use crate::fabric::serve::{Desk, Served};
-use crate::fabric::{FabricError, Payload, Refusal, trailer_at};
+use crate::fabric::serve::{Desk, Served, Turn};
+use crate::fabric::silence::Silence;
+use crate::fabric::{FabricError, Payload, Refusal, chunk_capacity, trailer_at};
 use crate::shard::Ring;
 use crate::slab::{Lease, PAGE_BYTES, Slab};
 use crate::verbs::{
@@ -24,8 +25,10 @@ use crate::verbs::{
     UnconnectedQueuePair, VerbsError, Work,
 };
 
-/// Work requests of one answer: data, then trailer with immediate.
-const WORK_PER_ANSWER: u32 = 2;
+/// Work requests of the largest answer: its data, then trailer with immediate.
+fn work_per_answer(pieces: usize) -> u32 {
+    pieces as u32 + 1
+}
 
 /// What an answer is sent from, or nothing for a refusal or a sign of life. Comes back when the
 /// adapter is done with it, and is counted then.
@@ -34,6 +37,8 @@ pub(super) struct Outgoing {
     what: What,
     writes: u64,
     bytes: u64,
+    /// Of an answer: the next request's turn comes when this has left.
+    _turn: Option<Turn>,
 }
 
 #[derive(Clone, Copy)]
@@ -65,14 +70,15 @@ pub(super) struct Patience {
     pub(super) first_frame: Duration,
 }
 
-/// Makes a queue pair for a peer, with a receive posted for each of its slots and room for `answers`,
-/// and connects it.
+/// Makes a queue pair for a peer, with a receive posted for each of its slots and room for `answers`
+/// of so many pieces, and connects it.
 pub(super) fn connect(
     context: &Arc<Context>,
     port: LocalPort,
     serving: &Arc<MemoryRegion>,
     slots: usize,
     answers: usize,
+    pieces: usize,
     peer: &Endpoint,
 ) -> Result<Connection<Outgoing, Lease>, FabricError> {
     let pd = serving.protection_domain();
@@ -81,7 +87,7 @@ pub(super) fn connect(
     let frames = Slab::new("requests of a peer", PAGE_BYTES, receives)?;
     let region = MemoryRegion::register(pd, Arc::clone(&frames) as _, Access::LocalWrite)?;
     // Answers that may be under way, and a sign of life.
-    let sends = WORK_PER_ANSWER * answers as u32 + 1;
+    let sends = work_per_answer(pieces) * answers as u32 + 1;
     let queue = CompletionQueue::with_events(context, sends + 1 + receives as u32)?;
     let config = QueuePairConfig {
         send_depth: sends,
@@ -91,6 +97,7 @@ pub(super) fn connect(
         // For the probes of the requester, which write no bytes: this domain has no region that a peer
         // could write to.
         remote_writes: true,
+        ..QueuePairConfig::default()
     };
     let mut queue_pair = UnconnectedQueuePair::new(pd, &queue, port, &config)?;
     queue_pair.attach(serving)?;
@@ -129,9 +136,12 @@ pub(super) async fn drive(
     desk.counters().peers_accepted.increment();
     let server = PeerServer {
         desk,
+        piece_bytes: piece_bytes(chunk_capacity(&slab)),
+        work_per_answer: work_per_answer(pieces(chunk_capacity(&slab))),
         slab,
         connection,
-        last_progress: Cell::new(Instant::now()),
+        silence: Silence::new(),
+        last_heard: Cell::new(Instant::now()),
         met: Cell::new(false),
         sign_under_way: Cell::new(false),
     };
@@ -155,6 +165,14 @@ pub(super) async fn drive(
     server.desk.counters().peers_ended.increment();
 }
 
+/// The immediate of whatever is no reply.
+const WORKING: u32 = Immediate {
+    slot: 0,
+    status: Immediate::WORKING,
+    tag: 0,
+}
+.encode();
+
 /// Why the link ended.
 struct End(String);
 
@@ -174,8 +192,12 @@ struct PeerServer {
     connection: Connection<Outgoing, Lease>,
     desk: Desk,
     slab: Arc<Slab>,
-    /// When work was last acknowledged, begun on an idle queue, or asked for.
-    last_progress: Cell<Instant>,
+    piece_bytes: usize,
+    work_per_answer: u32,
+    /// For how long nothing of what is outstanding was acknowledged, and nothing asked for.
+    silence: Silence,
+    /// When the peer last acknowledged or asked for something, or work was begun on an idle queue.
+    last_heard: Cell<Instant>,
     /// Whether the peer has been heard, and so has finished its part of the meeting.
     met: Cell<bool>,
     sign_under_way: Cell<bool>,
@@ -184,7 +206,12 @@ struct PeerServer {
 impl PeerServer {
     /// Posts answers as they come.
     async fn answer(&self) -> End {
-        while let Some(Served { entry, result }) = self.desk.next_answer().await {
+        while let Some(served) = self.desk.next_answer().await {
+            let Served {
+                entry,
+                result,
+                turn,
+            } = served;
             let remote = RemoteAddress {
                 address: entry.address,
                 rkey: entry.rkey,
@@ -209,7 +236,6 @@ impl PeerServer {
                     };
                     lease[trailer + TRAILER_BYTES..][..HEADER_BYTES]
                         .copy_from_slice(&encode_reply(&reply));
-                    let data = [Segment::new(0, len)];
                     let tail_bytes = TRAILER_BYTES + HEADER_BYTES;
                     let tail = [Segment::new(trailer as u32, tail_bytes as u32)];
                     let last = Work::write_with_immediate(
@@ -218,16 +244,27 @@ impl PeerServer {
                         &tail,
                     )
                     .signaled();
-                    let work = [Work::write(remote, &data), last];
-                    let work = if len == 0 { &work[1..] } else { &work[..] };
+                    let mut segments = [[Segment::new(0, 0)]; MAX_PIECES];
+                    let pieces = self.cut(len, &mut segments);
+                    let mut work = [last; MAX_PIECES + 1];
+                    for (index, (work, piece)) in work.iter_mut().zip(pieces).enumerate() {
+                        let at = remote.offset(u64::from(piece[0].offset));
+                        *work = if index + 1 < pieces.len() {
+                            Work::write_with_immediate(at, WORKING, piece).signaled()
+                        } else {
+                            Work::write(at, piece)
+                        };
+                    }
                     let outgoing = Outgoing {
                         lease: Some(lease),
                         what: What::Answer(Ok(len)),
-                        writes: work.len() as u64,
+                        writes: pieces.len() as u64 + 1,
                         bytes: u64::from(len) + tail_bytes as u64,
+                        _turn: Some(turn),
                     };
-                    self.connection.room_for(WORK_PER_ANSWER).await;
-                    self.post(outgoing, work)
+                    self.connection.room_for(self.work_per_answer).await;
+                    self.desk.answers(slot);
+                    self.post(outgoing, &work[..=pieces.len()])
                 }
                 Err(refusal) => {
                     let outgoing = Outgoing {
@@ -235,10 +272,12 @@ impl PeerServer {
                         what: What::Answer(Err(refusal)),
                         writes: 1,
                         bytes: 0,
+                        _turn: Some(turn),
                     };
                     let status = immediate(refusal as u16 as u8);
                     let work = [Work::write_with_immediate(remote, status, &[]).signaled()];
-                    self.connection.room_for(WORK_PER_ANSWER).await;
+                    self.connection.room_for(self.work_per_answer).await;
+                    self.desk.answers(slot);
                     self.post(outgoing, &work)
                 }
             };
@@ -247,6 +286,23 @@ impl PeerServer {
             }
         }
         End("it is no longer served".to_owned())
+    }
+
+    /// Cuts that many bytes of data into pieces.
+    fn cut<'s>(
+        &self,
+        len: u32,
+        segments: &'s mut [[Segment; 1]; MAX_PIECES],
+    ) -> &'s [[Segment; 1]] {
+        let step = self.piece_bytes;
+        let starts = (0..len as usize).step_by(step);
+        let mut count = 0;
+        for (segment, start) in segments.iter_mut().zip(starts) {
+            let end = (start + step).min(len as usize);
+            segment[0] = Segment::new(start as u32, (end - start) as u32);
+            count += 1;
+        }
+        &segments[..count]
     }
 
     /// A payload in another slab (the arena of a link on which we asked for it) is copied, as only
@@ -269,7 +325,7 @@ impl PeerServer {
         let writes = outgoing.writes;
         let mut queue_pair = self.connection.queue_pair.borrow_mut();
         if queue_pair.outstanding().0 == 0 {
-            self.last_progress.set(Instant::now());
+            self.heard();
         }
         let mut batch = queue_pair.batch();
         batch
@@ -282,23 +338,26 @@ impl PeerServer {
         Ok(())
     }
 
+    fn heard(&self) {
+        self.silence.end();
+        self.last_heard.set(Instant::now());
+    }
+
     /// Says that we are alive to a peer that waits, finds out whether an idle one is, and gives up on
     /// one that acknowledges nothing.
     async fn watch(&self, ring: &Rc<Ring>, patience: &Patience) -> End {
-        let mut quiet_since = Instant::now();
+        let pause = patience.heartbeat.min(patience.deadline / 8);
         loop {
-            ring.sleep(patience.heartbeat.min(patience.deadline / 4))
-                .await;
-            let outstanding = self.connection.queue_pair.borrow().outstanding().0;
-            let waited = self.last_progress.get().elapsed();
-            if outstanding > 0 {
-                quiet_since = Instant::now();
-                if waited >= patience.deadline {
-                    return End(format!("it acknowledged nothing for {waited:?}"));
+            ring.sleep(pause).await;
+            let silent = self.silence.look(pause);
+            // What is outstanding is a sign of life for the peer, as its acknowledgement is for us.
+            if self.connection.queue_pair.borrow().outstanding().0 > 0 {
+                if silent >= patience.deadline {
+                    return End(format!("it acknowledged nothing for {silent:?}"));
                 }
                 continue;
             }
-            let idle = self.last_progress.get().max(quiet_since).elapsed();
+            let idle = self.last_heard.get().elapsed();
             let patience_with_idle = if self.met.get() {
                 patience.deadline / 2
             } else {
@@ -309,14 +368,8 @@ impl PeerServer {
                 address: 0,
                 rkey: 0,
             };
-            let working = Immediate {
-                slot: 0,
-                status: Immediate::WORKING,
-                tag: 0,
-            }
-            .encode();
             let work = if self.desk.owes() {
-                Work::write_with_immediate(nowhere, working, &[])
+                Work::write_with_immediate(nowhere, WORKING, &[])
             } else if idle >= patience_with_idle {
                 Work::write(nowhere, &[])
             } else {
@@ -330,6 +383,7 @@ impl PeerServer {
                 what: What::SignOfLife,
                 writes: 1,
                 bytes: 0,
+                _turn: None,
             };
             if let Err(end) = self.post(outgoing, &[work.signaled()]) {
                 return end;
@@ -342,13 +396,13 @@ impl Settle<Outgoing, Lease> for PeerServer {
     type End = End;
 
     fn sent(&self, sent: Sent<'_, Outgoing>) {
-        self.last_progress.set(Instant::now());
+        self.heard();
         let counters = self.desk.counters();
         if sent.outcome().is_err() {
             counters.verbs_work_failed.increment();
             return;
         }
-        // The last work request of each payload is signalled: this is one payload.
+        // A piece that is not the last of its answer brings no payload back.
         for outgoing in sent {
             counters.verbs_writes_completed.add(outgoing.writes);
             counters.verbs_write_bytes_completed.add(outgoing.bytes);
@@ -361,6 +415,7 @@ impl Settle<Outgoing, Lease> for PeerServer {
 
     fn received(&self, lease: Lease, completion: Completion) -> Result<Lease, End> {
         self.met.set(true);
+        self.heard();
         if completion.operation != Operation::Receive {
             return Err(self.breach("it wrote in place of sending"));
         }

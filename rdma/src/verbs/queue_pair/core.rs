@@ -5,51 +5,68 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::create::{Wanted, create};
 use super::{Granted, QueuePairConfig, QueuePairState};
 use crate::sys;
 use crate::verbs::completion::{Queue, SharedQueue};
-use crate::verbs::context::Operations;
+use crate::verbs::context::{Context, Operations};
 use crate::verbs::endpoint::{ConnectOptions, Endpoint};
 use crate::verbs::error::VerbsError;
+use crate::verbs::event::Notes;
 use crate::verbs::memory::{LocalRange, MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use crate::verbs::port::{LinkLayer, LocalPort};
-use crate::verbs::post::{Rejected, Rejection, check_segments};
+use crate::verbs::post::{Rejected, Rejection, Work, WorkRequests, check_segments};
 use crate::verbs::ring::Ring;
-use crate::verbs::settle::work_request_id;
+use crate::verbs::settle::Tag;
+use crate::verbs::shared_receive::SharedReceiver;
 
 /// Reads served at a time, when the device can do as many.
 const READS_IN_FLIGHT: u8 = 16;
 
+/// Numbers the queue pairs of this process.
+static EPOCH: AtomicU32 = AtomicU32::new(1);
+
+/// What posting and settling touch stands first.
 pub(in crate::verbs) struct Core<S, R> {
+    pub(in crate::verbs) sends: Ring<S>,
+    pub(in crate::verbs) send_tag: Tag,
+    /// The attached region that the last payload lay in.
+    pub(in crate::verbs) last_range: LocalRange,
+    /// Work requests to go, the signalled one included, before one is signalled unasked.
+    pub(in crate::verbs) until_signal: u32,
+    signal_every: u32,
+    /// Shorter messages are copied.
+    pub(in crate::verbs) inline_below: u32,
+    pub(in crate::verbs) batch_open: bool,
+    pub(in crate::verbs) work: WorkRequests,
+    pub(in crate::verbs) receives: Ring<R>,
+    pub(in crate::verbs) receive_tag: Tag,
+    operations: Operations,
     pub(in crate::verbs) raw: NonNull<sys::ibv_qp>,
     pub(in crate::verbs) qp_number: u32,
-    pub(in crate::verbs) epoch: u32,
-    pub(in crate::verbs) operations: Operations,
-    pub(in crate::verbs) sends: Ring<S>,
-    pub(in crate::verbs) receives: Ring<R>,
+    pub(in crate::verbs) max_segments: u32,
+    /// Room to write the segments of one work request down.
+    pub(in crate::verbs) segment_list: Box<[sys::ibv_sge]>,
+    pub(in crate::verbs) inline_list: Box<[sys::ibv_data_buf]>,
+    /// Reads and atomics on their way at a time; the adapter holds more of them back.
+    pub(in crate::verbs) reads_issued: u8,
     ranges: Vec<LocalRange>,
     regions: Vec<Arc<MemoryRegion>>,
-    pub(in crate::verbs) work: Box<[sys::ibv_send_wr]>,
-    pub(in crate::verbs) segments: Box<[sys::ibv_sge]>,
-    pub(in crate::verbs) chains: Box<[u32]>,
-    receive_segments: Box<[sys::ibv_sge]>,
-    pub(in crate::verbs) max_segments: u32,
-    pub(in crate::verbs) max_inline: u32,
-    pub(in crate::verbs) signal_every: u32,
-    pub(in crate::verbs) unsignaled: u32,
     failed: bool,
     pub(in crate::verbs) granted: Granted,
     local: LocalPort,
     packet_sequence: u32,
     reads_in_flight: u8,
     reserved: u32,
+    shared_receives: Option<Arc<SharedReceiver>>,
+    /// The adapter's queue pair points to it, for events.
+    notes: Arc<Notes>,
     queue: Arc<SharedQueue>,
     pd: Arc<ProtectionDomain>,
 }
 
 // SAFETY: the adapter's queue pair may be used from any thread, from one at a time, which `&mut` sees
-// to; pointers in `work` and `segments` point into boxes of the same value and into payloads that are
-// `Send`.
+// to; the pointers inside are to boxes of the same value, to it, or to payloads that are `Send`.
 unsafe impl<S: Send, R: Send> Send for Core<S, R> {}
 
 impl<S, R> Core<S, R> {
@@ -58,85 +75,126 @@ impl<S, R> Core<S, R> {
         queue: &Arc<SharedQueue>,
         local: LocalPort,
         config: &QueuePairConfig,
+        shared_receives: Option<&Arc<SharedReceiver>>,
     ) -> Result<Core<S, R>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         if !Arc::ptr_eq(context, queue.context()) {
             return Err(VerbsError::Foreign {
                 what: "the completion queue",
                 owner: "context",
             });
         }
+        if let Some(shared) = shared_receives
+            && !Arc::ptr_eq(shared.protection_domain(), pd)
+        {
+            return Err(VerbsError::Foreign {
+                what: "the shared receive queue",
+                owner: "protection domain",
+            });
+        }
         // One more than asked for: the marker that tells when a failed queue is drained.
         let send_depth = config.send_depth.max(1);
-        let receive_depth = config.receive_depth.max(1);
+        let receive_depth = match shared_receives {
+            Some(_) => 0,
+            None => config.receive_depth.max(1),
+        };
+        let max_segments = config.segments.max(1);
+        let limits = context.limits();
+        let most = u64::from(limits.queue_depth);
+        for (what, wanted) in [
+            ("sends at a time on a queue pair", u64::from(send_depth) + 1),
+            ("receives at a time on a queue pair", receive_depth.into()),
+        ] {
+            limits.check(context.name(), what, wanted, most)?;
+        }
+        let (wanted, most) = (max_segments.into(), limits.segments.into());
+        limits.check(context.name(), "segments in a work request", wanted, most)?;
+        if config.remote_atomics {
+            limits.check_atomics(context.name())?;
+        }
         let reserved = send_depth.saturating_add(1).saturating_add(receive_depth);
         queue.reserve(reserved)?;
-        let mut attributes = sys::ibv_qp_init_attr {
-            send_cq: queue.as_ptr(),
-            recv_cq: queue.as_ptr(),
-            cap: sys::ibv_qp_cap {
-                max_send_wr: send_depth + 1,
+        if let Some(shared) = shared_receives {
+            shared
+                .reserve_on(queue)
+                .inspect_err(|_| queue.release(reserved))?;
+        }
+        let notes = Arc::new(Notes::default());
+        let wanted = Wanted {
+            capacities: sys::ibv_qp_cap {
+                max_send_wr: send_depth.saturating_add(1),
                 max_recv_wr: receive_depth,
-                max_send_sge: config.segments.max(1),
-                max_recv_sge: config.segments.max(1),
+                max_send_sge: max_segments,
+                max_recv_sge: max_segments,
                 max_inline_data: config.inline_bytes,
             },
-            qp_type: sys::IBV_QPT_RC,
-            sq_sig_all: 0,
-            ..Default::default()
+            interface: config.interface,
+            shared_receives: shared_receives.map_or(null_mut(), |shared| shared.as_ptr()),
+            tag: Arc::as_ptr(&notes).cast_mut().cast(),
         };
-        // SAFETY: protection domain and queue are alive and of one context.
-        let raw = unsafe { (context.library().create_qp)(pd.as_ptr(), &mut attributes) };
-        let Some(raw) = NonNull::new(raw) else {
-            let error = VerbsError::last(
-                "ibv_create_qp",
-                format!(
-                    "{} (depth {send_depth} and {receive_depth}, {} segments, {} bytes inline)",
-                    context.name(),
-                    config.segments,
-                    config.inline_bytes
-                ),
-            );
+        let made = create(pd, queue, &wanted).inspect_err(|_| {
             queue.release(reserved);
-            return Err(error);
-        };
+            if let Some(shared) = shared_receives {
+                shared.release_on(queue);
+            }
+        })?;
         // SAFETY: the queue pair was just made; its number never changes.
-        let qp_number = unsafe { (*raw.as_ptr()).qp_num };
-        let max_segments = config.segments.max(1);
+        let qp_number = unsafe { (*made.raw.as_ptr()).qp_num };
+        let inline_bytes = config.inline_bytes.min(made.inline_bytes);
+        let reads_in_flight = limits.reads_in_flight.min(READS_IN_FLIGHT);
+        let signal_every = (send_depth / 2).max(1);
+        let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
         let width = max_segments as usize;
-        let depth = send_depth as usize;
-        static EPOCH: AtomicU32 = AtomicU32::new(1);
         Ok(Core {
-            raw,
-            qp_number,
-            epoch: EPOCH.fetch_add(1, Ordering::Relaxed),
-            operations: context.operations(),
-            sends: Ring::new(send_depth + 1),
-            receives: Ring::new(receive_depth),
-            ranges: Vec::new(),
-            regions: Vec::new(),
-            work: vec![sys::ibv_send_wr::default(); depth].into_boxed_slice(),
-            segments: vec![sys::ibv_sge::default(); depth * width].into_boxed_slice(),
-            chains: vec![0; depth].into_boxed_slice(),
-            receive_segments: vec![sys::ibv_sge::default(); width].into_boxed_slice(),
-            max_segments,
-            max_inline: config.inline_bytes.min(attributes.cap.max_inline_data),
-            signal_every: (send_depth / 2).max(1),
-            unsignaled: 0,
-            failed: false,
+            sends: Ring::new(send_depth),
+            send_tag: Tag::new(epoch, Queue::Send),
+            last_range: LocalRange::NONE,
+            until_signal: signal_every,
+            signal_every,
+            inline_below: match inline_bytes {
+                0 => 0,
+                bytes => bytes.saturating_add(1),
+            },
+            batch_open: false,
             granted: Granted {
                 send_depth,
                 receive_depth,
                 segments: max_segments,
-                inline_bytes: config.inline_bytes.min(attributes.cap.max_inline_data),
+                inline_bytes,
+                interface: made.work.interface(),
             },
+            work: made.work,
+            receives: Ring::new(receive_depth),
+            receive_tag: Tag::new(epoch, Queue::Receive),
+            operations: context.operations(),
+            raw: made.raw,
+            qp_number,
+            max_segments,
+            segment_list: vec![sys::ibv_sge::default(); width].into_boxed_slice(),
+            inline_list: vec![sys::ibv_data_buf::default(); width].into_boxed_slice(),
+            reads_issued: limits.reads_issued.min(READS_IN_FLIGHT),
+            ranges: Vec::new(),
+            regions: Vec::new(),
+            failed: false,
             local,
             packet_sequence: (RandomState::new().build_hasher().finish() & 0xff_ffff) as u32,
-            reads_in_flight: context.limits().reads_in_flight.min(READS_IN_FLIGHT),
+            reads_in_flight,
             reserved,
+            shared_receives: shared_receives.map(Arc::clone),
+            notes,
             queue: Arc::clone(queue),
             pd: Arc::clone(pd),
         })
+    }
+
+    /// Whether an event said that it takes no more receives from its shared receive queue.
+    pub(super) fn last_receive_taken(&self) -> bool {
+        self.notes.last_receive_taken()
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        self.pd.context()
     }
 
     fn object(&self) -> String {
@@ -154,12 +212,17 @@ impl<S, R> Core<S, R> {
         }
     }
 
-    fn modify(
+    pub(super) fn local_port(&self) -> LocalPort {
+        self.local
+    }
+
+    pub(super) fn modify(
         &self,
         mut attributes: sys::ibv_qp_attr,
         mask: u32,
         to: &str,
     ) -> Result<(), VerbsError> {
+        self.pd.context().check_process()?;
         // SAFETY: the queue pair is ours and the attributes named in the mask are set.
         let code = unsafe {
             (self.pd.context().library().modify_qp)(
@@ -176,11 +239,10 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn initialise(&self, config: &QueuePairConfig) -> Result<(), VerbsError> {
-        let access = if config.remote_writes {
-            sys::IBV_ACCESS_REMOTE_WRITE
-        } else {
-            0
-        };
+        let right = |given, right| if given { right } else { 0 };
+        let access = right(config.remote_writes, sys::IBV_ACCESS_REMOTE_WRITE)
+            | right(config.remote_reads, sys::IBV_ACCESS_REMOTE_READ)
+            | right(config.remote_atomics, sys::IBV_ACCESS_REMOTE_ATOMIC);
         let attributes = sys::ibv_qp_attr {
             qp_state: sys::IBV_QPS_INIT,
             pkey_index: 0,
@@ -193,7 +255,7 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn connect(
-        &self,
+        &mut self,
         peer: &Endpoint,
         options: &ConnectOptions,
     ) -> Result<(), VerbsError> {
@@ -236,7 +298,7 @@ impl<S, R> Core<S, R> {
             retry_cnt: options.retries & 7,
             rnr_retry: options.not_ready_retries & 7,
             sq_psn: self.packet_sequence,
-            max_rd_atomic: self.reads_in_flight.min(peer.reads_in_flight),
+            max_rd_atomic: self.reads_issued.min(peer.reads_in_flight),
             ..Default::default()
         };
         let mask = sys::IBV_QP_TIMEOUT
@@ -244,7 +306,9 @@ impl<S, R> Core<S, R> {
             | sys::IBV_QP_RNR_RETRY
             | sys::IBV_QP_SQ_PSN
             | sys::IBV_QP_MAX_QP_RD_ATOMIC;
-        self.modify(ready_to_send, mask, "RTS")
+        self.modify(ready_to_send, mask, "RTS")?;
+        self.reads_issued = self.reads_issued.min(peer.reads_in_flight);
+        Ok(())
     }
 
     /// What the device would refuse with a bare EINVAL, or accept and never deliver.
@@ -275,6 +339,7 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn state(&self) -> Result<QueuePairState, VerbsError> {
+        self.pd.context().check_process()?;
         let mut attributes = sys::ibv_qp_attr::default();
         let mut initial = sys::ibv_qp_init_attr::default();
         // SAFETY: the queue pair and both structures are ours.
@@ -314,25 +379,43 @@ impl<S, R> Core<S, R> {
         self.to_error()?;
         self.failed = true;
         if self.sends.len() == 0 {
+            self.sends.shut();
             return Ok(());
         }
+        self.close_forgotten_batch();
         // What succeeded unsignalled has no completion of its own: this one, flushed, stands for it.
         let sequence = self.sends.push(None);
-        let mut marker = sys::ibv_send_wr {
-            wr_id: work_request_id(self.epoch, Queue::Send, sequence),
-            opcode: sys::IBV_WR_SEND,
-            send_flags: sys::IBV_SEND_SIGNALED,
-            ..Default::default()
-        };
-        let mut refused = null_mut();
-        // SAFETY: the queue pair is ours; the work request has no segments and ends its list.
-        let code =
-            unsafe { (self.operations.post_send)(self.raw.as_ptr(), &mut marker, &mut refused) };
+        self.sends.shut();
+        // SAFETY: no batch is open, and one entry of the send queue is kept for this.
+        let code = unsafe { self.work.post_empty_send(self.send_tag.id(sequence)) };
         if code != 0 {
             self.sends.pop_back(sequence);
             return Err(VerbsError::code("ibv_post_send", self.object(), code));
         }
         Ok(())
+    }
+
+    /// Takes back what a batch told the provider that was never dropped ([`std::mem::forget`]). Its
+    /// payloads were not posted; they stay in the ring and come back with a later completion.
+    #[cold]
+    pub(in crate::verbs) fn close_forgotten_batch(&mut self) {
+        if std::mem::take(&mut self.batch_open) {
+            // SAFETY: the batch is open and nobody uses it any more.
+            unsafe { self.work.abort() };
+            self.until_signal = 1;
+        }
+    }
+
+    /// The flags of the next work request, which is signalled when asked, and now and then unasked.
+    #[inline(always)]
+    pub(in crate::verbs) fn flags(&mut self, work: &Work<'_>) -> u32 {
+        self.until_signal -= 1;
+        let mut flags = work.flags();
+        if self.until_signal == 0 || flags & sys::IBV_SEND_SIGNALED != 0 {
+            flags |= sys::IBV_SEND_SIGNALED;
+            self.until_signal = self.signal_every;
+        }
+        flags
     }
 
     pub(super) fn attach(&mut self, region: &Arc<MemoryRegion>) -> Result<(), VerbsError> {
@@ -345,6 +428,51 @@ impl<S, R> Core<S, R> {
         self.ranges.push(region.local());
         self.regions.push(Arc::clone(region));
         Ok(())
+    }
+
+    /// As [`Core::range_of`], with the region itself.
+    pub(in crate::verbs) fn region_of(
+        &self,
+        start: *const u8,
+        len: usize,
+    ) -> Result<Arc<MemoryRegion>, Rejection> {
+        let range = self.range_of(start, len)?;
+        self.regions
+            .iter()
+            .find(|region| region.local().lkey == range.lkey)
+            .map(Arc::clone)
+            .ok_or(Rejection::NotAttached)
+    }
+
+    /// Posts a work request that moves no data, signalled, and gives it a place among the sends without a
+    /// payload: its sequence number.
+    ///
+    /// # Safety
+    /// It must have no segments, and what it names must live until it has completed.
+    pub(in crate::verbs) unsafe fn post_control(
+        &mut self,
+        request: &mut sys::ibv_send_wr,
+    ) -> Result<u32, Rejection> {
+        if !self.sends.has_room() {
+            return Err(Rejection::QueueFull { room: 0, wanted: 1 });
+        }
+        self.close_forgotten_batch();
+        let sequence = self.sends.push(None);
+        request.wr_id = self.send_tag.id(sequence);
+        request.send_flags = sys::IBV_SEND_SIGNALED;
+        let mut refused = null_mut();
+        // SAFETY: the queue pair is ours and no batch is open; the caller vouches for the request, which
+        // ends its list.
+        let code = unsafe { (self.operations.post_send)(self.raw.as_ptr(), request, &mut refused) };
+        if code == 0 {
+            return Ok(sequence);
+        }
+        let errno = match code {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            code => code.saturating_abs(),
+        };
+        self.sends.pop_back(sequence);
+        Err(Rejection::SendRefused { errno })
     }
 
     /// The attached region that a payload lies in.
@@ -361,16 +489,6 @@ impl<S, R> Core<S, R> {
             .copied()
             .ok_or(Rejection::NotAttached)
     }
-
-    /// Room on the send queue; one entry is kept for the marker of [`Core::fail`], none is left after it.
-    #[inline]
-    pub(in crate::verbs) fn send_room(&self) -> u32 {
-        if self.failed {
-            0
-        } else {
-            self.sends.free().saturating_sub(1)
-        }
-    }
 }
 
 impl<S: Source, R: Sink> Core<S, R> {
@@ -385,19 +503,15 @@ impl<S: Source, R: Sink> Core<S, R> {
             Err(reason) => return Err(Rejected { payload, reason }),
         };
         let base = payload.as_ptr() as u64;
-        for (target, segment) in self.receive_segments.iter_mut().zip(segments) {
-            let addr = base + u64::from(segment.offset);
-            *target = sys::ibv_sge {
-                addr,
-                length: segment.len,
-                lkey,
-            };
+        for (target, segment) in self.segment_list.iter_mut().zip(segments) {
+            *target = segment.within(base, lkey);
         }
-        let sequence = self.receives.push(Some(payload));
+        // SAFETY: there is room, as checked.
+        let sequence = unsafe { self.receives.push_unchecked(Some(payload)) };
         let mut request = sys::ibv_recv_wr {
-            wr_id: work_request_id(self.epoch, Queue::Receive, sequence),
+            wr_id: self.receive_tag.id(sequence),
             next: null_mut(),
-            sg_list: self.receive_segments.as_mut_ptr(),
+            sg_list: self.segment_list.as_mut_ptr(),
             num_sge: segments.len() as i32,
         };
         let mut refused = null_mut();
@@ -423,7 +537,7 @@ impl<S: Source, R: Sink> Core<S, R> {
 
     #[inline]
     fn check_receive(&self, payload: &R, segments: &[Segment]) -> Result<u32, Rejection> {
-        if self.receives.free() == 0 {
+        if !self.receives.has_room() {
             return Err(Rejection::QueueFull { room: 0, wanted: 1 });
         }
         check_segments(segments, payload.len(), self.max_segments)?;
@@ -441,6 +555,10 @@ impl<S: Source, R: Sink> Core<S, R> {
 
 impl<S, R> Drop for Core<S, R> {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
+        self.close_forgotten_batch();
         // The adapter stops sooner this way; destroying it is what makes sure.
         self.to_error().ok();
         // SAFETY: the queue pair is ours and not used again. Once destroyed, the adapter no longer
@@ -448,6 +566,9 @@ impl<S, R> Drop for Core<S, R> {
         let code = unsafe { (self.pd.context().library().destroy_qp)(self.raw.as_ptr()) };
         if code == 0 {
             self.queue.release(self.reserved);
+            if let Some(shared) = &self.shared_receives {
+                shared.release_on(&self.queue);
+            }
             return;
         }
         // It may still be writing: keep its buffers, regions and completion queue for ever.
@@ -455,6 +576,8 @@ impl<S, R> Drop for Core<S, R> {
         self.receives.leak();
         std::mem::forget(std::mem::take(&mut self.regions));
         std::mem::forget(Arc::clone(&self.queue));
+        std::mem::forget(self.shared_receives.clone());
+        std::mem::forget(Arc::clone(&self.notes));
         std::mem::forget(Arc::clone(&self.pd));
     }
 }
