@@ -30,7 +30,8 @@ impl Noise {
         mixed ^ (mixed >> 31)
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) {
+    /// Fills a buffer.
+    pub fn fill(&mut self, buffer: &mut [u8]) {
         for piece in buffer.chunks_mut(8) {
             piece.copy_from_slice(&self.draw().to_le_bytes()[..piece.len()]);
         }

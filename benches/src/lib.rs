@@ -2,8 +2,8 @@
 //!
 //! Each part measures pairs, ours and the peer's in turn, so that a machine whose speed drifts
 //! slows both alike; what is kept is the ratio within each pair. [`paired`] turns the ratios into
-//! an estimate with an interval and a verdict, [`row`] prints them, and the other modules know how
-//! to run one part. `hack/bench` builds what is needed and calls the `trackbed-bench` binary.
+//! an estimate with an interval and a verdict, [`row`] prints them, [`session`] and [`progress`] lead
+//! through the cases, and the other modules know how to run one part. `hack/bench` builds what is needed and calls the `trackbed-bench` binary.
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
@@ -11,8 +11,10 @@ pub mod cache;
 pub mod command;
 pub mod dataset;
 pub mod paired;
+pub mod progress;
 pub mod rdma;
 pub mod row;
+pub mod session;
 pub mod soft_roce;
 
 /// Why a part could not be measured at all: exit status 3.

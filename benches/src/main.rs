@@ -30,12 +30,24 @@ struct Arguments {
 enum Part {
     /// A dataset's mount beside the same files read natively.
     Cache(cache::Options),
-    /// RDMA writes beside perftest's `ib_write_bw`, on the same two devices.
+    /// Verbs beside perftest on the same two devices, the shard's reads beside fio.
     Rdma(rdma::Options),
+    /// Our side of the case `rdma/disk-to-nic`: prints MB/s.
+    #[command(hide = true)]
+    DiskToNic(rdma::PumpOptions),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Part::DiskToNic(options) = &arguments.part {
+        return match rdma::pump(options) {
+            Ok(rate) => {
+                println!("{rate}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => not_measured(&error),
+        };
+    }
     let mut rows = Vec::new();
     let json = arguments.json;
     let mut print = |row: Row| {
@@ -50,13 +62,13 @@ fn main() -> ExitCode {
     let measured: Result<(), BenchError> = match arguments.part {
         Part::Cache(options) => cache::measure(&options, arguments.long, &mut print),
         Part::Rdma(options) => rdma::measure(&options, arguments.long, &mut print),
+        Part::DiskToNic(_) => Ok(()),
     };
     if !json && !rows.is_empty() {
         println!("{}", table(&rows));
     }
     if let Err(error) = measured {
-        eprintln!("hack/bench: {error}");
-        return ExitCode::from(3);
+        return not_measured(&error);
     }
     let any = |verdict| rows.iter().any(|row| row.verdict == verdict);
     ExitCode::from(if any(Verdict::Fail) {
@@ -66,4 +78,9 @@ fn main() -> ExitCode {
     } else {
         0
     })
+}
+
+fn not_measured(error: &BenchError) -> ExitCode {
+    eprintln!("hack/bench: {error}");
+    ExitCode::from(3)
 }

@@ -4,7 +4,7 @@
 //! "the same", and a Student t interval over them gives the bounds. With few noisy pairs the
 //! interval is wide and the verdict is honest about it: inconclusive.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// One run of ours and the peer's run next to it, in the same unit.
@@ -26,7 +26,7 @@ pub enum Better {
 }
 
 /// Whether the goal is met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The whole interval is at or above the goal.

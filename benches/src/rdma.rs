@@ -1,37 +1,42 @@
-//! RDMA writes beside perftest's `ib_write_bw`, on the same two devices.
+//! The data plane beside its peers: verbs beside perftest, the shard beside fio.
 //!
-//! Both move messages of one size over one reliable connection with the same depth, for the same
-//! number of messages; a first run of ours says how many take about the wanted time here. Server
-//! and client of either are processes of their own.
+//! Some cases need no device: what posting costs in instructions, how fast a shard reads. They run
+//! on this machine. The others run on two RDMA devices joined by a link; a machine without any
+//! runs them in the virtual machine of `hack/vm`, which measures with this same program and hands
+//! its rows over. Each case is measured in pairs, and one that fails does not keep the others back.
 
-use std::{path::PathBuf, time::Duration};
+mod disk_to_nic;
+mod elsewhere;
+mod io_uring;
+mod perftest;
+mod transfer;
+
+use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::Deserialize;
 
 use crate::{
     BenchError,
-    command::{output, start},
-    paired::{Better, Pair},
-    row::{Case, Row},
+    progress::Progress,
+    row::Row,
+    session::Session,
     soft_roce::{End, SoftRoce},
 };
 
+pub use disk_to_nic::{PumpOptions, pump};
+
 /// Pairs on every change, and in the long run.
 const PAIRS: (usize, usize) = (8, 75);
-/// The ratio wanted on every change, and in the long run.
-const GOALS: (f64, f64) = (0.90, 0.98);
-/// Messages on their way at most.
-const DEPTH: &str = "128";
-/// How long one run may take; a run is made to last one or two seconds.
-const RUN_LIMIT: Duration = Duration::from_secs(120);
-/// Where the two ends of the first run meet; each run has a port of its own.
-const FIRST_PORT: u16 = 21_000;
 
 /// Which devices, and what is sent.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// Only the cases whose name begins so, such as `write/latency` or `io_uring`; may be repeated.
+    #[arg(long, value_name = "PREFIX")]
+    case: Vec<String>,
+    /// Say which cases there are, and end.
+    #[arg(long)]
+    list: bool,
     /// Our device [default: a soft-RoCE link made for the occasion].
     #[arg(long, requires = "peer_device")]
     device: Option<String>,
@@ -42,217 +47,184 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     gid_index: u8,
     /// Message sizes in bytes.
-    #[arg(long, value_delimiter = ',', default_values_t = [4096, 65_536, 1 << 20])]
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 4096, 65_536, 1 << 20])]
     sizes: Vec<u64>,
-    /// Pairs of runs for each size [default: 8, with --long 75].
+    /// Pairs of runs for each case [default: 8, with --long 75].
     #[arg(long)]
     pairs: Option<usize>,
+    /// A folder on the disk that is read; 300 MB are written to it [default: beside this program, in
+    /// the virtual machine its own disk].
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Run the cases that need a device in the virtual machine of this script.
+    #[arg(long, hide = true, value_name = "SCRIPT")]
+    vm: Option<PathBuf>,
+    /// Run only the cases that need a device, and print progress as lines too.
+    #[arg(long, hide = true)]
+    inside: bool,
 }
 
-/// Measures each size and hands over its row when it is done.
+/// What the modules of the cases need to know.
+#[derive(Debug)]
+struct Settings {
+    long: bool,
+    pairs: usize,
+    gid_index: u8,
+    folder: PathBuf,
+}
+
+/// A case, before it is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum CaseOf {
+    /// A shard's reads beside fio's, and the user time they take: two rows.
+    IoUring,
+    /// Messages beside perftest's.
+    Transfer(transfer::Transfer),
+    /// From the disk into the adapter beside the slower of fio and perftest.
+    DiskToNic,
+}
+
+impl CaseOf {
+    /// The names of its rows.
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::IoUring => io_uring::NAMES.map(str::to_owned).to_vec(),
+            Self::Transfer(transfer) => vec![transfer.name()],
+            Self::DiskToNic => vec![disk_to_nic::NAME.to_owned()],
+        }
+    }
+
+    fn needs_device(&self) -> bool {
+        !matches!(self, Self::IoUring)
+    }
+}
+
+/// All cases, in the order in which they are measured.
+fn cases(sizes: &[u64]) -> Vec<CaseOf> {
+    let transfers = transfer::all(sizes).into_iter().map(CaseOf::Transfer);
+    std::iter::once(CaseOf::IoUring)
+        .chain(transfers)
+        .chain([CaseOf::DiskToNic])
+        .collect()
+}
+
+impl Options {
+    fn wants(&self, case: &CaseOf) -> bool {
+        self.case.is_empty()
+            || case.names().iter().any(|name| {
+                let begins = |prefix: &String| name.starts_with(prefix.as_str());
+                self.case.iter().any(begins)
+            })
+    }
+}
+
+/// Measures each case and hands over its row when it is done.
 pub fn measure(
     options: &Options,
     long: bool,
     print: &mut dyn FnMut(Row),
 ) -> Result<(), BenchError> {
-    // The link must live as long as the measurement.
-    let (_link, ends) = match (&options.device, &options.peer_device) {
-        (Some(device), Some(peer)) => (None, [End::here(device), End::here(peer)]),
-        _ => {
-            let link = SoftRoce::new()?;
-            let ends = link.ends.clone();
-            (Some(link), ends)
+    let wanted = |case: &CaseOf| options.wants(case) && (case.needs_device() || !options.inside);
+    let cases: Vec<CaseOf> = cases(&options.sizes).into_iter().filter(wanted).collect();
+    if options.list {
+        for name in cases.iter().flat_map(CaseOf::names) {
+            println!("{name}");
         }
+        return Ok(());
+    }
+    if cases.is_empty() {
+        return Err(BenchError::Unavailable(format!(
+            "no case begins with {}: `hack/bench rdma --list` names them",
+            options.case.join(" or ")
+        )));
+    }
+    let settings = Settings {
+        long,
+        pairs: options
+            .pairs
+            .unwrap_or(if long { PAIRS.1 } else { PAIRS.0 }),
+        gid_index: options.gid_index,
+        folder: options.folder.clone().unwrap_or_else(usual_folder),
     };
-    let [client, server] = &ends;
-    let pairs = options
-        .pairs
-        .unwrap_or(if long { PAIRS.1 } else { PAIRS.0 });
-    let bar = ProgressBar::new((options.sizes.len() * pairs) as u64).with_style(
-        ProgressStyle::with_template("{msg:32} {bar:30} {pos}/{len} pairs, {eta} left")
-            .expect("the template is a constant"),
-    );
-    let mut ports = FIRST_PORT..;
-    for &size in &options.sizes {
-        let case = Case {
-            bench: "rdma",
-            name: format!("write/bandwidth/{size}"),
-            peer_name: "perftest",
-            unit: "Gb/s",
-            better: Better::Higher,
-            goal: if long { GOALS.1 } else { GOALS.0 },
-        };
-        bar.set_message(case.name.clone());
-        let mut run = |program: Program, messages: Messages| {
-            let port = ports.next().expect("there are fewer runs than ports");
-            program.run(
-                client,
-                server,
-                Run {
-                    size,
-                    messages,
-                    gid: options.gid_index,
-                    port,
-                },
-            )
-        };
-        let probe = run(Program::Trackbed, Messages::For("0.7"))?;
-        let bits = size as f64 * 8.0 / 1e9;
-        let messages = Messages::Count(((probe / bits * 1.5) as u64).clamp(256, 1_000_000));
-        let mut measured = Vec::with_capacity(pairs);
-        for index in 0..pairs {
-            // Each goes first half of the time, so that neither always meets a warm machine.
-            let pair = if index % 2 == 0 {
-                let ours = run(Program::Trackbed, messages)?;
-                Pair {
-                    ours,
-                    peer: run(Program::Perftest, messages)?,
-                }
-            } else {
-                let peer = run(Program::Perftest, messages)?;
-                Pair {
-                    ours: run(Program::Trackbed, messages)?,
-                    peer,
-                }
-            };
-            measured.push(pair);
-            bar.inc(1);
-        }
-        bar.suspend(|| print(case.row(&measured)));
-    }
-    bar.finish_and_clear();
-    Ok(())
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Messages {
-    /// As many as go through in so many seconds.
-    For(&'static str),
-    /// So many.
-    Count(u64),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    size: u64,
-    messages: Messages,
-    gid: u8,
-    port: u16,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Program {
-    Trackbed,
-    Perftest,
-}
-
-/// What is read of `trackbed rdma bench --output json`.
-#[derive(Debug, Deserialize)]
-struct Report {
-    rows: Vec<ReportRow>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ReportRow {
-    gbit_per_second: f64,
-}
-
-impl Program {
-    /// Runs both ends to their end; the figure is in Gb/s.
-    fn run(self, client: &End, server: &End, run: Run) -> Result<f64, BenchError> {
-        let serving = start(&mut self.command(server, run, None))?;
-        let serving = serving.listening(run.port, RUN_LIMIT)?;
-        let printed = output(&mut self.command(client, run, Some(&server.address)))?;
-        serving.finish(RUN_LIMIT)?;
-        self.figure(&printed)
-    }
-
-    fn command(self, end: &End, run: Run, peer: Option<&str>) -> std::process::Command {
-        let words = match self {
-            Self::Trackbed => {
-                let length = match run.messages {
-                    Messages::For(seconds) => ["--duration".to_owned(), seconds.to_owned()],
-                    Messages::Count(count) => ["--iterations".to_owned(), count.to_string()],
-                };
-                let size = run.size.to_string();
-                let mut words: Vec<String> = ["rdma", "bench", "write", "bandwidth"]
-                    .into_iter()
-                    .chain(peer)
-                    .chain([
-                        "--device",
-                        &end.device,
-                        "--output",
-                        "json",
-                        "--depth",
-                        DEPTH,
-                    ])
-                    .chain(["--size", &size])
-                    .map(str::to_owned)
-                    .collect();
-                words.extend(["--gid-index".to_owned(), run.gid.to_string()]);
-                words.extend(["--tcp-port".to_owned(), run.port.to_string()]);
-                // The client decides what is measured, the server takes it.
-                words.extend(peer.is_some().then_some(length).into_iter().flatten());
-                words
+    let progress = if options.inside {
+        Progress::lines()
+    } else {
+        Progress::bar()
+    };
+    let (there, here): (Vec<CaseOf>, Vec<CaseOf>) = cases
+        .into_iter()
+        .partition(|case| options.vm.is_some() && case.needs_device());
+    progress.expect((here.len() * settings.pairs) as u64);
+    let mut session = Session::new(&progress, print);
+    // The link must live as long as the measurement.
+    let (_link, ends) = if here.iter().any(CaseOf::needs_device) {
+        ends(options)?
+    } else {
+        (None, None)
+    };
+    for case in &here {
+        match (case, &ends) {
+            (CaseOf::IoUring, _) => io_uring::measure(&mut session, &settings),
+            (CaseOf::Transfer(transfer), Some(ends)) => {
+                transfer.measure(&mut session, &settings, ends);
             }
-            Self::Perftest => {
-                let count = match run.messages {
-                    Messages::For(_) => 256,
-                    Messages::Count(count) => count,
-                };
-                let mut words: Vec<String> = [
-                    "-d",
-                    &end.device,
-                    "-t",
-                    DEPTH,
-                    "-F",
-                    "--report_gbits",
-                    "--output=bandwidth",
-                ]
-                .map(str::to_owned)
-                .to_vec();
-                words.extend(["-x".to_owned(), run.gid.to_string()]);
-                words.extend(["-s".to_owned(), run.size.to_string()]);
-                words.extend(["-n".to_owned(), count.to_string()]);
-                words.extend(["-p".to_owned(), run.port.to_string()]);
-                words.extend(peer.map(str::to_owned));
-                words
+            (CaseOf::DiskToNic, Some(ends)) => {
+                disk_to_nic::measure(&mut session, &settings, ends);
             }
-        };
-        let mut command = match self {
-            Self::Trackbed => end.command(&trackbed().to_string_lossy()),
-            Self::Perftest => end.command("ib_write_bw"),
-        };
-        command.args(words);
-        command
-    }
-
-    fn figure(self, printed: &str) -> Result<f64, BenchError> {
-        let unreadable = || BenchError::Output {
-            program: format!("{self:?}"),
-            output: printed.trim().to_owned(),
-        };
-        match self {
-            Self::Trackbed => {
-                let report: Report = serde_json::from_str(printed).map_err(|_| unreadable())?;
-                report
-                    .rows
-                    .first()
-                    .map(|row| row.gbit_per_second)
-                    .ok_or_else(unreadable)
-            }
-            // `--output=bandwidth` prints the average alone, after whatever else it has to say.
-            Self::Perftest => printed
-                .split_whitespace()
-                .next_back()
-                .and_then(|word| word.parse().ok())
-                .ok_or_else(unreadable),
+            (_, None) => unreachable!("the ends are made when a case needs them"),
         }
     }
+    if let Some(vm) = options.vm.as_ref().filter(|_| !there.is_empty()) {
+        elsewhere::measure(&mut session, &progress, vm, options, long);
+    }
+    progress.finish();
+    session.end()
 }
 
-/// The `trackbed` binary next to this one.
-fn trackbed() -> PathBuf {
+/// Both ends of a link: devices of this machine, or a link of software devices made for the occasion.
+fn ends(options: &Options) -> Result<(Option<SoftRoce>, Option<[End; 2]>), BenchError> {
+    if let (Some(device), Some(peer)) = (&options.device, &options.peer_device) {
+        return Ok((None, Some([End::here(device), End::here(peer)])));
+    }
+    let link = SoftRoce::new()?;
+    let ends = link.ends.clone();
+    Ok((Some(link), Some(ends)))
+}
+
+/// Where the disk of a fresh guest of `hack/vm` is, elsewhere where the build is.
+fn usual_folder() -> PathBuf {
+    const GUEST_DISK: &str = "/var/lib/trackbed";
+    if std::env::var_os("TRACKBED_GUEST").is_some() {
+        return GUEST_DISK.into();
+    }
     let own = std::env::current_exe().unwrap_or_default();
-    own.with_file_name("trackbed")
+    own.parent().map_or_else(std::env::temp_dir, Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What machines look for; changing a name is changing an interface.
+    #[test]
+    fn the_cases_have_the_names_that_machines_know() {
+        let names: Vec<String> = cases(&[64, 1 << 20])
+            .iter()
+            .flat_map(CaseOf::names)
+            .collect();
+        for name in [
+            "io_uring/read",
+            "io_uring/user-time",
+            "write/bandwidth/64",
+            "read/bandwidth/64",
+            "send/bandwidth/1048576",
+            "write/latency/64",
+            "read/latency/1048576",
+            "send/latency/64",
+            "send/latency-events/64",
+            "disk-to-nic",
+        ] {
+            assert!(names.iter().any(|each| each == name), "{name}: {names:?}");
+        }
+    }
 }

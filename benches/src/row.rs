@@ -1,15 +1,17 @@
 //! A row of results, for people as a table and for machines as one JSON object a line.
 
+use std::borrow::Cow;
+
 use comfy_table::{ContentArrangement, Table};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::paired::{Better, Estimate, Pair, Verdict};
 
 /// One measured case. The names of the fields are the interface of `hack/bench … --json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The part: `cache`, `rdma`.
-    pub bench: &'static str,
+    pub bench: Cow<'static, str>,
     /// The case within the part, such as `write/bandwidth/65536`.
     pub case: String,
     /// Our figure, the median over the pairs.
@@ -17,9 +19,9 @@ pub struct Row {
     /// The peer's figure, the median over the pairs.
     pub peer: Option<f64>,
     /// Who the peer is.
-    pub peer_name: &'static str,
+    pub peer_name: Cow<'static, str>,
     /// Unit of both figures.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// Ours to the peer's, above 1 where we are better.
     pub ratio: Option<f64>,
     /// 95% confidence interval of the ratio.
@@ -54,12 +56,12 @@ impl Case {
     pub fn row(&self, pairs: &[Pair]) -> Row {
         let estimate = Estimate::of(pairs, self.better);
         Row {
-            bench: self.bench,
+            bench: self.bench.into(),
             case: self.name.clone(),
             ours: estimate.map(|estimate| estimate.ours),
             peer: estimate.map(|estimate| estimate.peer),
-            peer_name: self.peer_name,
-            unit: self.unit,
+            peer_name: self.peer_name.into(),
+            unit: self.unit.into(),
             ratio: estimate.map(|estimate| estimate.ratio),
             interval: estimate.map(|estimate| estimate.interval),
             pairs: pairs.len(),
@@ -98,8 +100,8 @@ pub fn table(rows: &[Row]) -> Table {
             format!("{}/{}", row.bench, row.case),
             figure(row.ours),
             figure(row.peer),
-            row.unit.to_owned(),
-            row.peer_name.to_owned(),
+            row.unit.to_string(),
+            row.peer_name.to_string(),
             ratio,
             format!("{:.2}", row.goal),
             format!("{:?}", row.verdict).to_lowercase(),
@@ -142,5 +144,7 @@ mod tests {
         }
         assert_eq!(value["verdict"], "pass");
         assert_eq!(value["ratio"], 1.0);
+        let back: Row = serde_json::from_value(value).expect("what was written can be read");
+        assert_eq!(back, case.row(&[pair, pair]));
     }
 }

@@ -7,13 +7,19 @@
 //! among it) and `mock1` (with the classic one only); queue pairs of the whole process reach each other.
 
 mod calls;
+mod datagram;
+mod events;
 mod extended;
 mod fabric;
+mod shared_receive;
 mod transfer;
+mod windows;
 
 use std::sync::Arc;
 
-use crate::verbs::{Context, VerbsError};
+use crate::sys;
+use crate::verbs::{CompletionQueue, Context, VerbsError};
+use events::{Element, Event};
 
 /// Opens a mock device.
 pub fn open(name: &str) -> Result<Arc<Context>, VerbsError> {
@@ -51,7 +57,7 @@ pub fn complete_twice(qp_number: u32) {
     fabric::lock().complete_twice(qp_number);
 }
 
-/// Lets the completion queue of a queue pair's sends overrun: polling it fails from now on.
+/// Lets the completion queue of a queue pair's sends overrun, as [`overrun_queue`] does.
 pub fn overrun(qp_number: u32) {
     fabric::lock().overrun(qp_number);
 }
@@ -69,5 +75,42 @@ pub fn refuse_destruction(qp_number: u32, errno: i32) {
 
 /// Lets a context report that a port went down or came up.
 pub fn report_port(context: &Context, port: u8, active: bool) {
-    fabric::lock().report_port(context.raw_async_fd(), port, active);
+    let kind = if active {
+        sys::IBV_EVENT_PORT_ACTIVE
+    } else {
+        sys::IBV_EVENT_PORT_ERR
+    };
+    report(context, port, kind);
+}
+
+/// Lets a context report an event of a port (or of the device, whatever the port), by its number in
+/// `enum ibv_event_type`.
+pub fn report(context: &Context, port: u8, kind: u32) {
+    let element = Element::Port(port);
+    fabric::lock().report(context.raw_async_fd(), Event { kind, element });
+}
+
+/// Lets a queue pair's context report an event of it, by its number in `enum ibv_event_type`.
+pub fn report_queue_pair(qp_number: u32, kind: u32) {
+    let mut fabric = fabric::lock();
+    if let Some(structure) = fabric.structures.get(&qp_number).copied() {
+        fabric.report_object(structure, kind);
+    }
+}
+
+/// Lets a completion queue overrun: polling it fails from now on, and its context reports it.
+pub fn overrun_queue(queue: &CompletionQueue) {
+    fabric::lock().overrun_tagged(queue.id());
+}
+
+/// Makes a device refuse the next registration of memory with an errno, once.
+pub fn refuse_registration(context: &Context, errno: i32) {
+    let async_fd = context.raw_async_fd();
+    fabric::lock().refuse_registration.insert(async_fd, errno);
+}
+
+/// Makes a device refuse to destroy a memory window with an errno, once.
+pub fn refuse_window_end(context: &Context, errno: i32) {
+    let async_fd = context.raw_async_fd();
+    fabric::lock().refuse_window_end.insert(async_fd, errno);
 }

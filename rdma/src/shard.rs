@@ -7,9 +7,11 @@
 //! tasks that should not keep it alive must not own a handle.
 
 mod buffers;
+mod files;
 mod memlock;
 mod ops;
 mod reactor;
+mod reads;
 mod ring;
 mod setup;
 mod table;
@@ -19,6 +21,7 @@ use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -29,6 +32,7 @@ use crate::slab::{Lease, Slab};
 use transfer::Transfer;
 
 pub(crate) use ops::Message;
+pub use reads::{Finished, Reads, Refused};
 pub(crate) use ring::{Ring, Socket, spawn_local};
 pub use setup::ShardError;
 
@@ -183,6 +187,21 @@ impl Shard {
         }
     }
 
+    /// Makes a task by `make` on the shard's thread, where it reads `file` with up to `depth` reads
+    /// under way, and returns what it comes to. Otherwise as [`Shard::on_shard`].
+    pub async fn with_reads<F, Fut, T>(&self, file: Arc<File>, depth: u16, make: F) -> T
+    where
+        F: FnOnce(Reads) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        self.on_shard(move || {
+            let ring = Ring::current().expect("a shard's task runs on its thread");
+            make(Reads::new(ring, file, depth))
+        })
+        .await
+    }
+
     fn run(&self, job: Job) {
         if ring::is_current(self.inner.ring) {
             return job();
@@ -199,6 +218,15 @@ impl Shard {
             unreachable!("{RECEIVES}");
         }
     }
+}
+
+/// Waits until a descriptor can be read, in a task on a shard's thread (see [`Shard::spawn`]): asleep in
+/// that shard's one system call with everything else it waits for. Elsewhere it is an error.
+pub async fn readable(descriptor: Arc<OwnedFd>) -> io::Result<()> {
+    let ring = Ring::current().ok_or_else(|| {
+        io::Error::other("this thread is no shard: wait for descriptors in a task of Shard::spawn")
+    })?;
+    ring.readable(&descriptor).await
 }
 
 impl fmt::Debug for Shard {

@@ -118,35 +118,50 @@
 //! }
 //! ```
 
+mod address;
+mod attached;
 pub mod cm;
 mod completion;
 mod context;
+mod datagram;
 mod endpoint;
 mod error;
 mod event;
 mod file_mapping;
+mod fork;
 mod gid;
 mod limits;
 mod mapping;
 mod memlock;
 mod memory;
+mod memory_window;
 mod pages;
 mod port;
 mod post;
 mod queue_pair;
+mod readiness;
 mod ring;
+mod scratch;
 mod settle;
+mod shared_receive;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod window;
 
+pub use address::{AddressHandle, DatagramAddress, PathOptions, Sender};
 pub use completion::{Completion, CompletionQueue, Operation, Queue, WorkCompletion};
 pub use context::{Context, device_names};
+pub use datagram::{
+    Datagram, DatagramConfig, DatagramPeer, DatagramQueuePair, ReceivedDatagram, SentDatagram,
+    SettledDatagram,
+};
 pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
-pub use event::{AsyncEvent, EventKind};
+pub use event::{AsyncEvent, EventKind, Subject};
 pub use file_mapping::FileMapping;
+pub use fork::{ForkSupport, fork_support, prepare_fork};
 pub use gid::{Gid, GidChoice, GidEntry, GidKind};
 pub use limits::{Atomics, DeviceLimits, OnDemandPaging, PagedOperations};
 pub use mapping::{Mapping, Piece};
@@ -155,12 +170,20 @@ pub use memory::{
     Access, MemoryRegion, Pinned, ProtectionDomain, RemoteAccess, RemoteAddress, RemoteMemory,
     Segment, Sink, Source,
 };
+pub use memory_window::{
+    CloseFailed, ClosedWindow, ClosingWindow, MemoryWindow, OpenFailed, OpenWindow,
+};
 pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};
 pub use post::{PostError, PostingInterface, Rejected, Rejection, SendBatch, Work};
 pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };
+pub use readiness::{Completions, Events, Readiness, Watch};
+pub use scratch::{Scratch, ScratchPart};
 pub use settle::{Received, Sent, Settled};
+pub use shared_receive::{
+    SettledShared, SharedReceiveQueue, SharedReceiveState, SharedReceived, SharedReceives,
+};
 pub use status::{CompletionError, Status};
 pub use window::RemoteWindow;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::join_all;
-use trackbed_rdma::shard::{Shard, ShardConfig};
+use trackbed_rdma::shard::{Refused, Shard, ShardConfig};
 use trackbed_rdma::slab::{PAGE_BYTES, Slab};
 
 const SLOT_BYTES: usize = 64 * PAGE_BYTES;
@@ -288,5 +288,120 @@ fn wait_until(condition: impl Fn() -> bool) {
     while !condition() {
         assert!(Instant::now() < patience, "it never came about");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_stream_of_reads_brings_every_byte_of_a_file_whatever_its_depth() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(3, 1_000_003);
+    let file = file_with(directory.path(), &bytes);
+    let shard = shard(8);
+    for depth in [1, 3, 8] {
+        let slab = shard.slab().clone();
+        let read = block_on(
+            shard.with_reads(file.clone(), depth, move |mut reads| async move {
+                let mut found = vec![0; 1_000_003];
+                let mut next = 0;
+                loop {
+                    while reads.room() > 0 && next < found.len() {
+                        let lease = slab.lease().await;
+                        reads.push(next as u64, lease, 512, 10_000).expect("room");
+                        next += 10_000;
+                    }
+                    let Some(done) = reads.next().await else {
+                        return found;
+                    };
+                    let count = done.result.expect("a sound file");
+                    let at = done.offset as usize;
+                    found[at..at + count].copy_from_slice(&done.lease[512..512 + count]);
+                }
+            }),
+        );
+        assert!(read == bytes, "depth {depth}");
+        assert_eq!(shard.slab().free_slots(), 8);
+    }
+}
+
+#[test]
+fn a_read_that_is_refused_gives_its_slot_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file_with(directory.path(), &pattern(4, 100));
+    let shard = shard(2);
+    let slab = shard.slab().clone();
+    let said = block_on(shard.with_reads(file, 1, move |mut reads| async move {
+        let lease = slab.lease().await;
+        let Err(Refused::Range { lease, .. }) = reads.push(0, lease, SLOT_BYTES - 10, 11) else {
+            panic!("a byte past the slot");
+        };
+        let Err(Refused::Range { lease, .. }) = reads.push(0, lease, usize::MAX, 2) else {
+            panic!("no number at all");
+        };
+        reads.push(0, lease, 0, 100).expect("room for one");
+        let refused = reads.push(0, slab.lease().await, 0, 100);
+        assert!(matches!(refused, Err(Refused::Full { depth: 1, .. })));
+        assert_eq!(reads.under_way(), 1);
+        let said = refused.unwrap_err().to_string();
+        assert_eq!(slab.free_slots(), 1, "the refused slot is back");
+        said
+    }));
+    assert!(said.contains("take one"), "{said}");
+}
+
+#[test]
+fn reads_that_fail_say_why_and_the_stream_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    // A directory can be opened, not read.
+    let folder = Arc::new(File::open(directory.path()).expect("open"));
+    let shard = shard(1);
+    let slab = shard.slab().clone();
+    block_on(shard.with_reads(folder, 1, move |mut reads| async move {
+        for _ in 0..3 {
+            reads.push(0, slab.lease().await, 0, 512).expect("room");
+            let done = reads.next().await.expect("under way");
+            assert_eq!(done.result.unwrap_err().raw_os_error(), Some(libc::EISDIR));
+        }
+        assert!(reads.next().await.is_none(), "nothing is under way");
+    }));
+}
+
+#[test]
+fn a_stream_dropped_in_mid_flight_returns_its_slots_when_the_kernel_is_done() {
+    let shard = shard(4);
+    let slab = shard.slab().clone();
+    // Reads on a pipe wait for as long as nobody writes.
+    let (from, mut to) = std::io::pipe().expect("a pipe");
+    let pipe = Arc::new(File::from(std::os::fd::OwnedFd::from(from)));
+    block_on(shard.with_reads(pipe, 4, move |mut reads| async move {
+        for _ in 0..4 {
+            reads.push(0, slab.lease().await, 0, 8).expect("room");
+        }
+        assert!(futures::poll!(std::pin::pin!(reads.next())).is_pending());
+    }));
+    // The kernel has them by now, or has yet to be told.
+    assert_eq!(shard.slab().free_slots(), 0);
+    to.write_all(&[7; 32]).expect("the pipe has a reader");
+    let lease = block_on(shard.slab().lease());
+    drop(lease);
+    drop(to);
+    for _ in 0..4 {
+        std::mem::forget(block_on(shard.slab().lease()));
+    }
+}
+
+#[test]
+fn a_shard_has_more_streams_over_its_life_than_places_for_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file_with(directory.path(), &pattern(5, 64));
+    let shard = shard(1);
+    for _ in 0..200 {
+        let slab = shard.slab().clone();
+        block_on(
+            shard.with_reads(file.clone(), 2, move |mut reads| async move {
+                reads.push(0, slab.lease().await, 0, 64).expect("room");
+                let done = reads.next().await.expect("under way");
+                assert_eq!(done.lease[..64], pattern(5, 64));
+            }),
+        );
     }
 }

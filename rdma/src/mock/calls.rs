@@ -6,8 +6,12 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
+use super::datagram::{create_ah, destroy_ah};
+use super::events::{self, ack_async_event, get_async_event};
 use super::extended;
 use super::fabric::{self, Queue, QueuePair, Region, Send};
+use super::shared_receive::{create_srq, destroy_srq, modify_srq, post_srq_recv, query_srq};
+use super::windows;
 use crate::sys::{self, Library};
 
 pub(super) static LIBRARY: Library = Library {
@@ -57,7 +61,7 @@ const DEVICES: [&str; 3] = ["mock0", "mock1", "mock2"];
 const WRITES_ONLY: c_int = 2;
 const COMPLETION_QUEUE_ENTRIES: i32 = 65536;
 
-fn fail(errno: i32) -> c_int {
+pub(super) fn fail(errno: i32) -> c_int {
     // SAFETY: errno is this thread's own.
     unsafe { *libc::__errno_location() = errno };
     -1
@@ -69,7 +73,7 @@ fn eventfd() -> c_int {
 }
 
 /// Takes one from an eventfd; false with errno set when there is nothing.
-fn take_signal(fd: c_int) -> bool {
+pub(super) fn take_signal(fd: c_int) -> bool {
     let mut count = [0u8; 8];
     // SAFETY: eight bytes of ours.
     unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) == 8 }
@@ -116,6 +120,7 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     let is_extended = unsafe { (*device).name[4] == b'0'.cast_signed() };
     if is_extended {
         extended.query_port = Some(query_port);
+        extended.query_device_ex = Some(query_device_ex);
         extended.create_qp_ex = Some(create_qp_ex);
         extended.sz = size_of::<sys::verbs_context>();
         extended.context.abi_compat = sys::VERBS_ABI_IS_EXTENDED;
@@ -125,6 +130,9 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     extended.context.async_fd = eventfd();
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
+    extended.context.ops.alloc_mw = Some(windows::alloc_mw);
+    extended.context.ops.dealloc_mw = Some(windows::dealloc_mw);
+    extended.context.ops.post_srq_recv = Some(post_srq_recv);
     extended.context.ops.poll_cq = Some(poll_cq);
     extended.context.ops.req_notify_cq = Some(req_notify_cq);
     // SAFETY: the context is the last field of the box, which lives until close_device.
@@ -140,12 +148,7 @@ unsafe extern "C" fn close_device(context: *mut sys::ibv_context) -> c_int {
     unsafe { libc::close(extended.context.async_fd) }
 }
 
-unsafe extern "C" fn query_device(
-    context: *mut sys::ibv_context,
-    attributes: *mut sys::ibv_device_attr,
-) -> c_int {
-    // SAFETY: the caller's context.
-    let writes_only = unsafe { (*context).cmd_fd } == WRITES_ONLY;
+fn device_attributes(writes_only: bool) -> sys::ibv_device_attr {
     let mut known = sys::ibv_device_attr {
         phys_port_cnt: 1,
         max_qp_wr: 16384,
@@ -161,12 +164,51 @@ unsafe extern "C" fn query_device(
         } else {
             sys::IBV_ATOMIC_HCA
         },
+        max_srq: 1 << 16,
+        max_srq_wr: 16384,
+        max_srq_sge: 16,
+        max_ah: 1 << 16,
+        max_mw: 1 << 16,
+        device_cap_flags: sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B,
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
         *target = byte.cast_signed();
     }
-    // SAFETY: the caller's out pointer.
+    known
+}
+
+unsafe extern "C" fn query_device(
+    context: *mut sys::ibv_context,
+    attributes: *mut sys::ibv_device_attr,
+) -> c_int {
+    // SAFETY: the caller's context and out pointer.
+    unsafe { *attributes = device_attributes((*context).cmd_fd == WRITES_ONLY) };
+    0
+}
+
+unsafe extern "C" fn query_device_ex(
+    context: *mut sys::ibv_context,
+    _input: *const sys::ibv_query_device_ex_input,
+    attributes: *mut sys::ibv_device_attr_ex,
+    len: usize,
+) -> c_int {
+    if len < size_of::<sys::ibv_device_attr_ex>() {
+        return libc::EINVAL;
+    }
+    let mut known = sys::ibv_device_attr_ex {
+        // SAFETY: the caller's context.
+        orig_attr: device_attributes(unsafe { (*context).cmd_fd } == WRITES_ONLY),
+        completion_timestamp_mask: (1 << 48) - 1,
+        hca_core_clock: 156_250,
+        max_dm_size: 128 << 10,
+        raw_packet_caps: 4,
+        ..Default::default()
+    };
+    known.odp_caps.general_caps = sys::IBV_ODP_SUPPORT.into();
+    known.odp_caps.per_transport_caps.rc_odp_caps =
+        sys::IBV_ODP_SUPPORT_SEND | sys::IBV_ODP_SUPPORT_WRITE;
+    // SAFETY: the caller's out pointer, as large as it says.
     unsafe { *attributes = known };
     0
 }
@@ -215,7 +257,7 @@ unsafe extern "C" fn query_port_compat(
     0
 }
 
-fn gid(index: u32) -> Option<(sys::ibv_gid_type, [u8; 16])> {
+pub(super) fn gid(index: u32) -> Option<(sys::ibv_gid_type, [u8; 16])> {
     let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0xff, 0xfe, 0, 0, 1];
     let ipv4 = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
     match index {
@@ -276,13 +318,20 @@ unsafe extern "C" fn reg_mr(
     access: c_int,
 ) -> *mut sys::ibv_mr {
     let access = access.cast_unsigned();
+    // SAFETY: the protection domain and its context are alive.
+    let async_fd = unsafe { (*(*pd).context).async_fd };
     let mut fabric = fabric::lock();
+    if let Some(errno) = fabric.refuse_registration.remove(&async_fd) {
+        fail(errno);
+        return null_mut();
+    }
     let key = fabric.number();
     let region = Region {
         start: start as u64,
         len: len as u64,
         access,
         pd: pd as usize,
+        window_of: None,
     };
     fabric.regions.insert(key, region);
     // SAFETY: the protection domain is alive.
@@ -326,7 +375,7 @@ unsafe extern "C" fn destroy_comp_channel(channel: *mut sys::ibv_comp_channel) -
 unsafe extern "C" fn create_cq(
     context: *mut sys::ibv_context,
     entries: c_int,
-    _tag: *mut c_void,
+    tag: *mut c_void,
     channel: *mut sys::ibv_comp_channel,
     _vector: c_int,
 ) -> *mut sys::ibv_cq {
@@ -337,6 +386,7 @@ unsafe extern "C" fn create_cq(
     let mut queue = Box::new(sys::ibv_cq::default());
     queue.context = context;
     queue.cqe = entries;
+    queue.cq_context = tag;
     queue.channel = channel;
     let raw = Box::into_raw(queue);
     // SAFETY: a channel of create_comp_channel's, or null.
@@ -345,14 +395,19 @@ unsafe extern "C" fn create_cq(
     let queue = Queue {
         capacity,
         channel,
+        tag: tag.addr() as u64,
         ..Queue::default()
     };
-    fabric::lock().queues.insert(raw as usize, queue);
+    // SAFETY: the context is open.
+    let async_fd = unsafe { (*context).async_fd };
+    let mut fabric = fabric::lock();
+    fabric.queues.insert(raw as usize, queue);
+    fabric.reporters.insert(raw as usize, async_fd);
     raw
 }
 
 unsafe extern "C" fn destroy_cq(queue: *mut sys::ibv_cq) -> c_int {
-    let mut fabric = fabric::lock();
+    let fabric = fabric::lock();
     let used = fabric
         .queue_pairs
         .values()
@@ -360,6 +415,7 @@ unsafe extern "C" fn destroy_cq(queue: *mut sys::ibv_cq) -> c_int {
     if used {
         return libc::EBUSY;
     }
+    let mut fabric = events::settle(fabric, queue as usize);
     fabric.queues.remove(&(queue as usize));
     // SAFETY: a box of create_cq's.
     drop(unsafe { Box::from_raw(queue) });
@@ -376,13 +432,15 @@ unsafe extern "C" fn get_cq_event(
     if !take_signal(fd) {
         return -1;
     }
-    let due = fabric::lock()
+    let mut fabric = fabric::lock();
+    let due = fabric
         .due
         .get_mut(&fd)
         .and_then(std::collections::VecDeque::pop_front);
     let Some(due) = due else {
         return fail(libc::EIO);
     };
+    events::count_taken(&mut fabric, due);
     // SAFETY: the caller's out pointers.
     unsafe {
         *queue = due as *mut sys::ibv_cq;
@@ -392,9 +450,7 @@ unsafe extern "C" fn get_cq_event(
 }
 
 unsafe extern "C" fn ack_cq_events(queue: *mut sys::ibv_cq, count: c_uint) {
-    if let Some(queue) = fabric::lock().queues.get_mut(&(queue as usize)) {
-        queue.unacknowledged -= count;
-    }
+    events::acknowledge(&mut fabric::lock(), queue as usize, count);
 }
 
 unsafe extern "C" fn create_qp(
@@ -418,6 +474,9 @@ unsafe extern "C" fn create_qp_ex(
         return null_mut();
     }
     let classic = sys::ibv_qp_init_attr {
+        qp_context: attributes.qp_context,
+        srq: attributes.srq,
+        qp_type: attributes.qp_type,
         send_cq: attributes.send_cq,
         recv_cq: attributes.recv_cq,
         cap: attributes.cap,
@@ -440,14 +499,21 @@ fn make_queue_pair(
         .insert(number, QueuePair::new(pd as usize, attributes));
     let base = sys::ibv_qp {
         context,
+        qp_context: attributes.qp_context,
         pd,
         send_cq: attributes.send_cq,
         recv_cq: attributes.recv_cq,
+        srq: attributes.srq,
         qp_num: number,
         ..Default::default()
     };
     // libibverbs' structure stands first in it.
-    Box::into_raw(extended::QueuePair::new(base, extended)).cast()
+    let raw: *mut sys::ibv_qp = Box::into_raw(extended::QueuePair::new(base, extended)).cast();
+    // SAFETY: the context is open.
+    let async_fd = unsafe { (*context).async_fd };
+    fabric.reporters.insert(raw as usize, async_fd);
+    fabric.structures.insert(number, raw as usize);
+    raw
 }
 
 unsafe extern "C" fn modify_qp(
@@ -475,12 +541,20 @@ unsafe extern "C" fn modify_qp(
     if mask & sys::IBV_QP_ACCESS_FLAGS != 0 {
         pair.access = attributes.qp_access_flags;
     }
+    if mask & sys::IBV_QP_QKEY != 0 {
+        pair.queue_key = attributes.qkey;
+    }
     if mask & sys::IBV_QP_DEST_QPN != 0 {
         pair.peer = attributes.dest_qp_num;
     }
-    pair.state = attributes.qp_state;
+    if mask & sys::IBV_QP_RNR_RETRY != 0 {
+        // 7 is without end; fewer retries count as none.
+        pair.waits_for_receives = attributes.rnr_retry == 7;
+    }
     if attributes.qp_state == sys::IBV_QPS_ERR {
         fabric.fail(number);
+    } else {
+        pair.state = attributes.qp_state;
     }
     0
 }
@@ -511,51 +585,12 @@ unsafe extern "C" fn destroy_qp(raw: *mut sys::ibv_qp) -> c_int {
     {
         return errno;
     }
+    let mut fabric = events::settle(fabric, raw as usize);
+    fabric.structures.remove(&number);
     fabric.queue_pairs.remove(&number);
     // SAFETY: as above, so it is a leaked box; nobody uses it any more.
     drop(unsafe { Box::from_raw(raw.cast::<extended::QueuePair>()) });
     0
-}
-
-// Shared receive queues and address handles: these devices have none.
-
-unsafe extern "C" fn create_srq(
-    _pd: *mut sys::ibv_pd,
-    _attributes: *mut sys::ibv_srq_init_attr,
-) -> *mut sys::ibv_srq {
-    fail(libc::EOPNOTSUPP);
-    null_mut()
-}
-
-unsafe extern "C" fn modify_srq(
-    _queue: *mut sys::ibv_srq,
-    _attributes: *mut sys::ibv_srq_attr,
-    _mask: c_int,
-) -> c_int {
-    libc::EOPNOTSUPP
-}
-
-unsafe extern "C" fn query_srq(
-    _queue: *mut sys::ibv_srq,
-    _attributes: *mut sys::ibv_srq_attr,
-) -> c_int {
-    libc::EOPNOTSUPP
-}
-
-unsafe extern "C" fn destroy_srq(_queue: *mut sys::ibv_srq) -> c_int {
-    libc::EOPNOTSUPP
-}
-
-unsafe extern "C" fn create_ah(
-    _pd: *mut sys::ibv_pd,
-    _attributes: *mut sys::ibv_ah_attr,
-) -> *mut sys::ibv_ah {
-    fail(libc::EOPNOTSUPP);
-    null_mut()
-}
-
-unsafe extern "C" fn destroy_ah(_handle: *mut sys::ibv_ah) -> c_int {
-    libc::EOPNOTSUPP
 }
 
 unsafe extern "C" fn fork_init() -> c_int {
@@ -569,37 +604,6 @@ unsafe extern "C" fn event_type_str(_kind: sys::ibv_event_type) -> *const c_char
 unsafe extern "C" fn wc_status_str(_status: sys::ibv_wc_status) -> *const c_char {
     c"a status of the mock provider".as_ptr()
 }
-
-unsafe extern "C" fn get_async_event(
-    context: *mut sys::ibv_context,
-    event: *mut sys::ibv_async_event,
-) -> c_int {
-    // SAFETY: the context is open.
-    let fd = unsafe { (*context).async_fd };
-    if !take_signal(fd) {
-        return -1;
-    }
-    let due = fabric::lock()
-        .events
-        .get_mut(&fd)
-        .and_then(std::collections::VecDeque::pop_front);
-    let Some((port, active)) = due else {
-        return fail(libc::EIO);
-    };
-    let kind = if active {
-        sys::IBV_EVENT_PORT_ACTIVE
-    } else {
-        sys::IBV_EVENT_PORT_ERR
-    };
-    // SAFETY: the caller's out pointer.
-    unsafe {
-        (*event).event_type = kind;
-        (*event).element.port_num = i32::from(port);
-    }
-    0
-}
-
-unsafe extern "C" fn ack_async_event(_event: *mut sys::ibv_async_event) {}
 
 unsafe extern "C" fn post_send(
     raw: *mut sys::ibv_qp,

@@ -1,9 +1,12 @@
 //! What the mock provider keeps: queue pairs and their work requests, queues, regions, due events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use super::events::Event;
+use super::shared_receive::SharedReceives;
 use super::transfer::gather;
 use crate::sys;
 
@@ -13,9 +16,23 @@ pub(super) struct Fabric {
     pub(super) queue_pairs: HashMap<u32, QueuePair>,
     pub(super) queues: HashMap<usize, Queue>,
     pub(super) regions: HashMap<u32, Region>,
+    /// By the address of the queue's structure.
+    pub(super) shared_receives: HashMap<usize, SharedReceives>,
     pub(super) due: HashMap<RawFd, VecDeque<usize>>,
-    /// Ports and whether they came up, by the descriptor of the context that shall report it.
-    pub(super) events: HashMap<RawFd, VecDeque<(u8, bool)>>,
+    /// What waits to be taken, by the descriptor of the context that reports it.
+    pub(super) events: HashMap<RawFd, VecDeque<Event>>,
+    /// The descriptor that events of an object are reported on, by the address of its structure.
+    pub(super) reporters: HashMap<usize, RawFd>,
+    /// Events and notifications of an object that were taken and not acknowledged.
+    pub(super) taken: HashMap<usize, u32>,
+    /// With which errno a context, by its descriptor, refuses the next registration.
+    pub(super) refuse_registration: HashMap<RawFd, i32>,
+    /// The upper parts of the keys of windows.
+    pub(super) windows: HashSet<u32>,
+    /// With which errno a context, by its descriptor, refuses once to destroy a window.
+    pub(super) refuse_window_end: HashMap<RawFd, i32>,
+    /// The structures of queue pairs, by their numbers.
+    pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
 }
 
@@ -24,18 +41,26 @@ pub(super) struct QueuePair {
     pub(super) peer: u32,
     pub(super) pd: usize,
     pub(super) access: u32,
+    pub(super) kind: sys::ibv_qp_type,
+    pub(super) queue_key: u32,
     pub(super) send_queue: usize,
     pub(super) receive_queue: usize,
     pub(super) depths: (usize, usize),
     pub(super) refuse_destruction: Option<i32>,
     sends: VecDeque<Send>,
     pub(super) receives: VecDeque<Receive>,
+    /// The address of its shared receive queue's structure.
+    pub(super) shared_receives: Option<usize>,
     held: bool,
     /// Work requests to carry out all the same.
     steps: u32,
     refuse_sends: Option<(u32, i32)>,
     pub(super) fail_next: Option<sys::ibv_wc_status>,
     pub(super) complete_twice: bool,
+    /// Whether a send waits until the peer has a receive for it, however long that takes.
+    pub(super) waits_for_receives: bool,
+    /// Who waits for a receive of this one.
+    awaited_by: Option<u32>,
 }
 
 #[derive(Default)]
@@ -45,7 +70,8 @@ pub(super) struct Queue {
     pub(super) channel: Option<RawFd>,
     pub(super) armed: bool,
     pub(super) overrun: bool,
-    pub(super) unacknowledged: u32,
+    /// What the queue's owner calls it.
+    pub(super) tag: u64,
 }
 
 pub(super) struct Region {
@@ -53,6 +79,8 @@ pub(super) struct Region {
     pub(super) len: u64,
     pub(super) access: u32,
     pub(super) pd: usize,
+    /// The one queue pair that a window is open to; none for a region.
+    pub(super) window_of: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -70,6 +98,10 @@ pub(super) struct Send {
     pub(super) remote: (u64, u32),
     /// What is added or compared with, and what is swapped in.
     pub(super) operands: (u64, u64),
+    /// What a window is to be opened on: key, address, length and rights; of no meaning elsewhere.
+    pub(super) window: (u32, u64, u64, u32),
+    /// The queue pair and key that a datagram goes to; of no meaning on a connection.
+    pub(super) datagram: (u32, u32),
     pub(super) inline: Option<Vec<u8>>,
     pub(super) parts: Vec<Part>,
 }
@@ -93,11 +125,13 @@ impl Send {
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD | sys::IBV_WR_ATOMIC_CMP_AND_SWP
         );
         // SAFETY: all variants of the unions are plain integers.
-        let (immediate, rdma, atomic) = unsafe {
+        let (immediate, rdma, atomic, ud, bind) = unsafe {
             (
                 request.__bindgen_anon_1.imm_data,
                 request.wr.rdma,
                 request.wr.atomic,
+                request.wr.ud,
+                request.__bindgen_anon_2.bind_mw,
             )
         };
         Send {
@@ -115,6 +149,13 @@ impl Send {
             } else {
                 (0, 0)
             },
+            window: (
+                bind.rkey,
+                bind.bind_info.addr,
+                bind.bind_info.length,
+                bind.bind_info.mw_access_flags,
+            ),
+            datagram: (ud.remote_qpn, ud.remote_qkey),
             inline: inline.then(|| gather(&parts)),
             parts,
         }
@@ -124,6 +165,8 @@ impl Send {
         match self.opcode {
             sys::IBV_WR_RDMA_WRITE | sys::IBV_WR_RDMA_WRITE_WITH_IMM => sys::IBV_WC_RDMA_WRITE,
             sys::IBV_WR_RDMA_READ => sys::IBV_WC_RDMA_READ,
+            sys::IBV_WR_BIND_MW => sys::IBV_WC_BIND_MW,
+            sys::IBV_WR_LOCAL_INV => sys::IBV_WC_LOCAL_INV,
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD => sys::IBV_WC_FETCH_ADD,
             sys::IBV_WR_ATOMIC_CMP_AND_SWP => sys::IBV_WC_COMP_SWAP,
             _ => sys::IBV_WC_SEND,
@@ -154,7 +197,7 @@ pub(super) unsafe fn parts(list: *const sys::ibv_sge, count: i32) -> Vec<Part> {
         .collect()
 }
 
-fn signal(fd: RawFd) {
+pub(super) fn signal(fd: RawFd) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: an eventfd of ours takes eight bytes.
     unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
@@ -203,23 +246,6 @@ impl Fabric {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.complete_twice = true;
         }
-    }
-
-    /// Loses what waits in the completion queue of a queue pair's sends, as an overrun does.
-    pub(super) fn overrun(&mut self, qp_number: u32) {
-        if let Some(queue_pair) = self.queue_pairs.get(&qp_number)
-            && let Some(queue) = self.queues.get_mut(&queue_pair.send_queue)
-        {
-            queue.overrun = true;
-        }
-    }
-
-    pub(super) fn report_port(&mut self, async_fd: RawFd, port: u8, active: bool) {
-        self.events
-            .entry(async_fd)
-            .or_default()
-            .push_back((port, active));
-        signal(async_fd);
     }
 
     /// How many of `wanted` work requests a queue pair takes now, and with which errno it refuses the
@@ -275,8 +301,12 @@ impl Fabric {
             id: request.wr_id,
             parts,
         });
+        let waiting = queue_pair.awaited_by.take();
         if queue_pair.state == sys::IBV_QPS_ERR {
             self.fail(qp_number);
+        }
+        if let Some(sender) = waiting {
+            self.work_off(sender);
         }
         Ok(())
     }
@@ -302,6 +332,12 @@ impl Fabric {
                 Some(status) => status,
                 None => self.carry_out(qp_number, &send),
             };
+            if status == sys::IBV_WC_RNR_RETRY_EXC_ERR && self.wait_for_receive(qp_number) {
+                if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+                    queue_pair.sends.push_front(send);
+                }
+                return;
+            }
             if status != sys::IBV_WC_SUCCESS || send.signaled {
                 let done = sys::ibv_wc {
                     wr_id: send.id,
@@ -319,11 +355,29 @@ impl Fabric {
         }
     }
 
+    /// Has the peer's next receive go on with this queue pair, if it may wait for one.
+    fn wait_for_receive(&mut self, qp_number: u32) -> bool {
+        let waits = self.queue_pairs.get(&qp_number);
+        let Some(peer) = waits
+            .filter(|pair| pair.waits_for_receives)
+            .map(|pair| pair.peer)
+        else {
+            return false;
+        };
+        match self.queue_pairs.get_mut(&peer) {
+            Some(peer) => peer.awaited_by = Some(qp_number),
+            None => return false,
+        }
+        true
+    }
+
     /// Takes a queue pair to the error state; everything on it is flushed, signalled or not.
     pub(super) fn fail(&mut self, qp_number: u32) {
         let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) else {
             return;
         };
+        let takes_no_more =
+            queue_pair.state != sys::IBV_QPS_ERR && queue_pair.shared_receives.is_some();
         queue_pair.state = sys::IBV_QPS_ERR;
         let (send_queue, receive_queue) = (queue_pair.send_queue, queue_pair.receive_queue);
         let sends: Vec<u64> = queue_pair.sends.drain(..).map(|send| send.id).collect();
@@ -339,6 +393,9 @@ impl Fabric {
                 ..Default::default()
             };
             self.complete(queue, qp_number, sys::IBV_WC_WR_FLUSH_ERR, done);
+        }
+        if takes_no_more && let Some(structure) = self.structures.get(&qp_number).copied() {
+            self.report_object(structure, sys::IBV_EVENT_QP_LAST_WQE_REACHED);
         }
     }
 
@@ -361,6 +418,7 @@ impl Fabric {
         };
         if target.entries.len() >= target.capacity {
             target.overrun = true;
+            self.report_object(queue, sys::IBV_EVENT_CQ_ERR);
             return;
         }
         target.entries.push_back(sys::ibv_wc {
@@ -372,7 +430,6 @@ impl Fabric {
             && target.armed
         {
             target.armed = false;
-            target.unacknowledged += 1;
             self.due.entry(channel).or_default().push_back(queue);
             signal(channel);
         }
@@ -382,12 +439,22 @@ impl Fabric {
     pub(super) fn covers(&self, parts: &[Part], pd: usize, access: u32) -> bool {
         parts
             .iter()
-            .all(|part| self.allows(part.lkey, part.address, part.len.into(), pd, access))
+            .all(|part| self.allows(part.lkey, part.address, part.len.into(), (pd, None), access))
     }
 
-    pub(super) fn allows(&self, key: u32, address: u64, len: u64, pd: usize, access: u32) -> bool {
+    /// Whether a key opens this range, with these rights, to a user: a protection domain, and the number
+    /// of the queue pair when it is a peer that asks.
+    pub(super) fn allows(
+        &self,
+        key: u32,
+        address: u64,
+        len: u64,
+        (pd, peer): (usize, Option<u32>),
+        access: u32,
+    ) -> bool {
         self.regions.get(&key).is_some_and(|region| {
             region.pd == pd
+                && (region.window_of.is_none() || region.window_of == peer)
                 && region.access & access == access
                 && address >= region.start
                 && address
@@ -404,6 +471,8 @@ impl QueuePair {
             peer: 0,
             pd,
             access: 0,
+            kind: attributes.qp_type,
+            queue_key: 0,
             send_queue: attributes.send_cq as usize,
             receive_queue: attributes.recv_cq as usize,
             depths: (
@@ -413,11 +482,14 @@ impl QueuePair {
             refuse_destruction: None,
             sends: VecDeque::new(),
             receives: VecDeque::new(),
+            shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
             steps: 0,
             refuse_sends: None,
             fail_next: None,
             complete_twice: false,
+            waits_for_receives: false,
+            awaited_by: None,
         }
     }
 }

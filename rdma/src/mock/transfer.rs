@@ -39,7 +39,7 @@ fn take(address: u64, len: usize) -> Vec<u8> {
 }
 
 /// Spreads what arrived over the segments it was asked into.
-fn scatter(parts: &[Part], bytes: &[u8]) {
+pub(super) fn scatter(parts: &[Part], bytes: &[u8]) {
     let mut rest = bytes;
     for part in parts {
         let (now, later) = rest.split_at(rest.len().min(part.len as usize));
@@ -48,7 +48,7 @@ fn scatter(parts: &[Part], bytes: &[u8]) {
     }
 }
 
-fn room(parts: &[Part]) -> usize {
+pub(super) fn room(parts: &[Part]) -> usize {
     parts.iter().map(|part| part.len as usize).sum()
 }
 
@@ -65,6 +65,12 @@ impl Fabric {
             .queue_pairs
             .get(&qp_number)
             .ok_or(sys::IBV_WC_FATAL_ERR)?;
+        if own.kind == sys::IBV_QPT_UD {
+            return self.send_datagram(qp_number, send);
+        }
+        if matches!(send.opcode, sys::IBV_WR_BIND_MW | sys::IBV_WR_LOCAL_INV) {
+            return self.change_window(qp_number, send);
+        }
         let (pd, peer) = (own.pd, own.peer);
         let remote = self
             .queue_pairs
@@ -120,7 +126,7 @@ impl Fabric {
     }
 
     /// The bytes of a send or write.
-    fn outgoing(&self, send: &Send, pd: usize) -> Result<Vec<u8>, Failed> {
+    pub(super) fn outgoing(&self, send: &Send, pd: usize) -> Result<Vec<u8>, Failed> {
         match &send.inline {
             Some(bytes) => Ok(bytes.clone()),
             None if self.covers(&send.parts, pd, 0) => Ok(gather(&send.parts)),
@@ -132,7 +138,14 @@ impl Fabric {
     fn reach(&mut self, peer: &Peer, send: &Send, len: usize, right: u32) -> Result<(), Failed> {
         let (address, rkey) = send.remote;
         let allowed = len == 0
-            || peer.access & right != 0 && self.allows(rkey, address, len as u64, peer.pd, right);
+            || peer.access & right != 0
+                && self.allows(
+                    rkey,
+                    address,
+                    len as u64,
+                    (peer.pd, Some(peer.number)),
+                    right,
+                );
         if allowed {
             return Ok(());
         }
@@ -152,9 +165,7 @@ impl Fabric {
     /// Completes a receive of the peer: with the message, or with a write's immediate.
     fn deliver(&mut self, peer: &Peer, send: &Send, bytes: &[u8]) -> Result<(), Failed> {
         let receive: Receive = self
-            .queue_pairs
-            .get_mut(&peer.number)
-            .and_then(|remote| remote.receives.pop_front())
+            .next_receive(peer.number)
             .ok_or(sys::IBV_WC_RNR_RETRY_EXC_ERR)?;
         let mut done = sys::ibv_wc {
             wr_id: receive.id,

@@ -1,6 +1,5 @@
 //! Which slabs a ring knows as fixed buffers, so that operations on them skip the page look-up.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -20,10 +19,13 @@ pub(super) struct Buffers {
     /// False once the kernel refused the table: everything then goes by plain operations.
     usable: bool,
     free: Vec<u16>,
-    slabs: HashMap<u64, Registration>,
+    /// A handful at most: looked through, from the first, for each operation.
+    slabs: Vec<Registration>,
 }
 
 struct Registration {
+    /// The slab's number.
+    slab: u64,
     /// Table places in the order of the slab's bytes.
     places: Vec<u16>,
     /// Bytes a place covers, a whole number of slots; the last may cover fewer.
@@ -44,13 +46,13 @@ impl Buffers {
         Buffers {
             usable,
             free: (0..PLACES).rev().collect(),
-            slabs: HashMap::new(),
+            slabs: Vec::new(),
         }
     }
 
     /// Pins the slab for this ring. Failing is no error, only slower: it is logged with its remedy.
     pub(super) fn register(&mut self, uring: &IoUring, slab: &Arc<Slab>) {
-        if !self.usable || self.slabs.contains_key(&slab.id()) {
+        if !self.usable || self.find(slab.id()).is_some() {
             return;
         }
         let slot_bytes = slab.slot_bytes();
@@ -68,6 +70,7 @@ impl Buffers {
             return;
         }
         let mut registration = Registration {
+            slab: slab.id(),
             places: Vec::new(),
             stride,
             slot_bytes,
@@ -90,21 +93,31 @@ impl Buffers {
                 return;
             }
         }
-        self.slabs.insert(slab.id(), registration);
+        self.slabs.push(registration);
     }
 
     /// Takes the slab out of the table. Operations under way keep the kernel's own reference.
     pub(super) fn unregister(&mut self, uring: &IoUring, slab: &Slab) {
-        if let Some(registration) = self.slabs.remove(&slab.id()) {
+        if let Some(position) = self.slabs.iter().position(|each| each.slab == slab.id()) {
+            let registration = self.slabs.remove(position);
             self.clear(uring, registration);
         }
     }
 
     /// The place that covers byte `at` of the lease, and with it the rest of its slot.
+    #[inline]
     pub(super) fn index_of(&self, lease: &Lease, at: usize) -> Option<u16> {
-        let registration = self.slabs.get(&lease.slab().id())?;
+        let registration = self.find(lease.slab().id())?;
+        if let [place] = *registration.places {
+            return Some(place);
+        }
         let byte = lease.slot() as usize * registration.slot_bytes + at;
         registration.places.get(byte / registration.stride).copied()
+    }
+
+    #[inline]
+    fn find(&self, slab: u64) -> Option<&Registration> {
+        self.slabs.iter().find(|each| each.slab == slab)
     }
 
     fn clear(&mut self, uring: &IoUring, registration: Registration) {

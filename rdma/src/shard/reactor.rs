@@ -103,10 +103,11 @@ impl Reactor {
             ring: Rc::clone(&self.ring),
             executor: Rc::clone(&self.executor),
         }));
-        let intake = future::join(
+        // A task like the others: it is looked at only when something arrived.
+        let intake = self.executor.spawn(future::join(
             take_transfers(Rc::clone(&self.ring), transfers),
             take_jobs(jobs),
-        );
+        ));
         self.drive(self.executor.run(intake));
         tracing::debug!(shard = self.name, "the last handle is gone: ending");
 

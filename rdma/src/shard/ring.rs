@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -17,16 +18,18 @@ use futures::FutureExt;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::buffers::Buffers;
+use super::files::Files;
 use super::ops::Held;
+use super::reads::{Ended, FileTarget, Stream};
 use super::table::{Key, Table};
-use super::transfer::Transfer;
+use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
 
 /// One io_uring, used by the thread that made it.
 pub(crate) struct Ring {
     state: RefCell<State>,
-    /// Completions on their way from the queue to their owners; kept for its allocation.
-    reaped: RefCell<Vec<(Key, i32)>>,
+    /// What is left to do about completions; kept for its allocation.
+    reaped: RefCell<Vec<Event>>,
     /// Written by other threads to end a sleep.
     doorbell: Arc<OwnedFd>,
     ending: Cell<bool>,
@@ -35,9 +38,11 @@ pub(crate) struct Ring {
 struct State {
     uring: IoUring,
     operations: Table<Operation>,
+    streams: Table<Rc<Stream>>,
     /// Entries that found the submission queue full, in order.
     backlog: VecDeque<squeue::Entry>,
     buffers: Buffers,
+    files: Files,
 }
 
 enum Operation {
@@ -55,6 +60,43 @@ enum Operation {
     Cancel,
 }
 
+/// What to do when the completion queue is no longer looked at.
+enum Event {
+    Completed(Key, i32),
+    Wake(Waker),
+    /// A read of a closed stream, and what it read into.
+    Dropped(Key, Option<Span>),
+}
+
+/// Whose a completion is, by the user data of its entry.
+enum Owner {
+    Operation(Key),
+    Place(Key, u16),
+}
+
+impl Owner {
+    /// Marks the reads of streams; the keys of operations stay below.
+    const STREAM: u64 = 1 << 63;
+
+    /// From the highest bit: the mark, 31 bits of the generation, 16 each of the stream's index and
+    /// the place.
+    #[inline]
+    fn place_bits(stream: Key, place: u16) -> u64 {
+        let bits = stream.to_bits();
+        let (generation, index) = (bits >> 32, bits & 0xffff);
+        Self::STREAM | generation << 32 | index << 16 | u64::from(place)
+    }
+
+    #[inline]
+    fn from_bits(bits: u64) -> Owner {
+        if bits & Self::STREAM == 0 {
+            return Owner::Operation(Key::from_bits(bits));
+        }
+        let (generation, index) = (bits >> 32 & (u64::MAX >> 33), bits >> 16 & 0xffff);
+        Owner::Place(Key::from_bits(generation << 32 | index), bits as u16)
+    }
+}
+
 impl Ring {
     /// Wraps a ring made by the calling thread, which becomes the only one to use it.
     pub(super) fn new(uring: IoUring, doorbell: Arc<OwnedFd>) -> Ring {
@@ -63,8 +105,10 @@ impl Ring {
             state: RefCell::new(State {
                 uring,
                 operations: Table::with_capacity(256),
+                streams: Table::with_capacity(8),
                 backlog: VecDeque::new(),
                 buffers,
+                files: Files::new(),
             }),
             reaped: RefCell::new(Vec::with_capacity(256)),
             doorbell,
@@ -124,6 +168,53 @@ impl Ring {
         }
     }
 
+    /// Registers a file for a stream of reads.
+    pub(super) fn register_file(&self, file: &File) -> FileTarget {
+        let state = &mut *self.state.borrow_mut();
+        match state.files.register(&state.uring, file) {
+            Some(place) => FileTarget::Registered(place),
+            None => FileTarget::Descriptor,
+        }
+    }
+
+    /// Takes in a stream of reads.
+    pub(super) fn open(&self, stream: &Rc<Stream>) -> Key {
+        self.state.borrow_mut().streams.insert(Rc::clone(stream))
+    }
+
+    /// Begins a read of a stream that was taken in.
+    ///
+    /// # Safety
+    /// All memory and descriptors that the made entry refers to must be owned by the stream, in the
+    /// place of that number, until [`Stream::ended`] was called for it.
+    #[inline]
+    pub(super) unsafe fn read(
+        &self,
+        stream: Key,
+        place: u16,
+        make: impl FnOnce(&Buffers) -> squeue::Entry,
+    ) {
+        let state = &mut *self.state.borrow_mut();
+        let entry = make(&state.buffers).user_data(Owner::place_bits(stream, place));
+        // SAFETY: the caller's promise; the stream stays in the table until it is over.
+        unsafe { state.queue(entry) };
+    }
+
+    /// Forgets a stream that is over; another one goes with its last read.
+    pub(super) fn close(&self, stream: Key) {
+        let ended = self.state.borrow_mut().close(stream);
+        // Its file may be closed by that: not under the borrow.
+        drop(ended);
+    }
+
+    /// Hands entries to the kernel and brings what is complete to its owners, without waiting.
+    pub(super) fn turn(&self) {
+        // What the kernel refuses now, the shard's loop tries again, and reports.
+        if self.enter(false).is_ok() {
+            self.reap();
+        }
+    }
+
     /// Hands entries to the kernel and, if `sleep`, waits there until something completes.
     pub(super) fn enter(&self, sleep: bool) -> io::Result<()> {
         let state = &mut *self.state.borrow_mut();
@@ -143,15 +234,17 @@ impl Ring {
     /// Brings completions to their owners.
     pub(super) fn reap(&self) {
         let mut reaped = self.reaped.take();
-        reaped.extend(
-            self.state
-                .borrow_mut()
-                .uring
-                .completion()
-                .map(|entry| (Key::from_bits(entry.user_data()), entry.result())),
-        );
-        for (key, result) in reaped.drain(..) {
-            self.complete(key, result);
+        self.state.borrow_mut().take_in(&mut reaped);
+        // Owners may use the ring: not under the borrow.
+        for event in reaped.drain(..) {
+            match event {
+                Event::Completed(key, result) => self.complete(key, result),
+                Event::Wake(waker) => waker.wake(),
+                Event::Dropped(stream, span) => {
+                    drop(span);
+                    self.close(stream);
+                }
+            }
         }
         self.reaped.replace(reaped);
     }
@@ -166,7 +259,7 @@ impl Ring {
 
     /// Operations the kernel still has.
     pub(super) fn in_flight(&self) -> usize {
-        self.state.borrow().operations.len()
+        self.state.borrow().in_flight()
     }
 
     fn complete(&self, key: Key, result: i32) {
@@ -238,9 +331,64 @@ impl State {
     /// `operation` must own all that `entry` refers to, at addresses that don't change as it moves.
     unsafe fn push(&mut self, entry: squeue::Entry, operation: Operation) -> Key {
         let key = self.operations.insert(operation);
-        self.backlog.push_back(entry.user_data(key.to_bits()));
-        self.flush_backlog();
+        // SAFETY: the caller's promise; the operation stays in the table until the completion.
+        unsafe { self.queue(entry.user_data(key.to_bits())) };
         key
+    }
+
+    /// Queues an entry whose operation is in the table.
+    ///
+    /// # Safety
+    /// The operation must own all that `entry` refers to, until the completion.
+    #[inline]
+    unsafe fn queue(&mut self, entry: squeue::Entry) {
+        // SAFETY: the caller's promise.
+        if self.backlog.is_empty() && unsafe { self.uring.submission().push(&entry) }.is_ok() {
+            return;
+        }
+        self.backlog.push_back(entry);
+        self.flush_backlog();
+    }
+
+    /// Looks through the completion queue. Reads of streams are done with at once, being many.
+    fn take_in(&mut self, events: &mut Vec<Event>) {
+        for entry in self.uring.completion() {
+            let (stream, place) = match Owner::from_bits(entry.user_data()) {
+                Owner::Operation(key) => {
+                    events.push(Event::Completed(key, entry.result()));
+                    continue;
+                }
+                Owner::Place(stream, place) => (stream, place),
+            };
+            let Some(open) = self.streams.get_mut(stream) else {
+                tracing::error!(?stream, place, "a completion belongs to no stream");
+                continue;
+            };
+            match open.ended(place, entry.result()) {
+                Ended::Kept(None) => {}
+                Ended::Kept(Some(waker)) => events.push(Event::Wake(waker)),
+                Ended::Dropped(span) => events.push(Event::Dropped(stream, span)),
+            }
+        }
+    }
+
+    /// Takes a stream out if it is over, and its file with it: not before, as an entry that waits for
+    /// room would find another file in that place.
+    fn close(&mut self, stream: Key) -> Option<Rc<Stream>> {
+        if !self.streams.get_mut(stream)?.is_over() {
+            return None;
+        }
+        let stream = self.streams.remove(stream)?;
+        if let Some(place) = stream.registered() {
+            self.files.unregister(&self.uring, place);
+        }
+        Some(stream)
+    }
+
+    /// Operations that the kernel has, or will be told of.
+    fn in_flight(&self) -> usize {
+        let reads: usize = self.streams.iter().map(|stream| stream.under_way()).sum();
+        self.operations.len() + reads
     }
 
     /// Moves entries to the submission queue, making room once by handing it to the kernel.
@@ -263,12 +411,14 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        if self.operations.len() > 0 {
+        let operations = self.in_flight();
+        if operations > 0 {
             tracing::error!(
-                operations = self.operations.len(),
+                operations,
                 "a ring ended with operations under way: their memory is leaked, as the kernel may still use it"
             );
             self.operations.leak();
+            self.streams.leak();
         }
     }
 }

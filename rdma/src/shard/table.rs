@@ -1,6 +1,6 @@
 //! Slots with generations: a key that outlived its entry finds nothing, never somebody else's.
 
-/// Names an entry; fits the 64 bits of user data of an io_uring operation.
+/// Names an entry; fits the lower 63 bits of user data of an io_uring operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     index: u32,
@@ -19,6 +19,9 @@ impl Key {
         }
     }
 }
+
+/// Generations count in 31 bits.
+const GENERATIONS: u32 = 1 << 31;
 
 struct Slot<T> {
     generation: u32,
@@ -73,13 +76,17 @@ impl<T> Table<T> {
             return None;
         }
         let value = slot.value.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
+        slot.generation = (slot.generation + 1) % GENERATIONS;
         self.free.push(key.index);
         Some(value)
     }
 
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
     /// Forgets every entry without dropping what it holds.

@@ -41,12 +41,12 @@ enum Kind {
 }
 
 /// The bytes of a lease and of a file that meet, and how many have.
-struct Span {
-    lease: Lease,
-    at: usize,
-    len: usize,
-    offset: u64,
-    done: usize,
+pub(super) struct Span {
+    pub(super) lease: Lease,
+    pub(super) at: usize,
+    pub(super) len: usize,
+    pub(super) offset: u64,
+    pub(super) done: usize,
 }
 
 /// Whether `at..at + len` lies inside the lease.
@@ -167,11 +167,7 @@ impl Transfer {
             Kind::Read { mut span, reply } => {
                 let outcome = match io_result(result) {
                     Ok(count) => {
-                        span.done += count;
-                        let over = count == 0
-                            || span.done >= span.len
-                            || (span.done % SECTOR_BYTES != 0 && is_direct(&self.file));
-                        if !over {
+                        if !span.took(count, &self.file) {
                             self.kind = Kind::Read { span, reply };
                             return Some(self);
                         }
@@ -205,8 +201,18 @@ impl Transfer {
 }
 
 impl Span {
+    /// Counts what a read brought. True if there is no more to read: all came, or the file ended.
+    #[inline]
+    pub(super) fn took(&mut self, count: usize, file: &File) -> bool {
+        self.done += count;
+        self.done >= self.len
+            || count == 0
+            || (!self.done.is_multiple_of(SECTOR_BYTES) && is_direct(file))
+    }
+
     /// Where in the slot, how many bytes, where in the file.
-    fn rest(&self) -> (usize, u32, u64) {
+    #[inline]
+    pub(super) fn rest(&self) -> (usize, u32, u64) {
         let len = (self.len - self.done).min(MAX_OPERATION_BYTES);
         (
             self.at + self.done,

@@ -3,19 +3,24 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::BorrowedFd;
-use std::ptr::{NonNull, null_mut};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{NonNull, null_mut, without_provenance_mut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::context::{Context, Operations};
 use super::error::VerbsError;
 use super::event;
 use super::status::{CompletionError, Status};
+use super::table::is_of_table;
 use crate::sys;
 
 /// Entries taken from the adapter at a time.
 const BATCH: usize = 32;
+
+/// Notifications acknowledged at a time: each acknowledgement takes a lock in libibverbs.
+const ACKNOWLEDGED_TOGETHER: u32 = 64;
 
 /// A completion queue, polled from one place.
 pub struct CompletionQueue {
@@ -25,6 +30,10 @@ pub struct CompletionQueue {
     /// Where entries are taken to: `BATCH` of them, a leaked box.
     batch: NonNull<sys::ibv_wc>,
     operations: Operations,
+    /// Whether a notification was asked for and has not come.
+    armed: bool,
+    /// Notifications taken and not yet acknowledged.
+    unacknowledged: u32,
     shared: Arc<SharedQueue>,
     // `poll` is for one thread at a time; moving the queue to another one is fine.
     _not_sync: PhantomData<std::cell::Cell<()>>,
@@ -38,6 +47,7 @@ pub(super) struct SharedQueue {
     raw: NonNull<sys::ibv_cq>,
     channel: Option<NonNull<sys::ibv_comp_channel>>,
     context: Arc<Context>,
+    id: u64,
     capacity: u32,
     reserved: AtomicU32,
 }
@@ -84,11 +94,23 @@ impl CompletionQueue {
         entries: u32,
         channel: Option<NonNull<sys::ibv_comp_channel>>,
     ) -> Result<CompletionQueue, VerbsError> {
+        context.check_process()?;
         let wanted = i32::try_from(entries.max(1)).unwrap_or(i32::MAX);
+        let limits = context.limits();
+        limits.check(
+            context.name(),
+            "entries in a completion queue",
+            entries.into(),
+            limits.completion_queue_entries.into(),
+        )?;
         let channel_pointer = channel.map_or(null_mut(), NonNull::as_ptr);
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        // By this tag events name the queue; nobody takes it for an address.
+        let tag = without_provenance_mut(id as usize);
         // SAFETY: the context is open, and the channel is of it.
         let raw = unsafe {
-            (context.library().create_cq)(context.as_ptr(), wanted, null_mut(), channel_pointer, 0)
+            (context.library().create_cq)(context.as_ptr(), wanted, tag, channel_pointer, 0)
         };
         let raw = NonNull::new(raw).ok_or_else(|| {
             VerbsError::last(
@@ -108,10 +130,13 @@ impl CompletionQueue {
                 raw,
                 channel,
                 context: Arc::clone(context),
+                id,
                 capacity,
                 reserved: AtomicU32::new(0),
             }),
             operations: context.operations(),
+            armed: false,
+            unacknowledged: 0,
             _not_sync: PhantomData,
         })
     }
@@ -119,6 +144,11 @@ impl CompletionQueue {
     /// The device it is of.
     pub fn context(&self) -> &Arc<Context> {
         &self.shared.context
+    }
+
+    /// Its number, unique in this process, by which asynchronous events name it.
+    pub fn id(&self) -> u64 {
+        self.shared.id
     }
 
     /// Entries granted.
@@ -186,10 +216,74 @@ impl CompletionQueue {
                 code,
             ));
         }
+        self.armed = true;
         Ok(())
     }
 
-    /// Takes all notifications that are due and acknowledges them together; how many there were.
+    /// Asks for a notification unless one was asked for that has not come; whether it asked.
+    pub(super) fn arm(&mut self) -> Result<bool, VerbsError> {
+        if self.armed {
+            return Ok(false);
+        }
+        if self.shared.channel.is_none() {
+            return Err(VerbsError::WithoutEvents {
+                device: self.shared.context.name().to_owned(),
+            });
+        }
+        self.request_notification().map(|()| true)
+    }
+
+    /// Waits for the next completion, asleep in poll(2), for as long as `patience`. `None` when there was
+    /// none in that time.
+    pub fn wait(&mut self, patience: Duration) -> Result<Option<WorkCompletion>, VerbsError> {
+        let deadline = Instant::now().checked_add(patience);
+        loop {
+            if let Some(done) = self.poll()? {
+                return Ok(Some(done));
+            }
+            if self.arm()? {
+                // What arrived before this request causes no notification: look again.
+                continue;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            self.sleep(left)?;
+            self.drain_events()?;
+        }
+    }
+
+    /// Sleeps until the descriptor is readable, a signal comes or the time is over.
+    fn sleep(&self, time: Option<Duration>) -> Result<(), VerbsError> {
+        let Some(fd) = self.event_fd() else {
+            return Ok(());
+        };
+        let mut watched = libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let time = time.map(|time| libc::timespec {
+            tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: one descriptor to watch and the time, both ours; no signal mask.
+        if unsafe { libc::ppoll(&mut watched, 1, time, std::ptr::null()) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(VerbsError::Call {
+                    verb: "ppoll",
+                    object: format!("{} completion channel", self.shared.context.name()),
+                    source: error,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all notifications that are due; how many there were. They are acknowledged many at a time.
     pub fn drain_events(&mut self) -> Result<u32, VerbsError> {
         let Some(channel) = self.shared.channel else {
             return Ok(0);
@@ -218,10 +312,20 @@ impl CompletionQueue {
             }
         };
         if events > 0 {
-            // SAFETY: this queue is the only one on the channel, so all events were its own.
-            unsafe { (library.ack_cq_events)(self.shared.raw.as_ptr(), events) };
+            self.armed = false;
+            self.unacknowledged += events;
+            if self.unacknowledged >= ACKNOWLEDGED_TOGETHER {
+                self.acknowledge();
+            }
         }
         outcome
+    }
+
+    fn acknowledge(&mut self) {
+        let events = std::mem::take(&mut self.unacknowledged);
+        let library = self.shared.context.library();
+        // SAFETY: this queue is the only one on its channel, so all events taken were its own.
+        unsafe { (library.ack_cq_events)(self.shared.raw.as_ptr(), events) };
     }
 
     pub(super) fn shared(&self) -> &Arc<SharedQueue> {
@@ -261,6 +365,10 @@ impl SharedQueue {
 
 impl Drop for CompletionQueue {
     fn drop(&mut self) {
+        // Destroying the queue, later when its queue pairs are gone, waits for this.
+        if self.unacknowledged > 0 && !self.shared.context.is_inherited() {
+            self.acknowledge();
+        }
         let batch = self.batch.cast::<[sys::ibv_wc; BATCH]>();
         // SAFETY: the leaked box; entries in it own nothing, and nobody polls any more.
         drop(unsafe { Box::from_raw(batch.as_ptr()) });
@@ -269,6 +377,9 @@ impl Drop for CompletionQueue {
 
 impl Drop for SharedQueue {
     fn drop(&mut self) {
+        if self.context.is_inherited() {
+            return;
+        }
         let library = self.context.library();
         // SAFETY: queue pairs on it held it alive; all events taken were acknowledged.
         unsafe {
@@ -310,6 +421,32 @@ impl WorkCompletion {
     #[inline]
     pub fn qp_number(&self) -> u32 {
         self.raw.qp_num
+    }
+
+    /// Whether a header was written before the bytes of a datagram.
+    pub(super) fn has_header(&self) -> bool {
+        self.raw.wc_flags & sys::IBV_WC_GRH != 0
+    }
+
+    /// The queue pair that a datagram came from.
+    pub(super) fn source_qp_number(&self) -> u32 {
+        self.raw.src_qp
+    }
+
+    /// The local identifier that a datagram came from.
+    pub(super) fn source_lid(&self) -> u16 {
+        self.raw.slid
+    }
+
+    /// The same once more, as a faulty device might give it.
+    #[cfg(test)]
+    pub(super) fn duplicate(&self) -> WorkCompletion {
+        WorkCompletion { raw: self.raw }
+    }
+
+    /// Whether it is of a connected queue pair's own queues, and not of a table.
+    pub(super) fn of_connected_pair(&self) -> bool {
+        !is_of_table(self.raw.wr_id)
     }
 
     #[inline]

@@ -117,6 +117,24 @@ pub enum VerbsError {
         /// What it lacks.
         what: &'static str,
     },
+    /// Waiting on a completion queue that has no descriptor to wait on.
+    #[error(
+        "a completion queue of {device} was made to be polled only: make it with CompletionQueue::with_events to wait on it"
+    )]
+    WithoutEvents {
+        /// The device.
+        device: String,
+    },
+    /// An object that this process inherited through a fork.
+    #[error(
+        "{device} was opened by process {owner}, before this process was forked off it: open it here anew"
+    )]
+    Forked {
+        /// The device.
+        device: String,
+        /// The process that opened it.
+        owner: u32,
+    },
     /// Two objects that must belong together don't.
     #[error("{what} belongs to another {owner}: make both from the same one")]
     Foreign {
@@ -215,6 +233,9 @@ fn hint(verb: &str, source: &io::Error) -> &'static str {
         }
         ("ibv_modify_qp", Some(libc::EINVAL)) => {
             "; the peer's address, MTU or GID doesn't fit this port: compare `trackbed rdma devices` on both nodes"
+        }
+        ("ibv_fork_init", Some(libc::EINVAL)) => {
+            "; memory was registered already: call it before anything else of RDMA"
         }
         ("ibv_get_device_list", Some(libc::ENOSYS)) => {
             "; the kernel has no RDMA core: load ib_uverbs (`modprobe ib_uverbs`)"

@@ -179,6 +179,31 @@ pub enum Rejection {
     /// A read or an atomic on a connection that carries none.
     #[error("this device or its peer's serves no reads and no atomics on a connection")]
     NoReads,
+    /// A datagram that doesn't fit one packet.
+    #[error(
+        "a datagram of this queue pair has at most {limit} bytes (the port's MTU), not {bytes}"
+    )]
+    TooLong {
+        /// Bytes it has at most.
+        limit: u32,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// A datagram to a destination that this queue pair doesn't have.
+    #[error("the destination was removed, or is of another queue pair: add it first")]
+    UnknownPeer,
+    /// A window on memory, or a queue pair, that it doesn't fit.
+    #[error(
+        "the window, the memory and the queue pair don't go together: register the memory with \
+         register_for_windows, all in one protection domain, and close a window on the queue pair that opened it"
+    )]
+    NoWindows,
+    /// The provider refused the work request.
+    #[error("ibv_post_send: {}", io::Error::from_raw_os_error(*.errno))]
+    SendRefused {
+        /// Its errno.
+        errno: i32,
+    },
     /// The provider refused the receive.
     #[error("ibv_post_recv: {}", io::Error::from_raw_os_error(*.errno))]
     Refused {

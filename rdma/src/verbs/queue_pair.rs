@@ -13,10 +13,12 @@ use thiserror::Error;
 use super::completion::{CompletionQueue, WorkCompletion};
 use super::endpoint::{ConnectOptions, Endpoint};
 use super::error::VerbsError;
+use super::event::AsyncEvent;
 use super::memory::{MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use super::port::LocalPort;
 use super::post::{PostingInterface, Rejected, SendBatch};
 use super::settle::{Settled, settle};
+use super::shared_receive::{SharedReceiveQueue, SharedReceives};
 pub(super) use core::Core;
 
 /// How large a queue pair is and what its peer may do.
@@ -94,7 +96,7 @@ pub struct UnconnectedQueuePair<S: Source, R: Sink> {
 /// its payloads, and then drops them; should the device refuse, they are leaked. To have payloads back,
 /// use [`QueuePair::fail`] and settle until [`QueuePair::is_drained`], or [`QueuePair::close`].
 pub struct QueuePair<S: Source, R: Sink> {
-    core: Core<S, R>,
+    pub(super) core: Core<S, R>,
 }
 
 /// A connection attempt that failed; the queue pair can be dropped, or tried with another peer.
@@ -116,7 +118,7 @@ impl<S: Source, R: Sink> UnconnectedQueuePair<S, R> {
         port: LocalPort,
         config: &QueuePairConfig,
     ) -> Result<UnconnectedQueuePair<S, R>, VerbsError> {
-        let core = Core::new(pd, queue.shared(), port, config)?;
+        let core = Core::new(pd, queue.shared(), port, config, None)?;
         core.initialise(config)?;
         Ok(UnconnectedQueuePair { core })
     }
@@ -154,6 +156,70 @@ impl<S: Source, R: Sink> UnconnectedQueuePair<S, R> {
                 error,
                 queue_pair: Box::new(self),
             }),
+        }
+    }
+}
+
+impl<S: Source> UnconnectedQueuePair<S, SharedReceives> {
+    /// As [`UnconnectedQueuePair::new`], with its receives from a shared receive queue of the same
+    /// protection domain. Their completions come on `queue` as well, to be settled by
+    /// [`SharedReceiveQueue::settle`].
+    pub fn with_shared_receives<R: Sink>(
+        pd: &Arc<ProtectionDomain>,
+        queue: &CompletionQueue,
+        port: LocalPort,
+        config: &QueuePairConfig,
+        receives: &SharedReceiveQueue<R>,
+    ) -> Result<UnconnectedQueuePair<S, SharedReceives>, VerbsError> {
+        let core = Core::new(pd, queue.shared(), port, config, Some(receives.shared()))?;
+        core.initialise(config)?;
+        Ok(UnconnectedQueuePair { core })
+    }
+}
+
+impl<S: Source> QueuePair<S, SharedReceives> {
+    /// Whether an event has said that it takes no more receives from its shared receive queue, which it
+    /// does some time after it failed. Somebody must take the device's events for that.
+    pub fn last_receive_taken(&self) -> bool {
+        self.core.last_receive_taken()
+    }
+
+    /// Fails it and waits until it is drained and has taken its last shared receive, so that none is lost
+    /// when it is destroyed; or until `patience` ends. Completions that are not its sends go to `others`,
+    /// those of shared receives it had taken among them; events of other objects go to `events`. Whether
+    /// it ended in time; where not, what it had taken comes back only when the shared receive queue is
+    /// dropped.
+    pub fn close_shared(
+        mut self,
+        queue: &mut CompletionQueue,
+        patience: Duration,
+        mut others: impl FnMut(WorkCompletion),
+        mut events: impl FnMut(AsyncEvent),
+    ) -> Result<bool, VerbsError> {
+        self.fail()?;
+        let deadline = Instant::now() + patience;
+        loop {
+            // Looked at before the queue: what it took last is there by then.
+            let ended = self.last_receive_taken() && self.is_drained();
+            while let Some(done) = queue.poll()? {
+                if done.qp_number() == self.qp_number() && done.of_connected_pair() {
+                    let _: Settled<'_, S, SharedReceives> = self.settle(done);
+                } else {
+                    others(done);
+                }
+            }
+            if ended {
+                return Ok(true);
+            }
+            while let Some(event) = self.core.context().next_event()? {
+                if event.qp_number() != Some(self.qp_number()) {
+                    events(event);
+                }
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::yield_now();
         }
     }
 }

@@ -1,5 +1,13 @@
 //! The safe layer on the mock provider: what a healthy device and what a failing one gives.
 
+mod datagram;
+mod events;
+mod fork;
+mod regions;
+mod shared_receive;
+mod waiting;
+mod windows;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -679,7 +687,7 @@ fn port_events_are_reported_and_taken_once() {
     assert_eq!(context.next_event().expect("none"), None);
     mock::report_port(&context, 1, false);
     let event = context.next_event().expect("one").expect("one");
-    assert_eq!((event.kind, event.port), (EventKind::PortError, Some(1)));
+    assert_eq!((event.kind, event.port()), (EventKind::PortError, Some(1)));
     assert_eq!(context.next_event().expect("none"), None);
 }
 

@@ -5,18 +5,20 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::create::create;
+use super::create::{Wanted, create};
 use super::{Granted, QueuePairConfig, QueuePairState};
 use crate::sys;
 use crate::verbs::completion::{Queue, SharedQueue};
 use crate::verbs::context::{Context, Operations};
 use crate::verbs::endpoint::{ConnectOptions, Endpoint};
 use crate::verbs::error::VerbsError;
+use crate::verbs::event::Notes;
 use crate::verbs::memory::{LocalRange, MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use crate::verbs::port::{LinkLayer, LocalPort};
 use crate::verbs::post::{Rejected, Rejection, Work, WorkRequests, check_segments};
 use crate::verbs::ring::Ring;
 use crate::verbs::settle::Tag;
+use crate::verbs::shared_receive::SharedReceiver;
 
 /// Reads served at a time, when the device can do as many.
 const READS_IN_FLIGHT: u8 = 16;
@@ -56,6 +58,9 @@ pub(in crate::verbs) struct Core<S, R> {
     packet_sequence: u32,
     reads_in_flight: u8,
     reserved: u32,
+    shared_receives: Option<Arc<SharedReceiver>>,
+    /// The adapter's queue pair points to it, for events.
+    notes: Arc<Notes>,
     queue: Arc<SharedQueue>,
     pd: Arc<ProtectionDomain>,
 }
@@ -70,17 +75,30 @@ impl<S, R> Core<S, R> {
         queue: &Arc<SharedQueue>,
         local: LocalPort,
         config: &QueuePairConfig,
+        shared_receives: Option<&Arc<SharedReceiver>>,
     ) -> Result<Core<S, R>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         if !Arc::ptr_eq(context, queue.context()) {
             return Err(VerbsError::Foreign {
                 what: "the completion queue",
                 owner: "context",
             });
         }
+        if let Some(shared) = shared_receives
+            && !Arc::ptr_eq(shared.protection_domain(), pd)
+        {
+            return Err(VerbsError::Foreign {
+                what: "the shared receive queue",
+                owner: "protection domain",
+            });
+        }
         // One more than asked for: the marker that tells when a failed queue is drained.
         let send_depth = config.send_depth.max(1);
-        let receive_depth = config.receive_depth.max(1);
+        let receive_depth = match shared_receives {
+            Some(_) => 0,
+            None => config.receive_depth.max(1),
+        };
         let max_segments = config.segments.max(1);
         let limits = context.limits();
         let most = u64::from(limits.queue_depth);
@@ -97,15 +115,30 @@ impl<S, R> Core<S, R> {
         }
         let reserved = send_depth.saturating_add(1).saturating_add(receive_depth);
         queue.reserve(reserved)?;
-        let capacities = sys::ibv_qp_cap {
-            max_send_wr: send_depth.saturating_add(1),
-            max_recv_wr: receive_depth,
-            max_send_sge: max_segments,
-            max_recv_sge: max_segments,
-            max_inline_data: config.inline_bytes,
+        if let Some(shared) = shared_receives {
+            shared
+                .reserve_on(queue)
+                .inspect_err(|_| queue.release(reserved))?;
+        }
+        let notes = Arc::new(Notes::default());
+        let wanted = Wanted {
+            capacities: sys::ibv_qp_cap {
+                max_send_wr: send_depth.saturating_add(1),
+                max_recv_wr: receive_depth,
+                max_send_sge: max_segments,
+                max_recv_sge: max_segments,
+                max_inline_data: config.inline_bytes,
+            },
+            interface: config.interface,
+            shared_receives: shared_receives.map_or(null_mut(), |shared| shared.as_ptr()),
+            tag: Arc::as_ptr(&notes).cast_mut().cast(),
         };
-        let made = create(pd, queue, capacities, config.interface)
-            .inspect_err(|_| queue.release(reserved))?;
+        let made = create(pd, queue, &wanted).inspect_err(|_| {
+            queue.release(reserved);
+            if let Some(shared) = shared_receives {
+                shared.release_on(queue);
+            }
+        })?;
         // SAFETY: the queue pair was just made; its number never changes.
         let qp_number = unsafe { (*made.raw.as_ptr()).qp_num };
         let inline_bytes = config.inline_bytes.min(made.inline_bytes);
@@ -148,9 +181,20 @@ impl<S, R> Core<S, R> {
             packet_sequence: (RandomState::new().build_hasher().finish() & 0xff_ffff) as u32,
             reads_in_flight,
             reserved,
+            shared_receives: shared_receives.map(Arc::clone),
+            notes,
             queue: Arc::clone(queue),
             pd: Arc::clone(pd),
         })
+    }
+
+    /// Whether an event said that it takes no more receives from its shared receive queue.
+    pub(super) fn last_receive_taken(&self) -> bool {
+        self.notes.last_receive_taken()
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        self.pd.context()
     }
 
     fn object(&self) -> String {
@@ -168,10 +212,6 @@ impl<S, R> Core<S, R> {
         }
     }
 
-    pub(super) fn context(&self) -> &Arc<Context> {
-        self.pd.context()
-    }
-
     pub(super) fn local_port(&self) -> LocalPort {
         self.local
     }
@@ -182,6 +222,7 @@ impl<S, R> Core<S, R> {
         mask: u32,
         to: &str,
     ) -> Result<(), VerbsError> {
+        self.pd.context().check_process()?;
         // SAFETY: the queue pair is ours and the attributes named in the mask are set.
         let code = unsafe {
             (self.pd.context().library().modify_qp)(
@@ -298,6 +339,7 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn state(&self) -> Result<QueuePairState, VerbsError> {
+        self.pd.context().check_process()?;
         let mut attributes = sys::ibv_qp_attr::default();
         let mut initial = sys::ibv_qp_init_attr::default();
         // SAFETY: the queue pair and both structures are ours.
@@ -388,6 +430,51 @@ impl<S, R> Core<S, R> {
         Ok(())
     }
 
+    /// As [`Core::range_of`], with the region itself.
+    pub(in crate::verbs) fn region_of(
+        &self,
+        start: *const u8,
+        len: usize,
+    ) -> Result<Arc<MemoryRegion>, Rejection> {
+        let range = self.range_of(start, len)?;
+        self.regions
+            .iter()
+            .find(|region| region.local().lkey == range.lkey)
+            .map(Arc::clone)
+            .ok_or(Rejection::NotAttached)
+    }
+
+    /// Posts a work request that moves no data, signalled, and gives it a place among the sends without a
+    /// payload: its sequence number.
+    ///
+    /// # Safety
+    /// It must have no segments, and what it names must live until it has completed.
+    pub(in crate::verbs) unsafe fn post_control(
+        &mut self,
+        request: &mut sys::ibv_send_wr,
+    ) -> Result<u32, Rejection> {
+        if !self.sends.has_room() {
+            return Err(Rejection::QueueFull { room: 0, wanted: 1 });
+        }
+        self.close_forgotten_batch();
+        let sequence = self.sends.push(None);
+        request.wr_id = self.send_tag.id(sequence);
+        request.send_flags = sys::IBV_SEND_SIGNALED;
+        let mut refused = null_mut();
+        // SAFETY: the queue pair is ours and no batch is open; the caller vouches for the request, which
+        // ends its list.
+        let code = unsafe { (self.operations.post_send)(self.raw.as_ptr(), request, &mut refused) };
+        if code == 0 {
+            return Ok(sequence);
+        }
+        let errno = match code {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            code => code.saturating_abs(),
+        };
+        self.sends.pop_back(sequence);
+        Err(Rejection::SendRefused { errno })
+    }
+
     /// The attached region that a payload lies in.
     #[inline]
     pub(in crate::verbs) fn range_of(
@@ -468,6 +555,9 @@ impl<S: Source, R: Sink> Core<S, R> {
 
 impl<S, R> Drop for Core<S, R> {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
         self.close_forgotten_batch();
         // The adapter stops sooner this way; destroying it is what makes sure.
         self.to_error().ok();
@@ -476,6 +566,9 @@ impl<S, R> Drop for Core<S, R> {
         let code = unsafe { (self.pd.context().library().destroy_qp)(self.raw.as_ptr()) };
         if code == 0 {
             self.queue.release(self.reserved);
+            if let Some(shared) = &self.shared_receives {
+                shared.release_on(&self.queue);
+            }
             return;
         }
         // It may still be writing: keep its buffers, regions and completion queue for ever.
@@ -483,6 +576,8 @@ impl<S, R> Drop for Core<S, R> {
         self.receives.leak();
         std::mem::forget(std::mem::take(&mut self.regions));
         std::mem::forget(Arc::clone(&self.queue));
+        std::mem::forget(self.shared_receives.clone());
+        std::mem::forget(Arc::clone(&self.notes));
         std::mem::forget(Arc::clone(&self.pd));
     }
 }

@@ -1,5 +1,6 @@
 //! Asks the provider for a queue pair: with the extended work-request operations, or without.
 
+use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -18,18 +19,28 @@ pub(super) struct Made {
     pub(super) inline_bytes: u32,
 }
 
+/// What is asked for.
+pub(super) struct Wanted {
+    pub(super) capacities: sys::ibv_qp_cap,
+    pub(super) interface: Option<PostingInterface>,
+    /// Null when it has receives of its own.
+    pub(super) shared_receives: *mut sys::ibv_srq,
+    /// What events name it by: a pointer that stays good until it is destroyed.
+    pub(super) tag: *mut c_void,
+}
+
 /// Makes a queue pair with all its completions on one queue.
 pub(super) fn create(
     pd: &Arc<ProtectionDomain>,
     queue: &SharedQueue,
-    capacities: sys::ibv_qp_cap,
-    interface: Option<PostingInterface>,
+    wanted: &Wanted,
 ) -> Result<Made, VerbsError> {
+    let interface = wanted.interface;
     if interface != Some(PostingInterface::Classic) {
         // A provider without atomics refuses them here.
         let made = (has_atomics(pd).then_some(OPERATIONS | ATOMICS))
-            .and_then(|operations| extended(pd, queue, capacities, operations))
-            .or_else(|| extended(pd, queue, capacities, OPERATIONS));
+            .and_then(|operations| extended(pd, queue, wanted, operations))
+            .or_else(|| extended(pd, queue, wanted, OPERATIONS));
         if let Some(made) = made {
             return Ok(made);
         }
@@ -40,7 +51,7 @@ pub(super) fn create(
             });
         }
     }
-    classic(pd, queue, capacities)
+    classic(pd, queue, wanted)
 }
 
 fn has_atomics(pd: &ProtectionDomain) -> bool {
@@ -52,7 +63,7 @@ fn has_atomics(pd: &ProtectionDomain) -> bool {
 fn extended(
     pd: &Arc<ProtectionDomain>,
     queue: &SharedQueue,
-    capacities: sys::ibv_qp_cap,
+    wanted: &Wanted,
     operations: u32,
 ) -> Option<Made> {
     let context = pd.context();
@@ -61,9 +72,11 @@ fn extended(
     // SAFETY: the context is open.
     let create = unsafe { sys::extended_operation!(context.as_ptr(), create_qp_ex) }?;
     let mut attributes = sys::ibv_qp_init_attr_ex {
+        qp_context: wanted.tag,
         send_cq: queue.as_ptr(),
         recv_cq: queue.as_ptr(),
-        cap: capacities,
+        srq: wanted.shared_receives,
+        cap: wanted.capacities,
         qp_type: sys::IBV_QPT_RC,
         comp_mask: sys::IBV_QP_INIT_ATTR_PD | sys::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS,
         pd: pd.as_ptr(),
@@ -91,19 +104,21 @@ fn extended(
 fn classic(
     pd: &Arc<ProtectionDomain>,
     queue: &SharedQueue,
-    capacities: sys::ibv_qp_cap,
+    wanted: &Wanted,
 ) -> Result<Made, VerbsError> {
     let context = pd.context();
     let mut attributes = sys::ibv_qp_init_attr {
+        qp_context: wanted.tag,
         send_cq: queue.as_ptr(),
         recv_cq: queue.as_ptr(),
-        cap: capacities,
+        srq: wanted.shared_receives,
+        cap: wanted.capacities,
         qp_type: sys::IBV_QPT_RC,
         sq_sig_all: 0,
-        ..Default::default()
     };
     // SAFETY: protection domain and queue are alive and of one context.
     let raw = unsafe { (context.library().create_qp)(pd.as_ptr(), &mut attributes) };
+    let capacities = wanted.capacities;
     let raw = NonNull::new(raw).ok_or_else(|| {
         VerbsError::last(
             "ibv_create_qp",

@@ -1,0 +1,98 @@
+//! How far a measurement is: a bar for a person, lines for a program that draws one itself.
+
+use std::cell::Cell;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+
+/// Where the measurement stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The case that is being measured.
+    pub case: String,
+    /// Pairs of runs done.
+    pub done: u64,
+    /// Pairs of runs there will be.
+    pub of: u64,
+}
+
+/// Who is told.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    lines: bool,
+    /// Pairs that were done before those that this process counts.
+    before: Cell<u64>,
+}
+
+impl Progress {
+    /// A bar on the terminal, if there is one.
+    pub fn bar() -> Self {
+        let style = ProgressStyle::with_template("{msg:32} {bar:30} {pos}/{len} pairs, {eta} left")
+            .expect("the template is a constant");
+        Self {
+            bar: ProgressBar::new(0).with_style(style),
+            lines: false,
+            before: Cell::new(0),
+        }
+    }
+
+    /// A JSON object a line on standard output, between the rows: `{"progress": …}`.
+    pub fn lines() -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
+            lines: true,
+            before: Cell::new(0),
+        }
+    }
+
+    /// That many pairs more will be measured.
+    pub fn expect(&self, pairs: u64) {
+        self.bar.inc_length(pairs);
+        self.tell();
+    }
+
+    /// A case begins.
+    pub fn case(&self, name: &str) {
+        self.bar.set_message(name.to_owned());
+        self.tell();
+    }
+
+    /// A pair is done.
+    pub fn step(&self) {
+        self.bar.inc(1);
+        self.tell();
+    }
+
+    /// Shows what another process, which goes on from here, told of itself.
+    pub fn follow(&self, step: &Step) {
+        if self.before.get() == 0 {
+            self.before.set(self.bar.position().max(1));
+        }
+        let before = self.before.get();
+        self.bar.set_length(before + step.of);
+        self.bar.set_position(before + step.done);
+        self.bar.set_message(step.case.clone());
+    }
+
+    /// Prints something without tearing the bar.
+    pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn tell(&self) {
+        if self.lines {
+            let step = Step {
+                case: self.bar.message(),
+                done: self.bar.position(),
+                of: self.bar.length().unwrap_or(0),
+            };
+            println!("{}", serde_json::json!({ "progress": step }));
+        }
+    }
+}
