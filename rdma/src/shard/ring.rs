@@ -132,6 +132,15 @@ impl Ring {
     /// Ends what [`Ring::register`] began. Leases of the slab still work, as plain buffers.
     pub(crate) fn unregister(&self, slab: &Slab) {
         let state = &mut *self.state.borrow_mut();
+        // An entry that is queued names its buffer by place: the kernel must have taken it before the
+        // place is emptied, or it would fail with EFAULT.
+        while !(state.backlog.is_empty() && state.uring.submission().is_empty()) {
+            state.flush_backlog();
+            if let Err(error) = state.uring.submit() {
+                tracing::warn!(%error, slab = slab.name(), "a slab stays pinned, as its operations could not begin");
+                return;
+            }
+        }
         state.buffers.unregister(&state.uring, slab);
     }
 
@@ -533,4 +542,40 @@ pub(crate) type Socket = Arc<OwnedFd>;
 pub(super) fn fd_of(socket: &Socket) -> types::Fd {
     let fd: RawFd = socket.as_raw_fd();
     types::Fd(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::shard::{Shard, ShardConfig};
+    use crate::slab::PAGE_BYTES;
+
+    #[test]
+    fn a_write_that_is_queued_when_its_slab_is_unregistered_still_writes() {
+        let own = Slab::new("own", PAGE_BYTES, 1).expect("a slab");
+        let shard = Shard::start(ShardConfig::new("test", own)).expect("a shard");
+        let path = tempfile::NamedTempFile::new().expect("a file");
+        let file = Arc::new(File::create(path.path()).expect("it opens"));
+        let written = block_on(shard.on_shard(move || async move {
+            let ring = Ring::current().expect("this runs on a shard");
+            let arena = Slab::new("arena", PAGE_BYTES, 1).expect("a slab");
+            ring.register(&arena);
+            let mut lease = arena.try_lease().expect("a free slot");
+            lease.fill(7);
+            let (write, answer) = Transfer::write(file, 0, lease, 0, PAGE_BYTES);
+            ring.begin(write);
+            ring.unregister(&arena);
+            let (_lease, written) = answer.await.expect("an answer");
+            written
+        }));
+        written.expect("it is written");
+        assert_eq!(
+            std::fs::read(path.path()).expect("readable"),
+            [7; PAGE_BYTES]
+        );
+    }
 }
