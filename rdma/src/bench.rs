@@ -1,33 +1,53 @@
 //! Measures what two devices move between them with plain verbs: no GPU, no vendor's tool.
 //!
 //! The client decides what is measured and tells the server, so that both ends always run the same
-//! thing; they agree on the kind of GID too. Each bandwidth ends with the server comparing what
-//! arrived with what was to be sent: a fast wrong answer is an error.
+//! thing; they agree on the kind of GID too. Each size ends with both ends comparing what arrived with
+//! what was to be sent: a fast wrong answer is an error.
 //!
-//! [`serve`] and [`run`] are the two roles between two processes, [`run_local`] does both in one.
+//! [`serve`] and [`run`] are the two roles between two processes, [`run_local`] does both in one. A
+//! [`Plan`] says what is measured, a [`Target`] on what, a [`Report`] what came of it, and [`judge`]
+//! whether that is what was expected.
 
 mod bandwidth;
 mod channel;
+mod contents;
+mod cpu;
+mod end;
+mod histogram;
+mod lane;
 mod latency;
+mod limit;
 mod meet;
+mod memory;
 mod message;
 mod network;
+mod numa;
 mod pattern;
 mod plan;
+mod report;
 mod roles;
+mod security;
+mod series;
+mod statistics;
+mod target;
+mod transfer;
+mod verdict;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::verbs::{CompletionError, VerbsError};
 
-pub use meet::{DeviceChoice, Target};
-pub use plan::{Length, Measure, Plan, PlanError, Sizes, Verb};
-pub use roles::{Progress, Serve, run, run_local, serve};
+pub use memory::Memory;
+pub use plan::{AtomicKind, Length, Measure, Plan, PlanError, Rate, Sizes, Verb};
+pub use report::{Cpu, Interval, Latency, Limit, Percentile, Report, Row, SCHEMA, Steady};
+pub use roles::{Progress, Serve, Stage, run, run_local, serve, serve_all};
+pub use security::{Identity, IdentityError};
+pub use target::{DeviceChoice, Target};
+pub use verdict::{Expectation, Figure, Outcome, Verdict, judge};
 
 /// Where servers listen unless told otherwise.
 pub const DEFAULT_PORT: u16 = 18620;
@@ -44,19 +64,25 @@ pub enum BenchError {
     /// What shall be measured makes no sense, here or at all.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Memory can't be mapped.
-    #[error("cannot map {bytes} bytes: {source}")]
-    Memory {
-        /// How much.
-        bytes: usize,
-        /// What the system said.
-        source: io::Error,
+    /// The measuring thread can't be bound to a NUMA node.
+    #[error("NUMA node {node}: {reason}; `ls /sys/devices/system/node` shows which there are")]
+    Numa {
+        /// The node.
+        node: u32,
+        /// Why.
+        reason: String,
     },
     /// Cannot listen.
     #[error("cannot listen on {address}: {source}; choose another port with --tcp-port")]
     Listen {
         /// Where.
         address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody can be let in.
+    #[error("cannot take a client's connection: {source}")]
+    Accept {
         /// What the system said.
         source: io::Error,
     },
@@ -143,91 +169,5 @@ impl BenchError {
             self,
             BenchError::Transfer { .. } | BenchError::Stalled { .. } | BenchError::Corrupted { .. }
         )
-    }
-}
-
-/// One measured message size.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// Message size in bytes.
-    pub bytes: u64,
-    /// Messages measured.
-    pub messages: u64,
-    /// Time they took, from the first post to the last completion.
-    pub seconds: f64,
-    /// 2^20 bytes a second; for bandwidth.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub mib_per_second: Option<f64>,
-    /// 10^9 bits a second; for bandwidth.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub gbit_per_second: Option<f64>,
-    /// Messages a second; for bandwidth.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub messages_per_second: Option<f64>,
-    /// One way; for latency.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub latency: Option<Latency>,
-}
-
-/// Half of a round trip, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Shortest.
-    pub min_us: f64,
-    /// Median.
-    pub p50_us: f64,
-    /// Mean.
-    pub mean_us: f64,
-    /// 99 of 100 are shorter.
-    pub p99_us: f64,
-    /// 999 of 1000 are shorter.
-    pub p999_us: f64,
-    /// Longest.
-    pub max_us: f64,
-}
-
-/// What was measured, on what.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// What was measured, such as `write bandwidth`.
-    pub bench: String,
-    /// `client`, `server` or `local`.
-    pub role: String,
-    /// Our device.
-    pub device: String,
-    /// Our port on it.
-    pub port: u8,
-    /// Our GID.
-    pub gid: String,
-    /// Its index.
-    pub gid_index: u8,
-    /// The peer's GID.
-    pub peer_gid: String,
-    /// Path MTU in bytes.
-    pub mtu: u32,
-    /// The plan, as both ends ran it.
-    pub plan: Plan,
-    /// A row a message size.
-    pub rows: Vec<Row>,
-}
-
-impl Row {
-    fn bandwidth(bytes: u64, messages: u64, elapsed: Duration) -> Row {
-        let seconds = elapsed.as_secs_f64();
-        let per_second = if seconds > 0.0 {
-            messages as f64 / seconds
-        } else {
-            0.0
-        };
-        let bytes_per_second = per_second * bytes as f64;
-        Row {
-            bytes,
-            messages,
-            seconds,
-            mib_per_second: Some(bytes_per_second / f64::from(1 << 20)),
-            gbit_per_second: Some(bytes_per_second * 8.0 / 1e9),
-            messages_per_second: Some(per_second),
-            latency: None,
-        }
     }
 }

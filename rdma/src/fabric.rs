@@ -9,7 +9,8 @@
 //! layer above has checked it against its seal. Time matters less than life: a link ends when a peer
 //! that owes answers gives no sign of life for [`FabricConfig::deadline`]. Data that arrives is such
 //! a sign, however little of an answer it is; a peer that has none to send yet says that it is at
-//! work. How long a slow one is worth waiting for is decided above.
+//! work, and one that is too busy even for that is known to be there by its adapter, for a while. How
+//! long a slow one is worth waiting for is decided above.
 //!
 //! A link that is cut ends each of its fetches with an error, once; the others never notice. A new
 //! meeting makes a new link: what was fetched stays, and what failed is asked again by whoever

@@ -13,6 +13,7 @@ mod extended;
 mod fabric;
 mod shared_receive;
 mod transfer;
+mod windows;
 
 use std::sync::Arc;
 
@@ -33,6 +34,16 @@ pub fn hold(qp_number: u32) {
 /// Carries out what waits on a held queue pair, and from now on what is posted.
 pub fn release(qp_number: u32) {
     fabric::lock().hold(qp_number, false);
+}
+
+/// Carries out that many of the work requests that wait, or will, on a held queue pair.
+pub fn step(qp_number: u32, count: u32) {
+    fabric::lock().step(qp_number, count);
+}
+
+/// Takes a queue pair to the error state, as if its device had: its peer finds nobody there.
+pub fn kill(qp_number: u32) {
+    fabric::lock().fail(qp_number);
 }
 
 /// Makes the next work request that a queue pair carries out end with this status (of
@@ -96,4 +107,10 @@ pub fn overrun_queue(queue: &CompletionQueue) {
 pub fn refuse_registration(context: &Context, errno: i32) {
     let async_fd = context.raw_async_fd();
     fabric::lock().refuse_registration.insert(async_fd, errno);
+}
+
+/// Makes a device refuse to destroy a memory window with an errno, once.
+pub fn refuse_window_end(context: &Context, errno: i32) {
+    let async_fd = context.raw_async_fd();
+    fabric::lock().refuse_window_end.insert(async_fd, errno);
 }

@@ -117,6 +117,7 @@
 
 mod address;
 mod attached;
+pub mod cm;
 mod completion;
 mod context;
 mod datagram;
@@ -124,17 +125,20 @@ mod endpoint;
 mod error;
 mod event;
 mod file_mapping;
+mod fork;
 mod gid;
 mod limits;
 mod mapping;
 mod memlock;
 mod memory;
+mod memory_window;
 mod pages;
 mod port;
 mod post;
 mod queue_pair;
 mod readiness;
 mod ring;
+mod scratch;
 mod settle;
 mod shared_receive;
 mod status;
@@ -154,6 +158,7 @@ pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
 pub use event::{AsyncEvent, EventKind, Subject};
 pub use file_mapping::FileMapping;
+pub use fork::{ForkSupport, fork_support, prepare_fork};
 pub use gid::{Gid, GidChoice, GidEntry, GidKind};
 pub use limits::{Atomics, DeviceLimits, OnDemandPaging, PagedOperations};
 pub use mapping::{Mapping, Piece};
@@ -162,6 +167,9 @@ pub use memory::{
     Access, MemoryRegion, Pinned, ProtectionDomain, RemoteAccess, RemoteAddress, RemoteMemory,
     Segment, Sink, Source,
 };
+pub use memory_window::{
+    CloseFailed, ClosedWindow, ClosingWindow, MemoryWindow, OpenFailed, OpenWindow,
+};
 pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};
 pub use post::{PostError, PostingInterface, Rejected, Rejection, SendBatch, Work};
@@ -169,6 +177,7 @@ pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };
 pub use readiness::{Completions, Events, Readiness, Watch};
+pub use scratch::{Scratch, ScratchPart};
 pub use settle::{Received, Sent, Settled};
 pub use shared_receive::{
     SettledShared, SharedReceiveQueue, SharedReceiveState, SharedReceived, SharedReceives,

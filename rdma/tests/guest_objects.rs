@@ -366,11 +366,12 @@ fn asking(device: &str) -> (Side, Pair, Side, Pair) {
 }
 
 #[test]
-fn ten_thousand_sleeps_in_poll_lose_no_wake_up() {
+fn a_thousand_sleeps_in_poll_lose_no_wake_up() {
     let Some(device) = device() else { return };
+    let rounds = CYCLES / 10;
     let (mut left, mut a, right, b) = asking(&device);
-    let answering = answers(right, b, CYCLES);
-    for round in 0..CYCLES {
+    let answering = answers(right, b, rounds);
+    for round in 0..rounds {
         asked(&mut left, &mut a);
         loop {
             let done = left.queue.wait(PATIENCE).expect("a sound queue");
@@ -625,4 +626,158 @@ fn objects_with_events_outstanding_go_without_waiting() {
         thread::sleep(Duration::from_millis(10));
     }
     going.join().expect("it ended");
+}
+
+#[test]
+fn a_window_is_open_to_one_peer_until_it_is_closed() {
+    let Some(device) = device() else { return };
+    let rights = RemoteAccess {
+        write: true,
+        ..RemoteAccess::default()
+    };
+    for interface in [PostingInterface::Extended, PostingInterface::Classic] {
+        let (mut left, mut right) = (Side::new(&device), Side::new(&device));
+        let config = QueuePairConfig {
+            interface: Some(interface),
+            ..config()
+        };
+        let make = |side: &Side| {
+            let mut pair: UnconnectedQueuePair<Piece, Piece> =
+                UnconnectedQueuePair::new(&side.pd, &side.queue, side.port, &config)
+                    .expect("a queue pair");
+            pair.attach(&side.region).expect("the same domain");
+            pair
+        };
+        let (a, b) = (make(&left), make(&right));
+        let (at_a, at_b) = (a.endpoint(), b.endpoint());
+        let mut a = a.connect(&at_b, &options()).expect("connected");
+        let mut b = b.connect(&at_a, &options()).expect("connected");
+        let (mapping, mut pieces) = Mapping::split(PIECE, 1).expect("memory");
+        let region = MemoryRegion::register_for_windows(&right.pd, mapping).expect("a region");
+        b.attach(&region).expect("the same domain");
+
+        let window = MemoryWindow::new(&right.pd).expect("a window");
+        let piece = pieces.pop().expect("a piece");
+        let open = b
+            .open_window(window, piece, Segment::new(64, 128), rights)
+            .expect("opened");
+        sent(b.settle(right.next())).0.expect("bound");
+        let remote = open.remote();
+        let mut write = |at: RemoteAddress, byte: u8| {
+            let payload = left.filled(byte);
+            let mut batch = a.batch();
+            let segments = [Segment::new(0, 128)];
+            batch
+                .push(payload, &[Work::write(at, &segments).signaled()])
+                .expect("room");
+            batch.commit().expect("posted");
+            let (outcome, _) = sent(a.settle(left.next()));
+            outcome.map(drop).map_err(|error| error.status)
+        };
+        let at = remote.at(0, 128).expect("inside");
+        write(at, 7).expect("open");
+        let closing = b.close_window(open).expect("posted");
+        sent(b.settle(right.next())).0.expect("invalidated");
+        let closed = closing.finish(&b).expect("settled");
+        assert_eq!(closed.payload[64..192], [7; 128]);
+        assert_eq!((closed.payload[63], closed.payload[192]), (0, 0));
+
+        let again = closed.window.expect("the queue pair is well");
+        let open = b
+            .open_window(again, closed.payload, Segment::new(64, 128), rights)
+            .expect("opened again");
+        sent(b.settle(right.next())).0.expect("bound");
+        write(open.remote().at(0, 128).expect("inside"), 8).expect("open");
+        assert_eq!(write(at, 9), Err(Status::RemoteAccess), "the old key");
+        let payload = open.revoke().expect("destroyed");
+        assert_eq!(payload[64..192], [8; 128]);
+    }
+}
+
+/// Forks; the child runs `work` and ends with 0 if that is true, once `go` is closed.
+fn child(go: [i32; 2], done: [i32; 2], work: impl FnOnce() -> bool) -> libc::pid_t {
+    // SAFETY: the child runs `work`, which needs no lock of another thread's but the allocator's, which
+    // glibc makes usable after a fork, and then ends without running anything else.
+    match unsafe { libc::fork() } {
+        0 => {
+            let held = work();
+            let mut byte = [0u8];
+            // SAFETY: descriptors of this process and one byte of ours; then the end of the child.
+            unsafe {
+                libc::write(done[1], byte.as_ptr().cast(), 1);
+                libc::close(go[1]);
+                libc::read(go[0], byte.as_mut_ptr().cast(), 1);
+                libc::_exit(i32::from(!held))
+            }
+        }
+        child => child,
+    }
+}
+
+fn pipe() -> [i32; 2] {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    ends
+}
+
+#[test]
+fn after_a_fork_the_parent_sees_its_data_and_the_child_can_do_no_harm() {
+    let Some(device) = device() else { return };
+    let support = fork_support().expect("the library");
+    assert_eq!(
+        support,
+        ForkSupport::Unneeded,
+        "this kernel copies pinned pages"
+    );
+    assert_eq!(prepare_fork().expect("nothing to do"), support);
+    let (mut left, mut a, mut right, mut b) = connected(&device);
+    let target = right.filled(0);
+    b.post_receive(target, &whole())
+        .expect("posted before the fork");
+    let mut payload = left.filled(1);
+    let (go, done) = (pipe(), pipe());
+    let mut inherited = Some((left, a));
+    let pid = child(go, done, || {
+        let Some((left, a)) = inherited.take() else {
+            return false;
+        };
+        let refused = matches!(a.state(), Err(VerbsError::Forked { .. }))
+            && matches!(
+                ProtectionDomain::new(&left.context),
+                Err(VerbsError::Forked { .. })
+            );
+        drop((a, left));
+        refused
+    });
+    let mut byte = [0u8];
+    // SAFETY: a descriptor and a byte of ours: waits until the child has dropped everything.
+    let said = unsafe { libc::read(done[0], byte.as_mut_ptr().cast(), 1) };
+    assert_eq!(said, 1);
+    (left, a) = inherited.expect("the parent has it");
+    // Written while the child lives and shares the page: the adapter must see the parent's.
+    payload.fill(9);
+    send(&mut a, payload, PIECE as u32);
+    let completion = left.next();
+    sent(a.settle(completion)).0.expect("sent");
+    let got = received(b.settle(right.next()));
+    got.outcome.expect("received");
+    assert!(
+        got.payload.iter().all(|byte| *byte == 9),
+        "what was written after the fork"
+    );
+    // SAFETY: lets the child end, and waits for it.
+    let status = unsafe {
+        let mut status = 0;
+        libc::close(go[1]);
+        assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
+        status
+    };
+    assert_eq!(status, 0, "the child was refused everything");
+    // Also with the child gone.
+    b.post_receive(got.payload, &whole()).expect("posted");
+    let payload = left.filled(5);
+    send(&mut a, payload, 8);
+    let got = received(b.settle(right.next()));
+    assert!(got.outcome.is_ok() && got.payload[0] == 5);
 }

@@ -1,198 +1,282 @@
-//! Write bandwidth: many writes on their way, posted in lists, few of them signalled.
+//! Bandwidth: many messages on their way, posted in lists, few of them signalled.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::channel::{Channel, unexpected};
-use super::meet::Connection;
-use super::message::Message;
-use super::pattern;
-use super::plan::{Length, Plan};
-use super::{BenchError, Row};
-use crate::verbs::{Piece, Segment, Settled, Work};
+use super::contents::{Counts, Seeds, are_intact, prepare};
+use super::end::End;
+use super::lane::{Lane, Pattern, segments};
+use super::limit::limit;
+use super::message::{Message, Until};
+use super::plan::{Length, Plan, Verb};
+use super::statistics::{BATCHES, batches, interval, mean, transient, variation};
+use super::transfer::{Moved, Mover};
+use super::{BenchError, Cpu, Interval, Row, Stage, Steady};
 
-/// How long nothing may complete before that is an error.
-const STALLED: Duration = Duration::from_secs(10);
-/// How often the server hears that we are alive.
-const HEARTBEAT: Duration = Duration::from_secs(3);
-/// Empty polls before the processor is offered to others.
-const SPINS: u32 = 256;
-/// Empty polls before the clock is read again.
-const CLOCK_EVERY: u32 = 4096;
+/// With fewer intervals, nothing is said of how steady a rate was.
+const FEWEST_INTERVALS: usize = 10;
 
-pub(super) type Sender = Connection<Arc<Piece>>;
+/// Whether the server takes part in moving messages, and reports its part.
+fn server_moves(plan: &Plan) -> bool {
+    plan.verb == Verb::Send || plan.bidirectional
+}
 
-/// Measures one size, after warming up, and has the server compare what arrived.
+/// Measures one size: warms up, measures each run, and has what arrived compared.
 pub(super) fn client(
-    sender: &mut Sender,
+    end: &mut End,
     channel: &mut Channel,
     plan: &Plan,
-    bytes: u64,
-    seed: u64,
+    (bytes, seed): (u64, u64),
+    line_rate: Option<f64>,
+    tell: &mut dyn FnMut(Stage),
 ) -> Result<Row, BenchError> {
-    let no_piece = || BenchError::Post {
-        bytes,
-        reason: "its payload is still out".to_owned(),
-    };
-    let mut piece = sender.pieces.pop().ok_or_else(no_piece)?;
-    let len = usize::try_from(bytes)
-        .unwrap_or(usize::MAX)
-        .min(piece.len());
-    pattern::fill(&mut piece[..len], seed);
-    let payload = Arc::new(piece);
-    channel.send(&Message::Begin { bytes })?;
-    if plan.warmup > 0 {
-        transfer(
-            sender,
+    channel.send(&Message::Begin { bytes, seed })?;
+    let seeds = Seeds::client(seed);
+    prepare(end, plan, bytes, seeds)?;
+    match channel.receive("waiting for it to be ready")? {
+        Message::Ready => {}
+        other => return Err(unexpected(&other, "that it is ready")),
+    }
+    let (pattern, segments) = (Pattern::new(plan, bytes), segments(bytes));
+    let mut lanes = (0..end.lanes.len())
+        .map(|index| Lane::new(end, index, plan, pattern, bytes, &segments))
+        .collect::<Result<Vec<_>, _>>()?;
+    let hears = server_moves(plan);
+    let mut transfer = |run: u32, until: Until| {
+        if hears {
+            // What the server can't know, it takes from our word that we are done.
+            let until = match until {
+                Until::Length(_) => until,
+                Until::Settled { .. } | Until::Peer => Until::Peer,
+            };
+            channel.send(&Message::Transfer { until })?;
+        }
+        let mut mover = Mover {
+            end,
             channel,
             plan,
-            &payload,
             bytes,
-            Length::Iterations(plan.warmup),
-        )?;
-    }
-    let (messages, elapsed) = transfer(sender, channel, plan, &payload, bytes, plan.length)?;
-    sender
-        .pieces
-        .push(Arc::into_inner(payload).ok_or_else(no_piece)?);
-
-    channel.send(&Message::Check { bytes, seed })?;
-    match channel.receive("waiting for it to compare")? {
-        Message::Checked { intact: true } => Ok(Row::bandwidth(bytes, messages, elapsed)),
-        Message::Checked { intact: false } => Err(BenchError::Corrupted { bytes }),
-        other => Err(unexpected(&other, "the result of comparing")),
-    }
-}
-
-/// Writes as long as `length` says; how many messages, and the time to the last completion.
-fn transfer(
-    sender: &mut Sender,
-    channel: &mut Channel,
-    plan: &Plan,
-    payload: &Arc<Piece>,
-    bytes: u64,
-    length: Length,
-) -> Result<(u64, Duration), BenchError> {
-    let target = sender
-        .remote
-        .at(0, bytes)
-        .ok_or_else(|| BenchError::Stranger {
-            reason: format!("its window has only {} bytes", sender.remote.len),
-        })?;
-    let segments = [Segment::new(0, u32::try_from(bytes).unwrap_or(u32::MAX))];
-    let plain = Work::write(target, &segments);
-    // A list is one payload's chain of work requests; signalled or not at its end.
-    let list = plan.post_list as usize;
-    let mut quiet = vec![plain; list];
-    let mut signalled = quiet.clone();
-    signalled[list - 1] = plain.signaled();
-    let (mut posted, mut completed, mut unsignalled) = (0u64, 0u64, 0u32);
-    let (wanted, lasts) = match length {
-        Length::Iterations(count) => (count, Duration::MAX),
-        Length::Milliseconds(time) => (u64::MAX, Duration::from_millis(time)),
-    };
-    let mut wanted = wanted;
-    let start = Instant::now();
-    let (mut heard, mut quiet_since, mut spins) = (start, None, 0u32);
-    while completed < wanted {
-        while posted < wanted && posted - completed < u64::from(plan.depth) {
-            let room = u64::from(plan.depth) - (posted - completed);
-            let now = (list as u64).min(room).min(wanted - posted);
-            // A full list, or the last one; otherwise wait until there is room for a full one.
-            if now < list as u64 && now < wanted - posted {
-                break;
-            }
-            let count = now as usize;
-            let last = posted + now == wanted;
-            let signal = last
-                || unsignalled + plan.post_list >= plan.signal_every
-                || room - now < list as u64;
-            let work = if signal { &mut signalled } else { &mut quiet };
-            // A short last list ends with the signalled work request as well.
-            let work = if signal {
-                &work[list - count..]
-            } else {
-                &work[..count]
-            };
-            unsignalled = if signal {
-                0
-            } else {
-                unsignalled + plan.post_list
-            };
-            let mut batch = sender.queue_pair.batch();
-            batch
-                .push(Arc::clone(payload), work)
-                .map_err(|rejected| BenchError::Post {
+            pattern,
+            lanes: &mut lanes,
+            tell: &mut |elapsed: Duration, messages| {
+                let bits = messages as f64 * bytes as f64 * 8.0;
+                tell(Stage {
                     bytes,
-                    reason: rejected.to_string(),
-                })?;
-            batch.commit().map_err(|error| BenchError::Post {
-                bytes,
-                reason: error.to_string(),
-            })?;
-            posted += now;
-        }
-        let mut any = false;
-        while let Some(done) = sender.queue.poll()? {
-            any = true;
-            if let Settled::Sent(sent) = sender.queue_pair.settle(done) {
-                (*sent.outcome()).map_err(|source| BenchError::Transfer { bytes, source })?;
-                completed += u64::from(sent.work_requests());
-            }
-        }
-        if any {
-            quiet_since = None;
-            spins = 0;
-        } else {
-            spins = spins.wrapping_add(1);
-            // Soft-RoCE needs the processor to make progress.
-            if spins % SPINS == 0 {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
-        }
-        // Reading the clock may be a system call, in virtual machines a slow one.
-        if !any && spins % CLOCK_EVERY != 0 {
-            continue;
-        }
-        let now = Instant::now();
-        if wanted == u64::MAX && now.duration_since(start) >= lasts {
-            // Time is up: what is on its way still counts, and one more asks for their completion.
-            wanted = posted + 1;
-        }
-        if now.duration_since(heard) > HEARTBEAT {
-            heard = now;
-            channel.send(&Message::Alive)?;
-        }
-        if !any && now.duration_since(*quiet_since.get_or_insert(now)) > STALLED {
-            let outstanding = u32::try_from(posted - completed).unwrap_or(u32::MAX);
-            return Err(BenchError::Stalled {
-                bytes,
-                outstanding,
-                waited: STALLED,
-            });
-        }
-    }
-    Ok((completed, start.elapsed()))
+                    run,
+                    elapsed,
+                    figure: bits / elapsed.as_secs_f64() / 1e9,
+                });
+            },
+        };
+        mover.run(until, hears)
+    };
+    let warm = match (plan.settle_milliseconds, plan.warmup) {
+        (0, 0) => None,
+        (0, messages) => Some(Until::Length(Length::Iterations(messages))),
+        (milliseconds, messages) => Some(Until::Settled {
+            messages,
+            milliseconds,
+        }),
+    };
+    let warm = warm.map(|until| transfer(0, until)).transpose()?;
+    let runs = (1..=plan.runs)
+        .map(|run| transfer(run, Until::Length(plan.length)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ours: Vec<u64> = lanes.iter().map(|lane| lane.total).collect();
+    check(end, channel, plan, bytes, seeds, &ours)?;
+    Ok(row(plan, bytes, warm.as_ref(), &runs, line_rate))
 }
 
-/// The server's part: nothing but comparing what arrived.
-pub(super) fn server(
-    sender: &mut Sender,
+/// Has both ends compare what they got.
+pub(super) fn check(
+    end: &End,
     channel: &mut Channel,
     plan: &Plan,
     bytes: u64,
+    seeds: Seeds,
+    ours: &[u64],
 ) -> Result<(), BenchError> {
-    match channel.receive("waiting for the measurement to end")? {
-        Message::Check {
-            bytes: checked,
-            seed,
-        } if checked == bytes && plan.sizes.contains(&bytes) => {
-            let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let intact = pattern::is_in(&sender.window, len, seed);
-            channel.send(&Message::Checked { intact })
-        }
-        other => Err(unexpected(&other, "what to compare")),
+    channel.send(&Message::Check {
+        messages: ours.to_vec(),
+    })?;
+    let theirs = match channel.receive("waiting for it to compare")? {
+        Message::Checked {
+            intact: true,
+            messages,
+        } if messages.len() == ours.len() => messages,
+        Message::Checked { intact: false, .. } => return Err(BenchError::Corrupted { bytes }),
+        other => return Err(unexpected(&other, "the result of comparing")),
+    };
+    let counts = Counts {
+        ours,
+        theirs: &theirs,
+    };
+    if are_intact(end, plan, bytes, seeds, &counts) {
+        Ok(())
+    } else {
+        Err(BenchError::Corrupted { bytes })
     }
+}
+
+/// The server's part of [`check`].
+pub(super) fn answer_check(
+    end: &End,
+    channel: &mut Channel,
+    plan: &Plan,
+    bytes: u64,
+    seeds: Seeds,
+    ours: Vec<u64>,
+    theirs: &[u64],
+) -> Result<(), BenchError> {
+    if theirs.len() != ours.len() {
+        let reason = format!(
+            "it counts on {} queue pairs, there are {}",
+            theirs.len(),
+            ours.len()
+        );
+        return Err(BenchError::Stranger { reason });
+    }
+    let counts = Counts {
+        ours: &ours,
+        theirs,
+    };
+    let intact = are_intact(end, plan, bytes, seeds, &counts);
+    channel.send(&Message::Checked {
+        intact,
+        messages: ours,
+    })
+}
+
+/// Does the server's part of one size.
+pub(super) fn server(
+    end: &mut End,
+    channel: &mut Channel,
+    plan: &Plan,
+    (bytes, seed): (u64, u64),
+) -> Result<(), BenchError> {
+    let seeds = Seeds::server(seed);
+    prepare(end, plan, bytes, seeds)?;
+    channel.send(&Message::Ready)?;
+    let (pattern, segments) = (Pattern::new(plan, bytes), segments(bytes));
+    let mut lanes = (0..end.lanes.len())
+        .map(|index| Lane::new(end, index, plan, pattern, bytes, &segments))
+        .collect::<Result<Vec<_>, _>>()?;
+    loop {
+        match channel.receive("waiting for the measurement to end")? {
+            Message::Transfer { until } if server_moves(plan) && is_of(until, plan) => {
+                let mut mover = Mover {
+                    end,
+                    channel,
+                    plan,
+                    bytes,
+                    pattern,
+                    lanes: &mut lanes,
+                    tell: &mut |_, _| {},
+                };
+                mover.run(until, true)?;
+            }
+            Message::Check { messages } => {
+                let ours = lanes.iter().map(|lane| lane.total).collect();
+                return answer_check(end, channel, plan, bytes, seeds, ours, &messages);
+            }
+            other => return Err(unexpected(&other, "what to do next")),
+        }
+    }
+}
+
+/// Whether a client may ask for this: nothing longer than the plan that was checked.
+fn is_of(until: Until, plan: &Plan) -> bool {
+    until == Until::Peer
+        || until == Until::Length(plan.length)
+        || until == Until::Length(Length::Iterations(plan.warmup))
+}
+
+fn per_second(messages: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 {
+        messages as f64 / seconds
+    } else {
+        0.0
+    }
+}
+
+fn row(
+    plan: &Plan,
+    bytes: u64,
+    warm: Option<&Moved>,
+    runs: &[Moved],
+    line_rate: Option<f64>,
+) -> Row {
+    let to_gbit = |messages_per_second: f64| messages_per_second * bytes as f64 * 8.0 / 1e9;
+    let ours = |run: &Moved| per_second(run.messages, run.elapsed.as_secs_f64());
+    let theirs = |run: &Moved| match &run.peer {
+        Some(peer) if plan.bidirectional => per_second(peer.messages, peer.seconds),
+        _ => 0.0,
+    };
+    let rates: Vec<f64> = runs.iter().map(|run| ours(run) + theirs(run)).collect();
+    let figures: Vec<f64> = rates.iter().map(|rate| to_gbit(*rate)).collect();
+    let theirs: Vec<f64> = runs.iter().map(theirs).collect();
+    let messages = runs.iter().map(|run| run.messages).sum();
+    let seconds: f64 = runs.iter().map(|run| run.elapsed.as_secs_f64()).sum();
+    let cpus: Vec<Cpu> = runs.iter().map(|run| run.cpu).collect();
+    let peer_cpus: Vec<Cpu> = runs
+        .iter()
+        .filter_map(|run| run.peer.and_then(|peer| peer.cpu))
+        .collect();
+    let rate = mean(&rates);
+    let mut row = Row {
+        mib_per_second: Some(rate * bytes as f64 / f64::from(1 << 20)),
+        gbit_per_second: Some(to_gbit(rate)),
+        messages_per_second: Some(rate),
+        peer_gbit_per_second: plan.bidirectional.then(|| to_gbit(mean(&theirs))),
+        interval: spread(&figures, runs),
+        runs: figures,
+        steady: steady(plan, warm, runs),
+        cpu: Cpu::of_runs(&cpus, seconds, messages, bytes),
+        peer_cpu: Cpu::of_runs(&peer_cpus, seconds, messages, bytes),
+        ..Row::new(bytes, messages, seconds)
+    };
+    let idle = mean(&runs.iter().map(|run| run.idle).collect::<Vec<_>>());
+    row.limit = Some(limit(plan, &row, idle, line_rate));
+    row
+}
+
+/// The interval over runs, or over batches of the only one.
+fn spread(figures: &[f64], runs: &[Moved]) -> Option<Interval> {
+    if let [only] = runs {
+        let rates = only.series.rates();
+        let means = batches(&rates, BATCHES);
+        let found = interval(&means, "batches")?;
+        // In relation to what was counted to the last message, which the series is not.
+        let scale = figures.first()? / mean(&means);
+        return scale.is_finite().then_some(Interval {
+            low: found.low * scale,
+            high: found.high * scale,
+            ..found
+        });
+    }
+    interval(figures, "runs")
+}
+
+/// Steady means that the warm-up settled, where it had the time to, and that MSER-5 finds no more than a
+/// tenth of a run's start to be unlike the rest.
+fn steady(plan: &Plan, warm: Option<&Moved>, runs: &[Moved]) -> Option<Steady> {
+    let series: Vec<Vec<f64>> = runs.iter().map(|run| run.series.rates()).collect();
+    if series.iter().any(|rates| rates.len() < FEWEST_INTERVALS) {
+        return None;
+    }
+    let cuts = series.iter().map(|rates| (transient(rates), rates.len()));
+    let constant = cuts.clone().all(|(cut, all)| cut * 10 <= all);
+    let settled = plan.settle_milliseconds == 0 || warm.is_none_or(|warm| warm.settled);
+    let variations: Vec<f64> = series.iter().map(|rates| variation(rates)).collect();
+    Some(Steady {
+        reached: settled && constant,
+        warmup_seconds: warm.map_or(0.0, |warm| warm.elapsed.as_secs_f64()),
+        variation: mean(&variations),
+        intervals: count(series.iter().map(Vec::len).sum()),
+        transient: count(cuts.map(|(cut, _)| cut).max().unwrap_or(0)),
+    })
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -2,8 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::BenchError;
 use super::message::{LONGEST, Message, PREAMBLE};
@@ -15,23 +19,40 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 pub(super) trait Stream: Read + Write + Send {
     fn limit_read(&self, limit: Duration) -> io::Result<()>;
     fn limit_write(&self, limit: Duration) -> io::Result<()>;
+    /// Whether a read would give something, or an end, at once.
+    fn is_ready(&mut self) -> io::Result<bool>;
+    /// Becomes readable when something comes.
+    fn descriptor(&self) -> BorrowedFd<'_>;
 }
 
-impl Stream for TcpStream {
-    fn limit_read(&self, limit: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(limit))
-    }
-    fn limit_write(&self, limit: Duration) -> io::Result<()> {
-        self.set_write_timeout(Some(limit))
-    }
+macro_rules! plain_stream {
+    ($socket:ty) => {
+        impl Stream for $socket {
+            fn limit_read(&self, limit: Duration) -> io::Result<()> {
+                self.set_read_timeout(Some(limit))
+            }
+            fn limit_write(&self, limit: Duration) -> io::Result<()> {
+                self.set_write_timeout(Some(limit))
+            }
+            fn is_ready(&mut self) -> io::Result<bool> {
+                is_readable(self.as_fd())
+            }
+            fn descriptor(&self) -> BorrowedFd<'_> {
+                self.as_fd()
+            }
+        }
+    };
 }
+plain_stream!(TcpStream);
+plain_stream!(UnixStream);
 
-impl Stream for UnixStream {
-    fn limit_read(&self, limit: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(limit))
-    }
-    fn limit_write(&self, limit: Duration) -> io::Result<()> {
-        self.set_write_timeout(Some(limit))
+/// Whether a descriptor can be read from now.
+pub(super) fn is_readable(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut interest = [PollFd::new(descriptor, PollFlags::POLLIN)];
+    match poll(&mut interest, PollTimeout::ZERO) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -54,13 +75,26 @@ impl Channel {
             .limit_write(patience)
             .and_then(|()| channel.stream.write_all(&PREAMBLE))
             .map_err(|source| BenchError::Channel { doing, source })?;
+        let deadline = Instant::now() + patience;
         let mut theirs = [0; PREAMBLE.len()];
-        channel
-            .read_by(&mut theirs, Instant::now() + patience)
-            .map_err(|source| BenchError::Channel { doing, source })?;
+        let (start, rest) = theirs.split_at_mut(2);
+        let mut read = |target: &mut [u8]| {
+            let outcome = channel.read_by(target, deadline);
+            outcome.map_err(|source| BenchError::Channel { doing, source })
+        };
+        read(start)?;
+        // A record of TLS: a handshake or an alert, of version 3.
+        if matches!(start, [0x15 | 0x16, 3]) {
+            let reason =
+                "it speaks TLS, this end does not: give both ends --tls-certificate, --tls-key and \
+                 --tls-ca, or neither"
+                    .to_owned();
+            return Err(BenchError::Stranger { reason });
+        }
+        read(rest)?;
         if theirs != PREAMBLE {
             let reason = format!(
-                "it began with {:?}; another program (perftest's ib_write_bw?) listens there",
+                "it began with {:?}; is it another program, such as perftest's ib_write_bw?",
                 String::from_utf8_lossy(&theirs)
             );
             return Err(BenchError::Stranger { reason });
@@ -81,15 +115,32 @@ impl Channel {
             })
     }
 
+    /// What came meanwhile, without waiting for it.
+    pub(super) fn try_receive(
+        &mut self,
+        doing: &'static str,
+    ) -> Result<Option<Message>, BenchError> {
+        let ready = self.stream.is_ready();
+        if !ready.map_err(|source| BenchError::Channel { doing, source })? {
+            return Ok(None);
+        }
+        match self.receive_any(doing)? {
+            Message::Refuse { reason } => Err(refused(&reason)),
+            message => Ok(Some(message)),
+        }
+    }
+
+    /// Becomes readable when a message comes.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.stream.descriptor()
+    }
+
     /// The next message. A peer that says it is alive may take longer for it.
     pub(super) fn receive(&mut self, doing: &'static str) -> Result<Message, BenchError> {
         loop {
             match self.receive_any(doing)? {
                 Message::Alive => {}
-                Message::Refuse { reason } => {
-                    let reason = reason.chars().take(2000).collect();
-                    return Err(BenchError::PeerFailed { reason });
-                }
+                Message::Refuse { reason } => return Err(refused(&reason)),
                 message => return Ok(message),
             }
         }
@@ -139,6 +190,13 @@ impl Channel {
     }
 }
 
+fn refused(reason: &str) -> BenchError {
+    let plain = reason.chars().filter(|letter| !letter.is_control());
+    BenchError::PeerFailed {
+        reason: plain.take(2000).collect(),
+    }
+}
+
 /// What came instead of the message that was due.
 pub(super) fn unexpected(message: &Message, due: &str) -> BenchError {
     BenchError::Stranger {
@@ -164,6 +222,12 @@ mod tests {
     fn another_programs_greeting_is_quoted() {
         let error = met(b"0000:0000:0000:0000:00", false);
         assert!(error.to_string().contains("0000:0000:0000:0"), "{error}");
+    }
+
+    #[test]
+    fn an_end_with_tls_and_one_without_are_told_so() {
+        let error = met(&[0x16, 3, 1, 0, 200], false).to_string();
+        assert!(error.contains("--tls-certificate"), "{error}");
     }
 
     #[test]

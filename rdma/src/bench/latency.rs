@@ -1,236 +1,214 @@
-//! Write latency: one message on its way, answered by the other end as soon as it sees it.
+//! Latency: one message on its way.
 //!
-//! Each end looks at the last byte of its window, which the peer's write changes last; half of a round
-//! trip is the latency.
+//! Writes and sends go to and fro, and half of a round trip is their latency: each end looks at the last
+//! byte of where messages arrive, for a mark that changes from round to round. Reads and atomics are
+//! answered by the other end's adapter, and the whole round trip is theirs. The clock is read once a
+//! round.
+
+mod player;
 
 use std::time::{Duration, Instant};
 
+use super::bandwidth::{answer_check, check};
 use super::channel::{Channel, unexpected};
-use super::meet::Connection;
+use super::contents::{Seeds, prepare};
+use super::cpu::Used;
+use super::end::End;
+use super::histogram::Times;
 use super::message::Message;
 use super::plan::{Length, Plan};
-use super::{BenchError, Latency, Row};
-use crate::verbs::{Piece, Segment, Settled, Work};
+use super::statistics::{interval, mean, transient, variation};
+use super::transfer::{HEARTBEAT, TELL};
+use super::{BenchError, Cpu, Row, Stage, Steady};
+use player::{LAST, Player, mark};
 
-/// Messages that may wait for their completion while the next ones go to and fro.
-pub(super) const PIECES: usize = 32;
-/// One message in this many asks for a completion.
-const SIGNAL_EVERY: u64 = 8;
-/// How long an answer may take.
-const STALLED: Duration = Duration::from_secs(10);
-const SPINS: u32 = 2000;
+/// Rounds of the warm-up between looks at the clock.
+const LOOK_EVERY: u64 = 256;
+/// With fewer means, nothing is said of how steady latency was.
+const FEWEST_MEANS: usize = 10;
 
-pub(super) type Player = Connection<Piece>;
+/// What one run gave.
+struct Run {
+    times: Times,
+    elapsed: Duration,
+    cpu: Cpu,
+}
 
 /// Measures one size.
 pub(super) fn client(
-    player: &mut Player,
+    end: &mut End,
     channel: &mut Channel,
     plan: &Plan,
-    bytes: u64,
+    (bytes, seed): (u64, u64),
+    tell: &mut dyn FnMut(Stage),
 ) -> Result<Row, BenchError> {
-    channel.send(&Message::Begin { bytes })?;
-    clear(player, bytes)?;
+    // Before the other end is told of this size: what it begins with must find our memory ready.
+    let seeds = Seeds::client(seed);
+    prepare(end, plan, bytes, seeds)?;
+    channel.send(&Message::Begin { bytes, seed })?;
     match channel.receive("waiting for it to be ready")? {
         Message::Ready => {}
         other => return Err(unexpected(&other, "that it is ready")),
     }
-    let rounds = rounds(plan);
-    let mut times = Vec::with_capacity(usize::try_from(rounds - plan.warmup).unwrap_or(0));
-    let mut start = Instant::now();
-    for round in 0..rounds {
-        let before = Instant::now();
-        if round == plan.warmup {
-            start = before;
-        }
-        say(player, bytes, mark(round), is_signaled(round))?;
-        hear(player, bytes, mark(round))?;
-        if round >= plan.warmup {
-            times.push(before.elapsed());
+    let mut player = Player::new(end, channel, plan, bytes)?;
+    let begin = Instant::now();
+    let mut heard = begin;
+    for round in 0..plan.warmup {
+        player.round()?;
+        if round % LOOK_EVERY == 0 && heard.elapsed() > HEARTBEAT {
+            heard = Instant::now();
+            player.say_alive()?;
         }
     }
-    let elapsed = start.elapsed();
-    match channel.receive("waiting for it to finish a size")? {
-        Message::Ready => {}
-        other => return Err(unexpected(&other, "that it is done")),
+    let warmup = begin.elapsed();
+    let mut runs = Vec::new();
+    for run in 1..=plan.runs {
+        let mut told = |elapsed, figure| {
+            tell(Stage {
+                bytes,
+                run,
+                elapsed,
+                figure,
+            });
+        };
+        runs.push(measure(&mut player, plan, &mut told)?);
     }
-    settle(player, bytes, true)?;
-    Ok(Row {
-        bytes,
-        messages: times.len() as u64,
-        seconds: elapsed.as_secs_f64(),
-        mib_per_second: None,
-        gbit_per_second: None,
-        messages_per_second: None,
-        latency: summary(times),
+    let total = player.finish()?;
+    check(end, channel, plan, bytes, seeds, &[total])?;
+    Ok(row(plan, bytes, warmup, runs))
+}
+
+/// One run: rounds as long as the plan says.
+fn measure(
+    player: &mut Player<'_>,
+    plan: &Plan,
+    tell: &mut dyn FnMut(Duration, f64),
+) -> Result<Run, BenchError> {
+    let (wanted, longest) = match plan.length {
+        Length::Iterations(count) => (count, Duration::MAX),
+        Length::Milliseconds(time) => (u64::MAX, Duration::from_millis(time)),
+    };
+    let mut times = Times::new();
+    let used = Used::now();
+    let start = Instant::now();
+    let end = start.checked_add(longest);
+    let (mut before, mut rounds) = (start, 0u64);
+    let (mut told, mut heard) = (start, start);
+    loop {
+        player.round()?;
+        let now = Instant::now();
+        rounds += 1;
+        let time = u64::try_from(now.duration_since(before).as_nanos()).unwrap_or(u64::MAX);
+        let full = times.keep(time);
+        before = now;
+        if rounds == wanted || end.is_some_and(|end| now >= end) {
+            break;
+        }
+        if full || now.duration_since(told) > TELL {
+            times.sort_in();
+            told = now;
+            let so_far = times
+                .latency(share(plan))
+                .map_or(0.0, |latency| latency.p50_us);
+            tell(now.duration_since(start), so_far);
+            if now.duration_since(heard) > HEARTBEAT {
+                heard = now;
+                player.say_alive()?;
+            }
+            // What this took is no part of the next round.
+            before = Instant::now();
+        }
+    }
+    times.sort_in();
+    let elapsed = before.duration_since(start);
+    Ok(Run {
+        times,
+        elapsed,
+        cpu: used.until_now(elapsed, rounds, player.bytes()),
     })
 }
 
 /// Answers all rounds of one size.
 pub(super) fn server(
-    player: &mut Player,
+    end: &mut End,
     channel: &mut Channel,
     plan: &Plan,
-    bytes: u64,
+    (bytes, seed): (u64, u64),
 ) -> Result<(), BenchError> {
-    clear(player, bytes)?;
+    let seeds = Seeds::server(seed);
+    prepare(end, plan, bytes, seeds)?;
     channel.send(&Message::Ready)?;
-    for round in 0..rounds(plan) {
-        hear(player, bytes, mark(round))?;
-        say(player, bytes, mark(round), is_signaled(round))?;
-    }
-    settle(player, bytes, true)?;
-    channel.send(&Message::Ready)
-}
-
-fn rounds(plan: &Plan) -> u64 {
-    let measured = match plan.length {
-        Length::Iterations(count) => count,
-        // Refused by `Plan::check`.
-        Length::Milliseconds(_) => 0,
-    };
-    measured + plan.warmup
-}
-
-/// Never zero, and different from the last few rounds'.
-fn mark(round: u64) -> u8 {
-    (round % 251) as u8 + 1
-}
-
-fn is_signaled(round: u64) -> bool {
-    round % SIGNAL_EVERY == SIGNAL_EVERY - 1
-}
-
-/// Both ends clear the byte that the other looks at: what an earlier size left there must not pass for
-/// a mark of this one.
-fn clear(player: &mut Player, bytes: u64) -> Result<(), BenchError> {
-    say(player, bytes, 0, true)?;
-    hear(player, bytes, 0)
-}
-
-fn say(player: &mut Player, bytes: u64, mark: u8, signaled: bool) -> Result<(), BenchError> {
-    if player.pieces.len() <= PIECES / 2 {
-        settle(player, bytes, false)?;
-    }
-    let refused = |reason: String| BenchError::Post { bytes, reason };
-    let mut piece = loop {
-        match player.pieces.pop() {
-            Some(piece) => break piece,
-            None => settle(player, bytes, true)?,
-        }
-    };
-    let target = player
-        .remote
-        .at(0, bytes)
-        .ok_or_else(|| BenchError::Stranger {
-            reason: format!("its window has only {} bytes", player.remote.len),
-        })?;
-    let last = usize::try_from(bytes)
-        .unwrap_or(usize::MAX)
-        .min(piece.len())
-        - 1;
-    piece[last] = mark;
-    let segments = [Segment::new(0, u32::try_from(bytes).unwrap_or(u32::MAX))];
-    let work = Work::write(target, &segments);
-    let work = if signaled { work.signaled() } else { work };
-    let mut batch = player.queue_pair.batch();
-    batch
-        .push(piece, &[work])
-        .map_err(|rejected| refused(rejected.to_string()))?;
-    batch.commit().map_err(|error| refused(error.to_string()))?;
-    Ok(())
-}
-
-fn hear(player: &mut Player, bytes: u64, due: u8) -> Result<(), BenchError> {
-    let last = usize::try_from(bytes - 1).unwrap_or(usize::MAX);
-    let mut spins = 0u32;
-    let mut since = None;
-    while player.window.byte(last) != Some(due) {
-        spins += 1;
-        if spins < SPINS {
-            std::hint::spin_loop();
-            continue;
-        }
-        spins = 0;
-        std::thread::yield_now();
-        // A failed write of ours is why no answer comes.
-        settle(player, bytes, false)?;
-        if since.get_or_insert_with(Instant::now).elapsed() > STALLED {
-            let outstanding = player.queue_pair.outstanding().0;
-            return Err(BenchError::Stalled {
-                bytes,
-                outstanding,
-                waited: STALLED,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Takes pieces back; with `wait`, until at least the signalled ones before are back.
-fn settle(player: &mut Player, bytes: u64, wait: bool) -> Result<(), BenchError> {
-    let start = Instant::now();
-    loop {
-        let mut any = false;
-        while let Some(done) = player.queue.poll()? {
-            any = true;
-            if let Settled::Sent(sent) = player.queue_pair.settle(done) {
-                (*sent.outcome()).map_err(|source| BenchError::Transfer { bytes, source })?;
-                player.pieces.extend(sent);
+    let mut ours = 0;
+    if !plan.verb.is_fetch() {
+        let mut player = Player::new(end, channel, plan, bytes)?;
+        for round in 0.. {
+            let heard = player.hear(mark(round))?;
+            player.say(heard)?;
+            if heard == LAST {
+                break;
             }
         }
-        let quiet = u64::from(player.queue_pair.outstanding().0) < SIGNAL_EVERY;
-        if !wait || any || quiet {
-            return Ok(());
+        ours = player.settle_all()?;
+    }
+    match channel.receive("waiting for the measurement to end")? {
+        Message::Check { messages } => {
+            answer_check(end, channel, plan, bytes, seeds, vec![ours], &messages)
         }
-        if start.elapsed() > STALLED {
-            let outstanding = player.queue_pair.outstanding().0;
-            return Err(BenchError::Stalled {
-                bytes,
-                outstanding,
-                waited: STALLED,
-            });
-        }
-        std::thread::yield_now();
+        other => Err(unexpected(&other, "what to compare")),
     }
 }
 
-fn summary(mut round_trips: Vec<Duration>) -> Option<Latency> {
-    round_trips.sort_unstable();
-    let half_us = |time: &Duration| time.as_secs_f64() * 5e5;
-    let at = |share: f64| {
-        let position = (share * round_trips.len() as f64).ceil() as usize;
-        round_trips.get(position.saturating_sub(1)).map(half_us)
+/// What part of a round trip is the latency.
+fn share(plan: &Plan) -> f64 {
+    if plan.verb.is_fetch() { 1.0 } else { 0.5 }
+}
+
+fn row(plan: &Plan, bytes: u64, warmup: Duration, runs: Vec<Run>) -> Row {
+    let share = share(plan);
+    let medians: Vec<f64> = runs
+        .iter()
+        .filter_map(|run| run.times.latency(share))
+        .map(|latency| latency.p50_us)
+        .collect();
+    let seconds = runs.iter().map(|run| run.elapsed.as_secs_f64()).sum();
+    let cpus: Vec<Cpu> = runs.iter().map(|run| run.cpu).collect();
+    let steady = steady(&runs, warmup);
+    let mut all = Times::new();
+    for run in &runs {
+        all.add(&run.times);
+    }
+    let interval = match runs.as_slice() {
+        [only] => only.times.median_interval(share),
+        _ => interval(&medians, "runs"),
     };
-    let sum: Duration = round_trips.iter().sum();
-    Some(Latency {
-        min_us: round_trips.first().map(half_us)?,
-        p50_us: at(0.5)?,
-        mean_us: half_us(&sum) / round_trips.len() as f64,
-        p99_us: at(0.99)?,
-        p999_us: at(0.999)?,
-        max_us: round_trips.last().map(half_us)?,
-    })
+    Row {
+        latency: all.latency(share),
+        percentiles: all.percentiles(share),
+        interval,
+        runs: medians,
+        steady,
+        cpu: Cpu::of_runs(&cpus, seconds, all.count(), bytes),
+        ..Row::new(bytes, all.count(), seconds)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_of_half_round_trips() {
-        let times = (1..=1000)
-            .map(|count| Duration::from_micros(2 * count))
-            .collect();
-        let summary = summary(times).expect("a thousand");
-        assert_eq!((summary.min_us, summary.max_us), (1.0, 1000.0));
-        let found = [summary.p50_us, summary.p99_us, summary.p999_us].map(f64::round);
-        assert_eq!(found, [500.0, 990.0, 999.0]);
-        assert!((summary.mean_us - 500.5).abs() < 1e-6);
+/// Steady means that MSER-5 finds no more than a tenth of a run's start to be unlike the rest.
+fn steady(runs: &[Run], warmup: Duration) -> Option<Steady> {
+    let series: Vec<&[f64]> = runs.iter().map(|run| run.times.means()).collect();
+    if series.iter().any(|means| means.len() < FEWEST_MEANS) {
+        return None;
     }
-
-    #[test]
-    fn nothing_measured_has_no_summary() {
-        assert_eq!(summary(Vec::new()), None);
-    }
+    let cuts: Vec<usize> = series.iter().map(|means| transient(means)).collect();
+    let variations: Vec<f64> = series.iter().map(|means| variation(means)).collect();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Some(Steady {
+        reached: cuts
+            .iter()
+            .zip(&series)
+            .all(|(cut, all)| cut * 10 <= all.len()),
+        warmup_seconds: warmup.as_secs_f64(),
+        variation: mean(&variations),
+        intervals: count(series.iter().map(|means| means.len()).sum()),
+        transient: count(cuts.into_iter().max().unwrap_or(0)),
+    })
 }

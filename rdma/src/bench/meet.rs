@@ -1,209 +1,90 @@
-//! From a device and a channel to a connected queue pair with a window on either side.
+//! The two ends meet: the client says what it wants, the server checks it, both connect.
 
+use std::fs;
 use std::io;
-use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::channel::{Channel, unexpected};
-use super::message::{Address, Message};
-use super::plan::{Measure, Plan, PlanError};
+use super::end::{End, Half};
+use super::memory::Side;
+use super::message::{Address, Message, Name, SOFTWARE};
+use super::plan::Plan;
 use super::roles::Serve;
-use super::{BenchError, Report, Row, latency};
-use crate::verbs::{
-    Access, CompletionQueue, ConnectOptions, Context, GidChoice, GidKind, LocalPort, Mapping,
-    MemoryRegion, Piece, PortState, ProtectionDomain, QueuePair, QueuePairConfig, RemoteMemory,
-    RemoteWindow, Source, UnconnectedQueuePair, device_names,
-};
+use super::target::Target;
+use super::{BenchError, Report, Row, SCHEMA};
+use crate::verbs::{Context, GidChoice, GidKind, LocalPort};
 
-/// The window of an end that nobody writes to.
-const NO_WINDOW: u64 = 4096;
-
-/// Which device to use, and what on it.
-#[derive(Debug, Clone, Default)]
-pub struct Target {
-    /// The device.
-    pub device: DeviceChoice,
-    /// The port; the first active one otherwise.
-    pub port: Option<u8>,
-    /// The GID. A server that leaves it open takes one of the client's kind.
-    pub gid: GidChoice,
-}
-
-/// A device.
-#[derive(Debug, Clone, Default)]
-pub enum DeviceChoice {
-    /// The first one with an active port.
-    #[default]
-    Any,
-    /// The one with this name.
-    Named(String),
-    /// One that is open already.
-    Open(Arc<Context>),
-}
-
-impl Target {
-    pub(super) fn open(&self) -> Result<Arc<Context>, BenchError> {
-        match &self.device {
-            DeviceChoice::Open(context) => return Ok(Arc::clone(context)),
-            DeviceChoice::Named(name) => return Ok(Context::open(name)?),
-            DeviceChoice::Any => {}
-        }
-        for name in device_names()? {
-            let context = Context::open(&name)?;
-            for port in 1..=context.limits().ports {
-                if context.port(port)?.state == PortState::Active {
-                    return Ok(context);
-                }
-            }
-        }
-        Err(BenchError::NoDevice)
-    }
-}
-
-/// One end, connected.
-pub(super) struct Connection<S: Source> {
-    pub(super) queue_pair: QueuePair<S, ()>,
-    pub(super) queue: CompletionQueue,
-    pub(super) window: RemoteWindow,
-    pub(super) remote: RemoteMemory,
-    pub(super) pieces: Vec<Piece>,
-    pub(super) about: About,
-}
-
-/// What a report says of a connection.
+/// What a report says of the two ends.
 pub(super) struct About {
-    device: String,
+    began: u64,
+    ours: Name,
+    theirs: Name,
     port: LocalPort,
     peer_gid: String,
     mtu: u32,
+    inline_bytes: u32,
+    pub(super) line_rate: Option<f64>,
 }
 
 impl About {
+    fn new(
+        target: &Target,
+        port: LocalPort,
+        plan: &Plan,
+        end: &End,
+        ours: Name,
+        theirs: &Name,
+        address: &Address,
+    ) -> Result<About, BenchError> {
+        let stranger = |reason| BenchError::Stranger { reason };
+        let (endpoints, _) = address.decode().map_err(stranger)?;
+        let peer = endpoints
+            .first()
+            .ok_or_else(|| stranger("it has no queue pair".to_owned()))?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Ok(About {
+            began: since.map_or(0, |since| since.as_secs()),
+            line_rate: target.line_rate(&ours.device, port.port),
+            ours,
+            theirs: theirs.bounded(),
+            port,
+            peer_gid: peer.gid.to_string(),
+            mtu: port.mtu.min(peer.mtu).min(plan.mtu()).bytes(),
+            inline_bytes: end.inline_bytes,
+        })
+    }
+
     pub(super) fn report(&self, role: &str, plan: &Plan, rows: Vec<Row>) -> Report {
         Report {
+            schema: SCHEMA,
+            software: SOFTWARE.to_owned(),
             bench: plan.name(),
             role: role.to_owned(),
-            device: self.device.clone(),
+            host: self.ours.host.clone(),
+            device: self.ours.device.clone(),
             port: self.port.port,
             gid: self.port.gid.to_string(),
             gid_index: self.port.gid_index,
+            peer_host: self.theirs.host.clone(),
+            peer_device: self.theirs.device.clone(),
             peer_gid: self.peer_gid.clone(),
             mtu: self.mtu,
+            inline_bytes: self.inline_bytes,
+            line_rate_gbit_per_second: self.line_rate,
+            began_unix_seconds: self.began,
             plan: plan.clone(),
             rows,
+            verdict: None,
         }
     }
 }
 
-/// One end, before it knows the other.
-struct Half<S: Source> {
-    queue_pair: UnconnectedQueuePair<S, ()>,
-    queue: CompletionQueue,
-    window: RemoteWindow,
-    pieces: Vec<Piece>,
-    context: Arc<Context>,
-    port: LocalPort,
-}
-
-impl<S: Source> Half<S> {
-    /// `pieces` of the largest message each to send from, and a window of `window` bytes.
-    fn new(
-        context: Arc<Context>,
-        port: LocalPort,
-        plan: &Plan,
-        pieces: usize,
-        window: u64,
-    ) -> Result<Half<S>, BenchError> {
-        check_device(&context, port.port, plan)?;
-        let send_depth = match plan.measure {
-            Measure::Bandwidth => plan.depth,
-            Measure::Latency => latency::PIECES as u32,
-        };
-        let pd = ProtectionDomain::new(&context)?;
-        let queue = CompletionQueue::new(&context, send_depth + 2)?;
-        let config = QueuePairConfig {
-            send_depth,
-            receive_depth: 1,
-            segments: 1,
-            inline_bytes: plan.inline,
-            remote_writes: true,
-            ..QueuePairConfig::default()
-        };
-        let mut queue_pair = UnconnectedQueuePair::new(&pd, &queue, port, &config)?;
-        let piece_bytes = usize::try_from(plan.largest()).unwrap_or(usize::MAX);
-        let bytes = piece_bytes.saturating_mul(pieces);
-        let (mapping, pieces) = Mapping::split(piece_bytes, pieces)
-            .map_err(|source| BenchError::Memory { bytes, source })?;
-        queue_pair.attach(&MemoryRegion::register(&pd, mapping, Access::LocalRead)?)?;
-        let window = RemoteWindow::new(&pd, usize::try_from(window).unwrap_or(usize::MAX))?;
-        Ok(Half {
-            queue_pair,
-            queue,
-            window,
-            pieces,
-            context,
-            port,
-        })
+fn own_name(context: &Context) -> Name {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Name {
+        host: host.trim().to_owned(),
+        device: context.name().to_owned(),
     }
-
-    fn address(&self) -> Address {
-        Address::new(&self.queue_pair.endpoint(), &self.window.remote())
-    }
-
-    fn connect(self, peer: &Address, plan: &Plan) -> Result<Connection<S>, BenchError> {
-        let (endpoint, remote) = peer
-            .decode()
-            .map_err(|reason| BenchError::Stranger { reason })?;
-        let options = ConnectOptions {
-            mtu: plan.mtu(),
-            ..ConnectOptions::default()
-        };
-        let about = About {
-            device: self.context.name().to_owned(),
-            port: self.port,
-            peer_gid: endpoint.gid.to_string(),
-            mtu: self.port.mtu.min(endpoint.mtu).min(plan.mtu()).bytes(),
-        };
-        let queue_pair = self
-            .queue_pair
-            .connect(&endpoint, &options)
-            .map_err(|failed| failed.error)?;
-        Ok(Connection {
-            queue_pair,
-            queue: self.queue,
-            window: self.window,
-            remote,
-            pieces: self.pieces,
-            about,
-        })
-    }
-}
-
-/// Refuses early and with the limit's name what a device would refuse with EINVAL.
-fn check_device(context: &Context, port: u8, plan: &Plan) -> Result<(), BenchError> {
-    let limits = context.limits();
-    let message_bytes = context.port(port)?.max_message_bytes;
-    let checks = [
-        (
-            "queue depth (one is ours)",
-            u64::from(limits.queue_depth),
-            u64::from(plan.depth) + 1,
-        ),
-        ("message size", u64::from(message_bytes), plan.largest()),
-        ("memory region", limits.region_bytes, plan.largest()),
-    ];
-    for (what, limit, wanted) in checks {
-        if wanted > limit {
-            let device = context.name().to_owned();
-            return Err(PlanError::Device {
-                device,
-                what,
-                limit,
-                wanted,
-            }
-            .into());
-        }
-    }
-    Ok(())
 }
 
 fn kind_of(context: &Context, port: &LocalPort) -> Result<GidKind, BenchError> {
@@ -219,54 +100,46 @@ fn kind_of(context: &Context, port: &LocalPort) -> Result<GidKind, BenchError> {
         })
 }
 
-/// Pieces to send from: for latency each message in flight has bytes of its own.
-fn piece_count(plan: &Plan) -> usize {
-    match plan.measure {
-        Measure::Bandwidth => 1,
-        Measure::Latency => latency::PIECES,
-    }
-}
-
 /// The client's side: opens the device, and tells the server what it wants.
-pub(super) fn as_client<S: Source>(
+pub(super) fn as_client(
     channel: &mut Channel,
     target: &Target,
     plan: &Plan,
-) -> Result<Connection<S>, BenchError> {
+) -> Result<(End, About), BenchError> {
     let context = target.open()?;
     let port = context.local_port(target.port, &target.gid)?;
     let kind = kind_of(&context, &port)?;
-    let window = match plan.measure {
-        Measure::Bandwidth => NO_WINDOW,
-        Measure::Latency => plan.largest(),
-    };
-    let half = Half::new(context, port, plan, piece_count(plan), window)?;
-    channel.send(&Message::hello(plan, kind, half.address()))?;
-    let peer = match channel.receive("waiting for its welcome")? {
-        Message::Welcome { address } => address,
+    let half = Half::new(&context, port, plan, Side::Client, target)?;
+    let ours = own_name(&context);
+    channel.send(&Message::hello(plan, kind, ours.clone(), half.address()))?;
+    let (theirs, peer) = match channel.receive("waiting for its welcome")? {
+        Message::Welcome { end, address } => (end, address),
         other => return Err(unexpected(&other, "a welcome")),
     };
-    let connection = half.connect(&peer, plan)?;
-    if connection.remote.len < plan.largest() {
-        let reason = format!("its window has only {} bytes", connection.remote.len);
-        return Err(BenchError::Stranger { reason });
-    }
+    let end = half.connect(&peer, plan)?;
+    let about = About::new(target, port, plan, &end, ours, &theirs, &peer)?;
     ready(channel)?;
-    Ok(connection)
+    Ok((end, about))
+}
+
+/// What a client wants, and who it is.
+pub(super) struct Wish {
+    pub(super) plan: Plan,
+    kind: GidKind,
+    name: Name,
+    address: Address,
 }
 
 /// The hello of a client, checked against what this server was told.
-pub(super) fn hello(
-    channel: &mut Channel,
-    serve: &Serve,
-) -> Result<(Plan, GidKind, Address), BenchError> {
-    let (plan, gid_kind, address) = match channel.receive("waiting for its hello")? {
+pub(super) fn hello(channel: &mut Channel, serve: &Serve) -> Result<Wish, BenchError> {
+    let (plan, gid_kind, name, address) = match channel.receive("waiting for its hello")? {
         Message::Hello {
             plan,
             gid_kind,
+            end,
             address,
             ..
-        } => (plan, gid_kind, address),
+        } => (*plan, gid_kind, end, address),
         other => return Err(unexpected(&other, "a hello")),
     };
     plan.check()?;
@@ -274,29 +147,41 @@ pub(super) fn hello(
     let kind = gid_kind
         .parse()
         .map_err(|reason| BenchError::Stranger { reason })?;
-    Ok((plan, kind, address))
+    Ok(Wish {
+        plan,
+        kind,
+        name,
+        address,
+    })
 }
 
-/// The server's side: a queue pair for the client that said hello.
-pub(super) fn as_server<S: Source>(
+/// The server's side: queue pairs for the client that said hello.
+pub(super) fn as_server(
     channel: &mut Channel,
     target: &Target,
-    plan: &Plan,
-    kind: GidKind,
-    peer: &Address,
-) -> Result<Connection<S>, BenchError> {
+    wish: &Wish,
+) -> Result<(End, About), BenchError> {
     let context = target.open()?;
     let choice = match target.gid {
-        GidChoice::Automatic => GidChoice::Kind(kind),
+        GidChoice::Automatic => GidChoice::Kind(wish.kind),
         chosen => chosen,
     };
     let port = context.local_port(target.port, &choice)?;
-    let half = Half::new(context, port, plan, piece_count(plan), plan.largest())?;
-    let address = half.address();
-    let connection = half.connect(peer, plan)?;
-    channel.send(&Message::Welcome { address })?;
+    let half = Half::new(&context, port, &wish.plan, Side::Server, target)?;
+    let (ours, address) = (own_name(&context), half.address());
+    let end = half.connect(&wish.address, &wish.plan)?;
+    let about = About::new(
+        target,
+        port,
+        &wish.plan,
+        &end,
+        ours.clone(),
+        &wish.name,
+        &wish.address,
+    )?;
+    channel.send(&Message::Welcome { end: ours, address })?;
     ready(channel)?;
-    Ok(connection)
+    Ok((end, about))
 }
 
 /// Both ends are connected when both have said so.

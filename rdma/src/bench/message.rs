@@ -2,15 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, Row};
+use super::plan::Length;
+use super::{Cpu, Plan, Row};
 use crate::verbs::{Endpoint, GidKind, RemoteMemory};
 
 /// Spoken versions: raised when a message changes its meaning.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Each end begins with this.
 pub(super) const PREAMBLE: [u8; 16] = *b"trackbed bench\r\n";
-/// No message is longer.
-pub(super) const LONGEST: usize = 64 << 10;
+/// No message is longer: the results of many sizes, or the addresses of many queue pairs.
+pub(super) const LONGEST: usize = 4 << 20;
+/// What we are.
+pub(super) const SOFTWARE: &str = concat!("trackbed ", env!("CARGO_PKG_VERSION"));
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
@@ -19,60 +22,118 @@ pub(super) enum Message {
     Hello {
         version: u32,
         software: String,
-        plan: Plan,
+        end: Name,
+        plan: Box<Plan>,
         gid_kind: String,
         address: Address,
     },
     /// The server takes part.
-    Welcome { address: Address },
+    Welcome { end: Name, address: Address },
     /// The sender doesn't or no longer take part.
     Refuse { reason: String },
-    /// The sender's queue pair is connected.
+    /// The sender is ready for what was announced.
     Ready,
-    /// The client is busy measuring.
+    /// The sender is busy measuring.
     Alive,
-    /// Messages of this size come next.
-    Begin { bytes: u64 },
-    /// The last one is there: compare.
-    Check { bytes: u64, seed: u64 },
-    /// What comparing gave.
-    Checked { intact: bool },
+    /// Messages of this size come next; their bytes follow from the seed.
+    Begin { bytes: u64, seed: u64 },
+    /// The server takes part in moving messages, as long as this says.
+    Transfer { until: Until },
+    /// The sender's messages of a transfer are all done.
+    Sent {
+        messages: u64,
+        seconds: f64,
+        cpu: Cpu,
+    },
+    /// The last messages are there: compare. So many went over each queue pair.
+    Check { messages: Vec<u64> },
+    /// What comparing gave, and how many went over each queue pair the other way.
+    Checked { intact: bool, messages: Vec<u64> },
     /// All is measured.
     Finished { rows: Vec<Row> },
 }
 
-/// Where a queue pair and its window are, in the encodings of the verbs layer, as hexadecimal digits.
+/// How long an end sends.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Until {
+    /// As long as is measured.
+    Length(Length),
+    /// Until the rate is steady.
+    Settled {
+        /// Messages at least.
+        messages: u64,
+        /// Time at most; 0 is not to look at the rate.
+        milliseconds: u64,
+    },
+    /// Until the peer says that it is done.
+    Peer,
+}
+
+/// Who an end is, for reports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Name {
+    pub(super) host: String,
+    pub(super) device: String,
+}
+
+impl Name {
+    /// What a peer says, cut to what a report can show.
+    pub(super) fn bounded(&self) -> Name {
+        let cut = |text: &str| {
+            let plain = text.chars().filter(|letter| !letter.is_control());
+            plain.take(64).collect()
+        };
+        Name {
+            host: cut(&self.host),
+            device: cut(&self.device),
+        }
+    }
+}
+
+/// Where queue pairs and their window are, in the encodings of the verbs layer, as hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Address {
-    endpoint: String,
-    window: String,
+    endpoints: Vec<String>,
+    window: Option<String>,
 }
 
 impl Address {
-    pub(super) fn new(endpoint: &Endpoint, window: &RemoteMemory) -> Address {
+    pub(super) fn new(endpoints: &[Endpoint], window: Option<&RemoteMemory>) -> Address {
         Address {
-            endpoint: to_hex(&endpoint.encode()),
-            window: to_hex(&window.encode()),
+            endpoints: endpoints
+                .iter()
+                .map(|endpoint| to_hex(&endpoint.encode()))
+                .collect(),
+            window: window.map(|window| to_hex(&window.encode())),
         }
     }
 
     /// What a peer sent, or why it can't be used.
-    pub(super) fn decode(&self) -> Result<(Endpoint, RemoteMemory), String> {
-        let endpoint = from_hex(&self.endpoint).ok_or("its endpoint is not hexadecimal")?;
-        let endpoint = Endpoint::decode(&endpoint).map_err(|error| error.to_string())?;
-        let window = from_hex(&self.window)
-            .and_then(|bytes| RemoteMemory::decode(&bytes))
-            .ok_or("its memory window is no range of addresses")?;
-        Ok((endpoint, window))
+    pub(super) fn decode(&self) -> Result<(Vec<Endpoint>, Option<RemoteMemory>), String> {
+        let mut endpoints = Vec::with_capacity(self.endpoints.len());
+        for text in &self.endpoints {
+            let bytes = from_hex(text).ok_or("its endpoint is not hexadecimal")?;
+            endpoints.push(Endpoint::decode(&bytes).map_err(|error| error.to_string())?);
+        }
+        let window = match &self.window {
+            Some(text) => {
+                let decoded = from_hex(text).and_then(|bytes| RemoteMemory::decode(&bytes));
+                Some(decoded.ok_or("its memory window is no range of addresses")?)
+            }
+            None => None,
+        };
+        Ok((endpoints, window))
     }
 }
 
 impl Message {
-    pub(super) fn hello(plan: &Plan, kind: GidKind, address: Address) -> Message {
+    pub(super) fn hello(plan: &Plan, kind: GidKind, end: Name, address: Address) -> Message {
         Message::Hello {
             version: VERSION,
-            software: concat!("trackbed ", env!("CARGO_PKG_VERSION")).to_owned(),
-            plan: plan.clone(),
+            software: SOFTWARE.to_owned(),
+            end,
+            plan: Box::new(plan.clone()),
             gid_kind: kind.to_string(),
             address,
         }
@@ -87,6 +148,8 @@ impl Message {
             Message::Ready => "ready",
             Message::Alive => "alive",
             Message::Begin { .. } => "begin",
+            Message::Transfer { .. } => "transfer",
+            Message::Sent { .. } => "sent",
             Message::Check { .. } => "check",
             Message::Checked { .. } => "checked",
             Message::Finished { .. } => "finished",
@@ -141,18 +204,18 @@ mod tests {
 
     fn address() -> Address {
         Address {
-            endpoint: "00".repeat(32),
-            window: "00".repeat(20),
+            endpoints: vec!["00".repeat(32)],
+            window: Some("00".repeat(20)),
         }
     }
 
     #[test]
     fn a_hello_of_another_version_is_named_as_such() {
         let plan = Plan::new(Verb::Write, Measure::Bandwidth);
-        let hello = Message::hello(&plan, GidKind::RoceV2Ipv4, address());
+        let hello = Message::hello(&plan, GidKind::RoceV2Ipv4, Name::default(), address());
         assert_eq!(Message::decode(&hello.encode()), Ok(hello.clone()));
         let text = String::from_utf8(hello.encode()).expect("JSON");
-        let newer = text.replace("\"version\":1", "\"version\":7");
+        let newer = text.replace("\"version\":2", "\"version\":7");
         let error = Message::decode(newer.as_bytes()).expect_err("another version");
         assert!(error.contains("speaks version 7"), "{error}");
     }
@@ -160,16 +223,28 @@ mod tests {
     #[test]
     fn an_address_that_makes_no_sense_is_refused() {
         assert!(address().decode().is_err(), "an MTU of 0");
-        let odd = Address {
-            endpoint: "zz".to_owned(),
-            window: "0".to_owned(),
+        let odd = |text: &str| Address {
+            endpoints: vec![text.to_owned()],
+            window: None,
         };
-        assert!(odd.decode().is_err());
-        let accents = Address {
-            endpoint: "é".to_owned(),
-            ..address()
+        assert!(odd("zz").decode().is_err() && odd("0").decode().is_err());
+        assert!(odd("é").decode().is_err());
+        let no_range = Address {
+            endpoints: Vec::new(),
+            window: Some("ff".repeat(20)),
         };
-        assert!(accents.decode().is_err());
+        assert!(no_range.decode().is_err());
+    }
+
+    #[test]
+    fn a_peers_name_cannot_fill_or_garble_a_report() {
+        let name = Name {
+            host: "\u{1b}[31m".repeat(100),
+            device: "mlx5_0\n".to_owned(),
+        };
+        let bounded = name.bounded();
+        assert!(bounded.host.chars().count() <= 64 && !bounded.host.contains('\u{1b}'));
+        assert_eq!(bounded.device, "mlx5_0");
     }
 
     proptest! {
@@ -180,7 +255,7 @@ mod tests {
 
         #[test]
         fn arbitrary_addresses_never_panic(endpoint in ".{0,80}", window in ".{0,80}") {
-            Address { endpoint, window }.decode().ok();
+            Address { endpoints: vec![endpoint], window: Some(window) }.decode().ok();
         }
     }
 }

@@ -25,27 +25,32 @@ pub(super) fn listen(port: u16) -> Result<TcpListener, BenchError> {
         })
 }
 
-pub(super) fn accept(listener: &TcpListener, patience: Duration) -> Result<TcpStream, BenchError> {
-    let failed = |source| BenchError::Channel {
-        doing: "waiting for a client",
-        source,
-    };
+/// The next one who connects; without `patience`, whenever that is.
+pub(super) fn accept(
+    listener: &TcpListener,
+    patience: Option<Duration>,
+) -> Result<(TcpStream, SocketAddr), BenchError> {
+    let failed = |source| BenchError::Accept { source };
     listener.set_nonblocking(true).map_err(failed)?;
     let start = Instant::now();
     loop {
         match listener.accept() {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 stream.set_nonblocking(false).map_err(failed)?;
                 stream.set_nodelay(true).map_err(failed)?;
-                return Ok(stream);
+                return Ok((stream, peer));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if start.elapsed() > patience {
-                    return Err(BenchError::NoClient { waited: patience });
+                if let Some(waited) = patience.filter(|patience| start.elapsed() > *patience) {
+                    return Err(BenchError::NoClient { waited });
                 }
                 thread::sleep(Duration::from_millis(20));
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                ) => {}
             Err(error) => return Err(failed(error)),
         }
     }

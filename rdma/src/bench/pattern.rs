@@ -1,6 +1,4 @@
-//! The bytes that a measurement sends, different for each seed, so that old ones don't pass for new.
-
-use crate::verbs::RemoteWindow;
+//! The bytes that a measurement moves, different for each seed, so that old ones don't pass for new.
 
 /// The byte at a place, of a well mixed function of both, so that neither pages nor seeds are alike.
 fn byte(seed: u64, index: usize) -> u8 {
@@ -9,45 +7,77 @@ fn byte(seed: u64, index: usize) -> u8 {
     (mixed >> 56) as u8
 }
 
-pub(super) fn fill(target: &mut [u8], seed: u64) {
-    for (index, target) in target.iter_mut().enumerate() {
-        *target = byte(seed, index);
-    }
+/// Bytes handled at a time.
+const PART: usize = 4096;
+
+/// Hands out `bytes` bytes of this seed, part by part; false when one was not taken.
+#[must_use]
+pub(super) fn write(bytes: u64, seed: u64, mut put: impl FnMut(usize, &[u8]) -> bool) -> bool {
+    let mut part = [0; PART];
+    parts(bytes).all(|(at, len)| {
+        for (target, index) in part[..len].iter_mut().zip(at..) {
+            *target = byte(seed, index);
+        }
+        put(at, &part[..len])
+    })
 }
 
-/// Whether the window starts with `bytes` bytes of this seed.
-pub(super) fn is_in(window: &RemoteWindow, bytes: usize, seed: u64) -> bool {
-    let mut part = [0; 4096];
-    let mut at = 0;
-    while at < bytes {
-        let part = &mut part[..(bytes - at).min(4096)];
-        if !window.copy_out(at, part) {
-            return false;
-        }
-        if part
-            .iter()
-            .enumerate()
-            .any(|(index, found)| *found != byte(seed, at + index))
-        {
-            return false;
-        }
-        at += part.len();
-    }
-    true
+/// Whether what `get` gives, part by part, are `bytes` bytes of this seed.
+pub(super) fn is_in(bytes: u64, seed: u64, mut get: impl FnMut(usize, &mut [u8]) -> bool) -> bool {
+    let mut part = [0; PART];
+    parts(bytes).all(|(at, len)| {
+        get(at, &mut part[..len])
+            && part[..len]
+                .iter()
+                .zip(at..)
+                .all(|(found, index)| *found == byte(seed, index))
+    })
+}
+
+fn parts(bytes: u64) -> impl Iterator<Item = (usize, usize)> {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    (0..bytes)
+        .step_by(PART)
+        .map(move |at| (at, (bytes - at).min(PART)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn filled(bytes: usize, seed: u64) -> Vec<u8> {
+        let mut all = vec![0; bytes];
+        let done = write(bytes as u64, seed, |at, part| {
+            all[at..at + part.len()].copy_from_slice(part);
+            true
+        });
+        assert!(done);
+        all
+    }
+
     #[test]
     fn seeds_give_different_bytes_and_pages_differ() {
-        let (mut one, mut two) = (vec![0; 8192], vec![0; 8192]);
-        fill(&mut one, 1);
-        fill(&mut two, 2);
+        let (one, two) = (filled(8192, 1), filled(8192, 2));
         let same = one.iter().zip(&two).filter(|(one, two)| one == two).count();
         assert!(same < 100, "{same} of 8192 bytes are the same");
         let (first, second) = one.split_at(4096);
         assert!(first != second, "pages are alike");
+    }
+
+    #[test]
+    fn one_wrong_byte_is_found_wherever_it_is() {
+        for wrong in [0, 4095, 4096, 9999] {
+            let mut all = filled(10_000, 3);
+            let check = |all: &[u8]| {
+                is_in(10_000, 3, |at, part| {
+                    part.copy_from_slice(&all[at..at + part.len()]);
+                    true
+                })
+            };
+            assert!(check(&all));
+            all[wrong] ^= 1;
+            assert!(!check(&all), "byte {wrong}");
+        }
+        assert!(!is_in(1, 3, |_, _| false), "memory that can't be read");
     }
 }

@@ -1,21 +1,14 @@
 //! What is to be measured: decided by the client, checked by both ends.
 
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
+mod check;
+mod sizes;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::verbs::Mtu;
+use crate::verbs::{ConnectOptions, Mtu};
 
-/// Largest message measured: larger ones say nothing more, and both ends map this much.
-const LARGEST: u64 = 1 << 30;
-const MOST_SIZES: usize = 64;
-const DEEPEST: u32 = 16384;
-const MOST_ITERATIONS: u64 = 1 << 40;
-const LONGEST: Duration = Duration::from_secs(3600);
-const LARGEST_INLINE: u32 = 4096;
+pub use check::PlanError;
+pub use sizes::Sizes;
 
 /// The operation measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +16,29 @@ const LARGEST_INLINE: u32 = 4096;
 pub enum Verb {
     /// RDMA WRITE.
     Write,
+    /// SEND into receives of the other end.
+    Send,
+    /// RDMA READ.
+    Read,
+    /// Atomic operations on 8 bytes.
+    Atomic,
+}
+
+impl Verb {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Write => "write",
+            Verb::Send => "send",
+            Verb::Read => "read",
+            Verb::Atomic => "atomic",
+        }
+    }
+
+    /// Whether the answer comes from the other end's adapter, so that the completion ends a round trip.
+    pub fn is_fetch(self) -> bool {
+        matches!(self, Verb::Read | Verb::Atomic)
+    }
 }
 
 /// What of it is measured.
@@ -31,11 +47,21 @@ pub enum Verb {
 pub enum Measure {
     /// How much, with many messages on their way.
     Bandwidth,
-    /// How soon, with one message on its way, back and forth.
+    /// How soon, with one message on its way.
     Latency,
 }
 
-/// How long each size is measured.
+/// Which atomic operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtomicKind {
+    /// Adds one.
+    FetchAdd,
+    /// Replaces a number by the next one.
+    CompareSwap,
+}
+
+/// How long each size is measured, in each run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Length {
@@ -43,6 +69,16 @@ pub enum Length {
     Iterations(u64),
     /// For this many milliseconds.
     Milliseconds(u64),
+}
+
+/// A limit that the sender keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rate {
+    /// Payload bits a second.
+    BitsPerSecond(u64),
+    /// Messages a second.
+    MessagesPerSecond(u64),
 }
 
 /// A measurement.
@@ -53,56 +89,99 @@ pub struct Plan {
     pub verb: Verb,
     /// What of it.
     pub measure: Measure,
+    /// Which atomic operation, for [`Verb::Atomic`].
+    pub atomic: AtomicKind,
     /// Message sizes in bytes, measured one after another.
     pub sizes: Vec<u64>,
-    /// Messages on their way at most.
+    /// Queue pairs that carry the messages, in turn.
+    pub queue_pairs: u32,
+    /// Messages of a queue pair on their way at most.
     pub depth: u32,
+    /// Receives that a queue pair has posted, for [`Verb::Send`].
+    pub receive_depth: u32,
     /// Messages posted with one doorbell.
     pub post_list: u32,
     /// One message in this many asks for a completion.
     pub signal_every: u32,
     /// Messages up to this size are copied into the work request.
     pub inline: u32,
+    /// Both ends send at the same time.
+    pub bidirectional: bool,
+    /// Sleep until a completion is notified, rather than poll.
+    pub events: bool,
+    /// A limit that each sender keeps to.
+    pub rate: Option<Rate>,
     /// An upper bound on the path MTU, in bytes.
     pub mtu: Option<u32>,
-    /// How long each size is measured.
+    /// InfiniBand service level, 0 to 15.
+    pub service_level: u8,
+    /// IP traffic class of RoCE (DSCP and ECN bits).
+    pub traffic_class: u8,
+    /// Wait for an acknowledgement, 4.096 us times 2 to this power (1 to 31).
+    pub timeout: u8,
+    /// How often to send again before giving up, 0 to 7.
+    pub retries: u8,
+    /// How long each size is measured, in each run.
     pub length: Length,
+    /// How often each size is measured.
+    pub runs: u32,
     /// Messages sent before the clock starts.
     pub warmup: u64,
+    /// For how long at most to go on warming up until the rate is steady; 0 is not at all.
+    pub settle_milliseconds: u64,
 }
 
 impl Plan {
     /// The usual measurement: 64 KiB, 128 deep, lists of 16, one signal in 64, two seconds; for latency
-    /// 2 bytes, 2000 round trips.
+    /// 2 bytes, 2000 round trips. Atomic operations have 8 bytes.
     pub fn new(verb: Verb, measure: Measure) -> Plan {
-        let (sizes, length) = match measure {
-            Measure::Bandwidth => (vec![64 << 10], Length::Milliseconds(2000)),
-            Measure::Latency => (vec![2], Length::Iterations(2000)),
+        let (size, length, inline) = match measure {
+            Measure::Bandwidth => (64 << 10, Length::Milliseconds(2000), 60),
+            Measure::Latency => (2, Length::Iterations(2000), 220),
         };
+        let path = ConnectOptions::default();
         Plan {
             verb,
             measure,
-            sizes,
+            atomic: AtomicKind::FetchAdd,
+            sizes: vec![if verb == Verb::Atomic { 8 } else { size }],
+            queue_pairs: 1,
             depth: 128,
+            receive_depth: 512,
             post_list: 16,
             signal_every: 64,
-            inline: 60,
+            inline,
+            bidirectional: false,
+            events: false,
+            rate: None,
             mtu: None,
+            service_level: path.service_level,
+            traffic_class: path.traffic_class,
+            timeout: path.timeout,
+            retries: path.retries,
             length,
+            runs: 1,
             warmup: 256,
+            settle_milliseconds: Self::usual_settle(measure, length),
+        }
+    }
+
+    /// How long a rate is given to settle: a second where time is measured, not at all where messages
+    /// are counted, as those are to be all there are.
+    pub fn usual_settle(measure: Measure, length: Length) -> u64 {
+        match (measure, length) {
+            (Measure::Bandwidth, Length::Milliseconds(_)) => 1000,
+            _ => 0,
         }
     }
 
     /// Its name.
     pub fn name(&self) -> String {
-        let verb = match self.verb {
-            Verb::Write => "write",
-        };
         let measure = match self.measure {
             Measure::Bandwidth => "bandwidth",
             Measure::Latency => "latency",
         };
-        format!("{verb} {measure}")
+        format!("{} {measure}", self.verb.name())
     }
 
     /// The largest message.
@@ -110,252 +189,72 @@ impl Plan {
         self.sizes.iter().copied().max().unwrap_or(0)
     }
 
+    /// What both ends must agree on, by the name of the option that says it.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
+        let length = |wanted: bool, value: u64| {
+            if wanted {
+                value.to_string()
+            } else {
+                "not given".to_owned()
+            }
+        };
+        let (by_count, count) = match self.length {
+            Length::Iterations(count) => (true, count),
+            Length::Milliseconds(time) => (false, time),
+        };
+        let rate = match self.rate {
+            Some(Rate::BitsPerSecond(bits)) => format!("{} Gb/s", bits as f64 / 1e9),
+            Some(Rate::MessagesPerSecond(messages)) => format!("{messages} messages/s"),
+            None => "without limit".to_owned(),
+        };
+        let atomic = match self.atomic {
+            AtomicKind::FetchAdd => "fetch-add",
+            AtomicKind::CompareSwap => "compare-swap",
+        };
+        let mtu = self
+            .mtu
+            .map_or_else(|| "the largest".to_owned(), |mtu| mtu.to_string());
+        let duration = format!("{} ms", length(!by_count, count));
+        vec![
+            ("size", Sizes(self.sizes.clone()).to_string()),
+            ("atomic", atomic.to_owned()),
+            ("queue-pairs", self.queue_pairs.to_string()),
+            ("depth", self.depth.to_string()),
+            ("receive-depth", self.receive_depth.to_string()),
+            ("post-list", self.post_list.to_string()),
+            ("signal-every", self.signal_every.to_string()),
+            ("inline", self.inline.to_string()),
+            ("bidirectional", self.bidirectional.to_string()),
+            ("events", self.events.to_string()),
+            ("rate", rate),
+            ("mtu", mtu),
+            ("service-level", self.service_level.to_string()),
+            ("traffic-class", self.traffic_class.to_string()),
+            ("timeout", self.timeout.to_string()),
+            ("retries", self.retries.to_string()),
+            ("iterations", length(by_count, count)),
+            ("duration", duration),
+            ("runs", self.runs.to_string()),
+            ("warmup", self.warmup.to_string()),
+            ("settle", format!("{} ms", self.settle_milliseconds)),
+        ]
+    }
+
+    pub(super) fn connect_options(&self) -> ConnectOptions {
+        ConnectOptions {
+            timeout: self.timeout,
+            retries: self.retries,
+            // A receiver that is slower than the sender is what a bandwidth of sends is about: the
+            // adapters wait for it, and nothing at all for seconds is found out elsewhere.
+            not_ready_retries: 7,
+            mtu: self.mtu(),
+            traffic_class: self.traffic_class,
+            service_level: self.service_level,
+            ..ConnectOptions::default()
+        }
+    }
+
     pub(super) fn mtu(&self) -> Mtu {
         self.mtu.and_then(Mtu::from_bytes).unwrap_or(Mtu::Bytes4096)
-    }
-
-    /// Checks what a person or a peer asks for, so that nothing later can overflow or take for ever.
-    pub fn check(&self) -> Result<(), PlanError> {
-        let refuse = |what, value: u64, allowed: String| {
-            Err(PlanError::Range {
-                what,
-                value,
-                allowed,
-            })
-        };
-        if self.sizes.is_empty() || self.sizes.len() > MOST_SIZES {
-            let count = self.sizes.len() as u64;
-            return refuse("number of sizes", count, format!("1 to {MOST_SIZES}"));
-        }
-        if let Some(size) = self
-            .sizes
-            .iter()
-            .find(|size| **size == 0 || **size > LARGEST)
-        {
-            return refuse("message size", *size, format!("1 to {LARGEST}"));
-        }
-        let lists = [
-            ("depth", self.depth, DEEPEST),
-            ("post list", self.post_list, self.depth),
-            ("signal interval", self.signal_every, self.depth),
-        ];
-        for (what, value, most) in lists {
-            if value == 0 || value > most {
-                return refuse(what, value.into(), format!("1 to {most}"));
-            }
-        }
-        if self.inline > LARGEST_INLINE {
-            return refuse(
-                "inline size",
-                self.inline.into(),
-                format!("0 to {LARGEST_INLINE}"),
-            );
-        }
-        if let Some(mtu) = self.mtu
-            && Mtu::from_bytes(mtu).is_none()
-        {
-            return refuse("MTU", mtu.into(), "256, 512, 1024, 2048 or 4096".to_owned());
-        }
-        match (self.measure, self.length) {
-            (_, Length::Iterations(count)) if count == 0 || count > MOST_ITERATIONS => {
-                return refuse(
-                    "number of iterations",
-                    count,
-                    format!("1 to {MOST_ITERATIONS}"),
-                );
-            }
-            (Measure::Latency, Length::Milliseconds(_)) => return Err(PlanError::LatencyDuration),
-            (Measure::Latency, Length::Iterations(count)) if count > 10_000_000 => {
-                return refuse("number of round trips", count, "1 to 10000000".to_owned());
-            }
-            (_, Length::Milliseconds(time))
-                if time == 0 || Duration::from_millis(time) > LONGEST =>
-            {
-                return refuse(
-                    "duration in ms",
-                    time,
-                    format!("1 to {}", LONGEST.as_millis()),
-                );
-            }
-            _ => {}
-        }
-        if self.warmup > MOST_ITERATIONS {
-            return refuse("warm-up", self.warmup, format!("0 to {MOST_ITERATIONS}"));
-        }
-        Ok(())
-    }
-}
-
-/// Why a plan can't be carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum PlanError {
-    /// A value out of its range.
-    #[error("the {what} can't be {value}: {allowed} is possible")]
-    Range {
-        /// What it is.
-        what: &'static str,
-        /// What was asked for.
-        value: u64,
-        /// What there is.
-        allowed: String,
-    },
-    /// Latency is counted in round trips.
-    #[error(
-        "latency is measured in round trips on both ends: use --iterations instead of --duration"
-    )]
-    LatencyDuration,
-    /// More than the device can do.
-    #[error("{device} allows a {what} of at most {limit}, not {wanted}")]
-    Device {
-        /// The device.
-        device: String,
-        /// What of it.
-        what: &'static str,
-        /// Its limit.
-        limit: u64,
-        /// What was asked for.
-        wanted: u64,
-    },
-    /// The server was told something else than the client.
-    #[error(
-        "this end was given {what} {ours}, the client asks for {theirs}: give it on the client only"
-    )]
-    Conflict {
-        /// What differs.
-        what: &'static str,
-        /// Ours.
-        ours: String,
-        /// The client's.
-        theirs: String,
-    },
-}
-
-/// Message sizes as people write them: `64K`, `1,4K,1M`, or `1..1M` for all powers of two between.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sizes(pub Vec<u64>);
-
-impl FromStr for Sizes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Sizes, String> {
-        let mut sizes = Vec::new();
-        for part in text.split(',') {
-            let Some((from, to)) = part.split_once("..") else {
-                sizes.push(size(part)?);
-                continue;
-            };
-            let (from, to) = (size(from)?, size(to)?);
-            if from == 0 || from > to {
-                return Err(format!("{part:?} is no range of sizes"));
-            }
-            let mut next = Some(from);
-            while let Some(now) = next.filter(|now| *now <= to && sizes.len() <= MOST_SIZES) {
-                sizes.push(now);
-                next = now.checked_mul(2);
-            }
-        }
-        Ok(Sizes(sizes))
-    }
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let (digits, unit) = match text.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
-        _ => (text, 1u64),
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| format!("{text:?} is no size: write bytes, or 64K, 1M, 1G"))
-}
-
-impl fmt::Display for Sizes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let texts: Vec<String> = self.0.iter().map(u64::to_string).collect();
-        f.write_str(&texts.join(","))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        assert_eq!("64K,1M,3".parse(), Ok(Sizes(vec![65536, 1 << 20, 3])));
-        assert_eq!("1..8".parse(), Ok(Sizes(vec![1, 2, 4, 8])));
-        for wrong in ["", "K", "4..2", "0..4", "-1", "1T", "99999999999G"] {
-            assert!(wrong.parse::<Sizes>().is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn the_usual_plans_are_in_order() {
-        for measure in [Measure::Bandwidth, Measure::Latency] {
-            assert_eq!(Plan::new(Verb::Write, measure).check(), Ok(()));
-        }
-    }
-
-    #[test]
-    fn what_a_plan_asks_for_is_bounded() {
-        let usual = Plan::new(Verb::Write, Measure::Bandwidth);
-        let wrong = [
-            Plan {
-                sizes: vec![],
-                ..usual.clone()
-            },
-            Plan {
-                sizes: vec![0],
-                ..usual.clone()
-            },
-            Plan {
-                sizes: vec![u64::MAX],
-                ..usual.clone()
-            },
-            Plan {
-                depth: 0,
-                ..usual.clone()
-            },
-            Plan {
-                post_list: 129,
-                ..usual.clone()
-            },
-            Plan {
-                signal_every: 0,
-                ..usual.clone()
-            },
-            Plan {
-                mtu: Some(1500),
-                ..usual.clone()
-            },
-            Plan {
-                length: Length::Iterations(0),
-                ..usual.clone()
-            },
-            Plan {
-                length: Length::Milliseconds(u64::MAX),
-                ..usual.clone()
-            },
-            Plan {
-                measure: Measure::Latency,
-                ..usual
-            },
-        ];
-        for plan in wrong {
-            assert!(plan.check().is_err(), "{plan:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_sizes_never_panic(text in "[0-9kKmMgG.,]{0,24}") {
-            text.parse::<Sizes>().ok();
-        }
     }
 }

@@ -1,69 +1,94 @@
 //! Server, client, and both in one process.
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::channel::{Channel, Stream, unexpected};
-use super::meet::{About, Connection, Target, as_client, as_server, hello};
+use super::meet::{About, as_client, as_server, hello};
 use super::message::Message;
 use super::network::{accept, connect, listen};
+use super::numa::Bound;
 use super::plan::{Measure, Plan, PlanError};
+use super::target::Target;
 use super::{BenchError, Report, Row, bandwidth, latency};
-use crate::verbs::Piece;
+
+/// How long a persistent server waits after the network failed it.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a server was told about the measurement: only what the client must agree with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Serve {
     /// What is measured, when given.
     pub name: Option<String>,
-    /// Message sizes, when given.
-    pub sizes: Option<Vec<u64>>,
-    /// Depth, when given.
-    pub depth: Option<u32>,
-    /// MTU, when given.
-    pub mtu: Option<u32>,
+    /// Options that were given, as [`Plan::options`] names them and shows their values.
+    pub options: Vec<(&'static str, String)>,
 }
 
 impl Serve {
+    /// Insists on what is measured, and on those options of `plan` that are `given`.
+    pub fn insist(plan: &Plan, given: impl Fn(&str) -> bool) -> Serve {
+        let mut options = plan.options();
+        options.retain(|(name, _)| given(name));
+        Serve {
+            name: Some(plan.name()),
+            options,
+        }
+    }
+
     pub(super) fn check(&self, plan: &Plan) -> Result<(), PlanError> {
-        let conflict =
-            |what, ours: String, theirs: String| Err(PlanError::Conflict { what, ours, theirs });
+        let conflict = |what: &str, ours: &str, theirs: &str| {
+            Err(PlanError::Conflict {
+                what: what.to_owned(),
+                ours: ours.to_owned(),
+                theirs: theirs.to_owned(),
+            })
+        };
         if let Some(name) = &self.name
             && *name != plan.name()
         {
-            return conflict("the measurement", name.clone(), plan.name());
+            return conflict("the measurement", name, &plan.name());
         }
-        if let Some(sizes) = &self.sizes
-            && *sizes != plan.sizes
-        {
-            return conflict("--size", format!("{sizes:?}"), format!("{:?}", plan.sizes));
-        }
-        if let Some(depth) = self.depth
-            && depth != plan.depth
-        {
-            return conflict("--depth", depth.to_string(), plan.depth.to_string());
-        }
-        if let Some(mtu) = self.mtu
-            && Some(mtu) != plan.mtu
-        {
-            let theirs = plan
-                .mtu
-                .map_or_else(|| "the largest".to_owned(), |mtu| mtu.to_string());
-            return conflict("--mtu", mtu.to_string(), theirs);
+        for ((name, theirs), told) in plan.options().iter().flat_map(|option| {
+            let told = self.options.iter().filter(|told| told.0 == option.0);
+            told.map(|told| (option.clone(), told))
+        }) {
+            if *told.1 != theirs {
+                return conflict(&format!("--{name}"), &told.1, &theirs);
+            }
         }
         Ok(())
     }
 }
 
 /// What a role tells while it works.
+#[non_exhaustive]
 pub enum Progress<'a> {
     /// The server listens here.
     Listening(SocketAddr),
+    /// A client or server of this address was met.
+    Met(SocketAddr),
+    /// A size is being measured; told a few times a second.
+    Measuring(Stage),
     /// A size was measured.
     Measured(&'a Row),
+    /// A persistent server is done with a client, and waits for the next one.
+    Served(&'a Result<Report, BenchError>),
+}
+
+/// How far a measurement is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stage {
+    /// The message size.
+    pub bytes: u64,
+    /// Which of its runs, from 1; 0 while it warms up.
+    pub run: u32,
+    /// How long that run has taken.
+    pub elapsed: Duration,
+    /// Gb/s since it began, of this end; for latency the median in microseconds.
+    pub figure: f64,
 }
 
 /// Serves one client: waits for it up to `patience`, does its part of the measurement, and returns
@@ -75,18 +100,58 @@ pub fn serve(
     patience: Duration,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, BenchError> {
+    let listener = prepare(target, port, progress)?;
+    serve_next(&listener, target, serve, Some(patience), progress)
+}
+
+/// Serves clients one after another, for ever; `Err` only when it can't go on. What comes of each is
+/// told as [`Progress::Served`].
+pub fn serve_all(
+    target: &Target,
+    serve: &Serve,
+    port: u16,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Infallible, BenchError> {
+    let listener = prepare(target, port, progress)?;
+    loop {
+        let outcome = serve_next(&listener, target, serve, None, progress);
+        progress(Progress::Served(&outcome));
+        // The network, not a client, is what fails here; a moment's wait keeps this from spinning.
+        if let Err(BenchError::Accept { .. }) = outcome {
+            thread::sleep(ACCEPT_PAUSE);
+        }
+    }
+}
+
+fn prepare(
+    target: &Target,
+    port: u16,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<TcpListener, BenchError> {
     // The device first: without it, nobody needs to come.
-    target.open()?;
+    target.open()?.local_port(target.port, &target.gid)?;
     let listener = listen(port)?;
     let address = listener
         .local_addr()
-        .map_err(|source| BenchError::Channel {
-            doing: "asking where it listens",
-            source,
-        })?;
+        .map_err(|source| BenchError::Accept { source })?;
     progress(Progress::Listening(address));
-    let stream = accept(&listener, patience)?;
-    serve_on(Box::new(stream), target, serve, progress)
+    Ok(listener)
+}
+
+fn serve_next(
+    listener: &TcpListener,
+    target: &Target,
+    serve: &Serve,
+    patience: Option<Duration>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, BenchError> {
+    let (stream, peer) = accept(listener, patience)?;
+    progress(Progress::Met(peer));
+    let stream: Box<dyn Stream> = match &target.identity {
+        Some(identity) => identity.accept(stream)?,
+        None => Box::new(stream),
+    };
+    serve_on(stream, target, serve, progress)
 }
 
 /// Measures against the server on `host` (with or without a port) and returns the result.
@@ -98,9 +163,16 @@ pub fn run(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, BenchError> {
     plan.check()?;
-    target.open()?;
+    target.open()?.local_port(target.port, &target.gid)?;
     let stream = connect(host, port)?;
-    run_on(Box::new(stream), target, plan, "client", progress)
+    if let Ok(peer) = stream.peer_addr() {
+        progress(Progress::Met(peer));
+    }
+    let stream: Box<dyn Stream> = match &target.identity {
+        Some(identity) => identity.connect(stream, host)?,
+        None => Box::new(stream),
+    };
+    run_on(stream, target, plan, "client", progress)
 }
 
 /// Measures between two devices (or one and itself) of this machine.
@@ -153,41 +225,25 @@ fn serve_client(
     serve: &Serve,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, BenchError> {
-    let (plan, kind, peer) = hello(channel, serve)?;
-    let (about, rows) = match plan.measure {
-        Measure::Bandwidth => {
-            let mut end: Connection<Arc<Piece>> = as_server(channel, target, &plan, kind, &peer)?;
-            (sizes(channel, &plan, |channel, bytes| {
-                bandwidth::server(&mut end, channel, &plan, bytes)
-            }))
-            .map(|rows| (end.about, rows))
-        }
-        Measure::Latency => {
-            let mut end: Connection<Piece> = as_server(channel, target, &plan, kind, &peer)?;
-            (sizes(channel, &plan, |channel, bytes| {
-                latency::server(&mut end, channel, &plan, bytes)
-            }))
-            .map(|rows| (end.about, rows))
-        }
-    }?;
-    rows.iter()
-        .for_each(|row| progress(Progress::Measured(row)));
-    Ok(about.report("server", &plan, rows))
-}
-
-/// Does the server's part for each size that the client begins.
-fn sizes(
-    channel: &mut Channel,
-    plan: &Plan,
-    mut part: impl FnMut(&mut Channel, u64) -> Result<(), BenchError>,
-) -> Result<Vec<Row>, BenchError> {
-    loop {
+    let _bound = target.numa.map(Bound::to).transpose()?;
+    let wish = hello(channel, serve)?;
+    let (mut end, about) = as_server(channel, target, &wish)?;
+    let plan = &wish.plan;
+    let rows = loop {
         match channel.receive("waiting for the next size")? {
-            Message::Begin { bytes } if plan.sizes.contains(&bytes) => part(channel, bytes)?,
-            Message::Finished { rows } => return Ok(rows),
+            Message::Begin { bytes, seed } if plan.sizes.contains(&bytes) => match plan.measure {
+                Measure::Bandwidth => {
+                    bandwidth::server(&mut end, channel, plan, (bytes, seed))?;
+                }
+                Measure::Latency => latency::server(&mut end, channel, plan, (bytes, seed))?,
+            },
+            Message::Finished { rows } if rows.len() == plan.sizes.len() => break rows,
             other => return Err(unexpected(&other, "the next size")),
         }
-    }
+    };
+    rows.iter()
+        .for_each(|row| progress(Progress::Measured(row)));
+    Ok(about.report("server", plan, rows))
 }
 
 fn run_on(
@@ -210,27 +266,22 @@ fn measure(
     plan: &Plan,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(About, Vec<Row>), BenchError> {
+    let _bound = target.numa.map(Bound::to).transpose()?;
+    let (mut end, about) = as_client(channel, target, plan)?;
     let mut rows = Vec::new();
-    let mut add = |row: Row| {
+    for (bytes, seed) in plan.sizes.iter().copied().zip(1..) {
+        let mut tell = |stage| progress(Progress::Measuring(stage));
+        let size = (bytes, seed);
+        let row = match plan.measure {
+            Measure::Bandwidth => {
+                let line_rate = about.line_rate;
+                bandwidth::client(&mut end, channel, plan, size, line_rate, &mut tell)?
+            }
+            Measure::Latency => latency::client(&mut end, channel, plan, size, &mut tell)?,
+        };
         progress(Progress::Measured(&row));
         rows.push(row);
-    };
-    let about = match plan.measure {
-        Measure::Bandwidth => {
-            let mut end: Connection<Arc<Piece>> = as_client(channel, target, plan)?;
-            for (bytes, seed) in plan.sizes.iter().zip(1..) {
-                add(bandwidth::client(&mut end, channel, plan, *bytes, seed)?);
-            }
-            end.about
-        }
-        Measure::Latency => {
-            let mut end: Connection<Piece> = as_client(channel, target, plan)?;
-            for bytes in &plan.sizes {
-                add(latency::client(&mut end, channel, plan, *bytes)?);
-            }
-            end.about
-        }
-    };
+    }
     channel.send(&Message::Finished { rows: rows.clone() })?;
     Ok((about, rows))
 }
@@ -252,182 +303,8 @@ fn tell_failure<T>(channel: &mut Channel, outcome: &Result<T, BenchError>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bench::{DeviceChoice, Length, Verb};
-
-    fn mock(name: &str) -> Target {
-        let context = crate::mock::open(name).expect("the mock device");
-        Target {
-            device: DeviceChoice::Open(context),
-            ..Target::default()
-        }
-    }
-
-    fn short(measure: Measure) -> Plan {
-        let plan = Plan::new(Verb::Write, measure);
-        Plan {
-            length: Length::Iterations(1000),
-            warmup: 10,
-            ..plan
-        }
-    }
-
-    #[test]
-    fn every_message_of_every_size_is_counted_and_compared() {
-        for (sizes, post_list, signal_every, depth) in [
-            (vec![1, 60, 61, 4096], 16, 64, 128),
-            (vec![100], 3, 1, 7),
-            (vec![8], 1, 1, 1),
-        ] {
-            let plan = Plan {
-                sizes: sizes.clone(),
-                post_list,
-                signal_every,
-                depth,
-                ..short(Measure::Bandwidth)
-            };
-            let mut seen = Vec::new();
-            let report = run_local(&mock("mock0"), &mock("mock1"), &plan, &mut |progress| {
-                if let Progress::Measured(row) = progress {
-                    seen.push(row.bytes);
-                }
-            })
-            .expect("measured");
-            assert_eq!(seen, sizes);
-            assert_eq!(report.mtu, 1024);
-            for row in &report.rows {
-                assert_eq!(row.messages, 1000);
-                assert!(row.mib_per_second.is_some_and(|speed| speed > 0.0));
-            }
-        }
-    }
-
-    #[test]
-    fn a_measurement_by_time_ends_and_counts() {
-        let plan = Plan {
-            length: Length::Milliseconds(20),
-            ..short(Measure::Bandwidth)
-        };
-        let report =
-            run_local(&mock("mock0"), &mock("mock0"), &plan, &mut |_| {}).expect("measured");
-        assert!(report.rows[0].messages > 0);
-    }
-
-    #[test]
-    fn latency_is_measured_over_all_round_trips() {
-        let plan = Plan {
-            sizes: vec![2, 300],
-            ..short(Measure::Latency)
-        };
-        let report =
-            run_local(&mock("mock0"), &mock("mock1"), &plan, &mut |_| {}).expect("measured");
-        for row in &report.rows {
-            assert_eq!(row.messages, 1000);
-            let latency = row.latency.expect("a summary");
-            assert!(latency.min_us <= latency.p50_us && latency.p50_us <= latency.max_us);
-        }
-    }
-
-    #[test]
-    fn two_processes_meet_over_tcp_and_agree() {
-        let (tell, told) = std::sync::mpsc::channel();
-        let server = thread::spawn(move || {
-            serve(
-                &mock("mock1"),
-                &Serve::default(),
-                0,
-                Duration::from_secs(30),
-                &mut |progress| {
-                    if let Progress::Listening(address) = progress {
-                        tell.send(address.port()).expect("the test listens");
-                    }
-                },
-            )
-        });
-        let port = told.recv().expect("listening");
-        let plan = short(Measure::Bandwidth);
-        let ours = run(&mock("mock0"), &plan, "localhost", port, &mut |_| {}).expect("measured");
-        let theirs = server.join().expect("no panic").expect("served");
-        let counted = |report: &Report| -> Vec<(u64, u64)> {
-            report
-                .rows
-                .iter()
-                .map(|row| (row.bytes, row.messages))
-                .collect()
-        };
-        assert_eq!(counted(&ours), [(65536, 1000)]);
-        assert_eq!(counted(&ours), counted(&theirs));
-        assert_eq!(
-            (ours.role.as_str(), theirs.role.as_str()),
-            ("client", "server")
-        );
-    }
-
-    fn conflicting(serve: Serve) -> (BenchError, BenchError) {
-        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let server =
-            thread::spawn(move || serve_on(Box::new(theirs), &mock("mock0"), &serve, &mut |_| {}));
-        let plan = short(Measure::Bandwidth);
-        let client = run_on(Box::new(ours), &mock("mock0"), &plan, "client", &mut |_| {});
-        let server = server.join().expect("no panic");
-        (client.expect_err("refused"), server.expect_err("refused"))
-    }
-
-    #[test]
-    fn ends_that_were_told_different_things_both_say_so() {
-        let serve = Serve {
-            sizes: Some(vec![1]),
-            ..Serve::default()
-        };
-        let (client, server) = conflicting(serve);
-        assert!(client.to_string().contains("--size [1]"), "{client}");
-        assert!(server.to_string().contains("--size [1]"), "{server}");
-        let serve = Serve {
-            mtu: Some(4096),
-            ..Serve::default()
-        };
-        assert!(conflicting(serve).0.to_string().contains("--mtu 4096"));
-        let serve = Serve {
-            name: Some("write latency".to_owned()),
-            ..Serve::default()
-        };
-        assert!(conflicting(serve).0.to_string().contains("write latency"));
-        assert!(
-            conflicting(Serve {
-                depth: Some(9),
-                ..Serve::default()
-            })
-            .0
-            .is_setup()
-        );
-    }
-
-    #[test]
-    fn more_than_the_device_allows_is_refused_by_its_limit() {
-        let plan = Plan {
-            depth: 16384,
-            ..short(Measure::Bandwidth)
-        };
-        let error = run_local(&mock("mock0"), &mock("mock0"), &plan, &mut |_| {})
-            .expect_err("the mock has 16384, and one is the drain's");
-        assert!(error.to_string().contains("queue depth"), "{error}");
-    }
-
-    #[test]
-    fn a_server_nobody_comes_to_and_a_host_nobody_listens_on_end_with_a_sentence() {
-        let waited = Duration::from_millis(1);
-        let error = serve(&mock("mock0"), &Serve::default(), 0, waited, &mut |_| {});
-        assert!(matches!(error, Err(BenchError::NoClient { .. })));
-        let plan = short(Measure::Bandwidth);
-        let error = run(&mock("mock0"), &plan, "host.invalid", 1, &mut |_| {});
-        assert!(matches!(error, Err(BenchError::Connect { .. })));
-        let error = run(&mock("mock0"), &plan, "localhost:port", 1, &mut |_| {});
-        assert!(
-            error
-                .expect_err("no port")
-                .to_string()
-                .contains("is no port")
-        );
-    }
-}
+mod hostile;
+#[cfg(test)]
+mod secure;
+#[cfg(test)]
+mod tests;

@@ -25,9 +25,10 @@ pub struct FabricConfig {
     pub gid: GidChoice,
     /// Slots of the arena kept for each peer we ask, and so the most requests under way to it.
     pub arena_slots: usize,
-    /// Requests of one peer that are worked on at a time, and answers that may be on their way to it.
+    /// Requests of one peer that are worked on, or whose answers are on their way to it, at a time.
     pub serves_per_peer: usize,
-    /// How long a peer that owes us an answer may give no sign of life.
+    /// How long a peer that owes us an answer may give no sign of life. Over verbs, one whose adapter
+    /// still acknowledges is too busy rather than gone, and is given three times as long.
     pub deadline: Duration,
     /// How long an accepted peer may take to open its data connection.
     pub ticket_lifetime: Duration,

@@ -19,8 +19,8 @@ pub(super) const MAX_PEER_SLOTS: usize = 1024;
 pub(super) struct Server {
     pub(super) source: Arc<dyn ChunkSource>,
     pub(super) counters: Arc<Counters>,
-    /// Requests of one peer that are worked on at a time, and answers that may be on their way to it;
-    /// the others wait their turn. Bounds the slots that one peer holds.
+    /// Requests of one peer that are worked on or whose answer is on its way; the others wait their
+    /// turn. So many slots are the most that one peer holds, however slowly it takes its answers.
     pub(super) serves_per_peer: usize,
     /// Bytes of data in a slot here, and so the most a peer can be sent.
     pub(super) chunk_capacity: usize,
@@ -30,6 +30,20 @@ pub(super) struct Server {
 pub(super) struct Served {
     pub(super) entry: Entry,
     pub(super) result: Result<Payload, Refusal>,
+    pub(super) turn: Turn,
+}
+
+/// One of the requests of a peer that may be worked on at a time. To be kept until its answer has left:
+/// dropping it begins the next.
+pub(super) struct Turn {
+    turns: async_channel::Sender<()>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // There is room: it was taken from there. Closed, nobody waits for turns.
+        let _ = self.turns.try_send(());
+    }
 }
 
 /// One peer's requests: from its frames to answers. Lives on the shard's thread, driven by
@@ -46,21 +60,24 @@ pub(super) struct Desk {
         async_channel::Sender<Served>,
         async_channel::Receiver<Served>,
     ),
+    turns: (async_channel::Sender<()>, async_channel::Receiver<()>),
 }
 
 impl Desk {
     /// A desk for a peer whose arena has that many slots.
     pub(super) fn new(server: Arc<Server>, peer: &str, slots: usize) -> Desk {
         let slots = slots.clamp(1, MAX_PEER_SLOTS);
+        let turns = async_channel::bounded(server.serves_per_peer.max(1));
+        while turns.0.try_send(()).is_ok() {}
         Desk {
             server,
             peer: peer.to_owned(),
             owed: RefCell::new(vec![false; slots]),
             owing: Cell::new(0),
             queue: async_channel::bounded(slots),
-            // One: whoever has served waits for its answer to be taken, so that what is made for a peer
-            // that does not read is bounded like what is being made.
-            answers: async_channel::bounded(1),
+            // As many as there are turns at most.
+            answers: async_channel::unbounded(),
+            turns,
         }
     }
 
@@ -108,7 +125,13 @@ impl Desk {
     }
 
     async fn serve_in_turn(&self) {
-        while let Ok(entry) = self.queue.1.recv().await {
+        while let Ok(()) = self.turns.1.recv().await {
+            let turn = Turn {
+                turns: self.turns.0.clone(),
+            };
+            let Ok(entry) = self.queue.1.recv().await else {
+                return;
+            };
             let serve = async { self.server.source.serve(&self.peer, entry.request).await };
             let result = match AssertUnwindSafe(serve).catch_unwind().await {
                 Ok(Ok(payload)) => self.check(payload),
@@ -122,7 +145,12 @@ impl Desk {
                     Err(Refusal::Failed)
                 }
             };
-            if self.answers.0.send(Served { entry, result }).await.is_err() {
+            let served = Served {
+                entry,
+                result,
+                turn,
+            };
+            if self.answers.0.send(served).await.is_err() {
                 return;
             }
         }
@@ -144,18 +172,18 @@ impl Desk {
         Ok(payload)
     }
 
-    /// The next answer. From here on the peer may use that slot again.
+    /// The next answer.
     pub(super) async fn next_answer(&self) -> Option<Served> {
-        let served = self.answers.1.recv().await.ok()?;
-        if let Some(owed) = self
-            .owed
-            .borrow_mut()
-            .get_mut(usize::from(served.entry.slot))
+        self.answers.1.recv().await.ok()
+    }
+
+    /// The answer for that slot is about to leave, and the peer may use the slot again.
+    pub(super) fn answers(&self, slot: u16) {
+        if let Some(owed) = self.owed.borrow_mut().get_mut(usize::from(slot))
+            && std::mem::take(owed)
         {
-            *owed = false;
+            self.owing.set(self.owing.get() - 1);
         }
-        self.owing.set(self.owing.get() - 1);
-        Some(served)
     }
 
     /// Whether the peer waits for anything.

@@ -24,6 +24,8 @@ pub(super) struct Session {
     broken: RefCell<Vec<UnderWay>>,
     next_tag: Cell<u32>,
     silence: Silence,
+    /// How much silence ends the link.
+    patience: Duration,
 }
 
 /// One request that the peer has or is about to get.
@@ -34,8 +36,8 @@ pub(super) struct UnderWay {
 }
 
 impl Session {
-    /// Begins a session on the shard's thread.
-    pub(super) fn begin(driver: Driver, ring: Rc<Ring>) -> Session {
+    /// Begins a session on the shard's thread. So much silence of a peer that owes answers ends it.
+    pub(super) fn begin(driver: Driver, ring: Rc<Ring>, patience: Duration) -> Session {
         driver.counters.links_opened.increment();
         ring.register(driver.arena());
         let slots = driver.arena().slots();
@@ -46,6 +48,7 @@ impl Session {
             broken: RefCell::default(),
             next_tag: Cell::new(0),
             silence: Silence::new(),
+            patience,
         }
     }
 
@@ -96,7 +99,7 @@ impl Session {
         }
         if !self.owed() {
             // The peer owed nothing until now.
-            self.silence.end();
+            self.sign_of_life();
         }
         let tag = self.next_tag.get();
         self.next_tag.set(tag.wrapping_add(1));
@@ -179,14 +182,13 @@ impl Session {
         let _ = answer.send(result);
     }
 
-    /// Ends when the peer owed an answer and gave no sign of life for the deadline.
+    /// Ends when the peer owed an answer and gave no sign of life for too long.
     pub(super) async fn watch(&self) -> LinkEnd {
-        let deadline = self.driver.deadline;
-        let pause = deadline / 8;
+        let pause = self.driver.deadline / 8;
         loop {
             self.ring.sleep(pause).await;
-            if self.silence.look(pause) >= deadline && self.owed() {
-                return LinkEnd::Silent(deadline);
+            if self.silence.look(pause) >= self.patience && self.owed() {
+                return LinkEnd::Silent(self.patience);
             }
         }
     }

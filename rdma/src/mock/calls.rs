@@ -11,6 +11,7 @@ use super::events::{self, ack_async_event, get_async_event};
 use super::extended;
 use super::fabric::{self, Queue, QueuePair, Region, Send};
 use super::shared_receive::{create_srq, destroy_srq, modify_srq, post_srq_recv, query_srq};
+use super::windows;
 use crate::sys::{self, Library};
 
 pub(super) static LIBRARY: Library = Library {
@@ -129,6 +130,8 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     extended.context.async_fd = eventfd();
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
+    extended.context.ops.alloc_mw = Some(windows::alloc_mw);
+    extended.context.ops.dealloc_mw = Some(windows::dealloc_mw);
     extended.context.ops.post_srq_recv = Some(post_srq_recv);
     extended.context.ops.poll_cq = Some(poll_cq);
     extended.context.ops.req_notify_cq = Some(req_notify_cq);
@@ -165,6 +168,8 @@ fn device_attributes(writes_only: bool) -> sys::ibv_device_attr {
         max_srq_wr: 16384,
         max_srq_sge: 16,
         max_ah: 1 << 16,
+        max_mw: 1 << 16,
+        device_cap_flags: sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B,
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
@@ -326,6 +331,7 @@ unsafe extern "C" fn reg_mr(
         len: len as u64,
         access,
         pd: pd as usize,
+        window_of: None,
     };
     fabric.regions.insert(key, region);
     // SAFETY: the protection domain is alive.
@@ -540,6 +546,10 @@ unsafe extern "C" fn modify_qp(
     }
     if mask & sys::IBV_QP_DEST_QPN != 0 {
         pair.peer = attributes.dest_qp_num;
+    }
+    if mask & sys::IBV_QP_RNR_RETRY != 0 {
+        // 7 is without end; fewer retries count as none.
+        pair.waits_for_receives = attributes.rnr_retry == 7;
     }
     if attributes.qp_state == sys::IBV_QPS_ERR {
         fabric.fail(number);

@@ -61,6 +61,7 @@ impl QueuePair {
             signaled: self.table.wr_flags & sys::IBV_SEND_SIGNALED != 0,
             immediate: 0,
             remote,
+            window: (0, 0, 0, 0),
             datagram: (0, 0),
             operands: (0, 0),
             inline: None,

@@ -1,6 +1,6 @@
 //! What the mock provider keeps: queue pairs and their work requests, queues, regions, due events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,10 @@ pub(super) struct Fabric {
     pub(super) taken: HashMap<usize, u32>,
     /// With which errno a context, by its descriptor, refuses the next registration.
     pub(super) refuse_registration: HashMap<RawFd, i32>,
+    /// The upper parts of the keys of windows.
+    pub(super) windows: HashSet<u32>,
+    /// With which errno a context, by its descriptor, refuses once to destroy a window.
+    pub(super) refuse_window_end: HashMap<RawFd, i32>,
     /// The structures of queue pairs, by their numbers.
     pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
@@ -48,9 +52,15 @@ pub(super) struct QueuePair {
     /// The address of its shared receive queue's structure.
     pub(super) shared_receives: Option<usize>,
     held: bool,
+    /// Work requests to carry out all the same.
+    steps: u32,
     refuse_sends: Option<(u32, i32)>,
     pub(super) fail_next: Option<sys::ibv_wc_status>,
     pub(super) complete_twice: bool,
+    /// Whether a send waits until the peer has a receive for it, however long that takes.
+    pub(super) waits_for_receives: bool,
+    /// Who waits for a receive of this one.
+    awaited_by: Option<u32>,
 }
 
 #[derive(Default)]
@@ -69,6 +79,8 @@ pub(super) struct Region {
     pub(super) len: u64,
     pub(super) access: u32,
     pub(super) pd: usize,
+    /// The one queue pair that a window is open to; none for a region.
+    pub(super) window_of: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -86,6 +98,8 @@ pub(super) struct Send {
     pub(super) remote: (u64, u32),
     /// What is added or compared with, and what is swapped in.
     pub(super) operands: (u64, u64),
+    /// What a window is to be opened on: key, address, length and rights; of no meaning elsewhere.
+    pub(super) window: (u32, u64, u64, u32),
     /// The queue pair and key that a datagram goes to; of no meaning on a connection.
     pub(super) datagram: (u32, u32),
     pub(super) inline: Option<Vec<u8>>,
@@ -111,12 +125,13 @@ impl Send {
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD | sys::IBV_WR_ATOMIC_CMP_AND_SWP
         );
         // SAFETY: all variants of the unions are plain integers.
-        let (immediate, rdma, atomic, ud) = unsafe {
+        let (immediate, rdma, atomic, ud, bind) = unsafe {
             (
                 request.__bindgen_anon_1.imm_data,
                 request.wr.rdma,
                 request.wr.atomic,
                 request.wr.ud,
+                request.__bindgen_anon_2.bind_mw,
             )
         };
         Send {
@@ -134,6 +149,12 @@ impl Send {
             } else {
                 (0, 0)
             },
+            window: (
+                bind.rkey,
+                bind.bind_info.addr,
+                bind.bind_info.length,
+                bind.bind_info.mw_access_flags,
+            ),
             datagram: (ud.remote_qpn, ud.remote_qkey),
             inline: inline.then(|| gather(&parts)),
             parts,
@@ -144,6 +165,8 @@ impl Send {
         match self.opcode {
             sys::IBV_WR_RDMA_WRITE | sys::IBV_WR_RDMA_WRITE_WITH_IMM => sys::IBV_WC_RDMA_WRITE,
             sys::IBV_WR_RDMA_READ => sys::IBV_WC_RDMA_READ,
+            sys::IBV_WR_BIND_MW => sys::IBV_WC_BIND_MW,
+            sys::IBV_WR_LOCAL_INV => sys::IBV_WC_LOCAL_INV,
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD => sys::IBV_WC_FETCH_ADD,
             sys::IBV_WR_ATOMIC_CMP_AND_SWP => sys::IBV_WC_COMP_SWAP,
             _ => sys::IBV_WC_SEND,
@@ -190,6 +213,13 @@ impl Fabric {
     pub(super) fn hold(&mut self, qp_number: u32, held: bool) {
         if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
             queue_pair.held = held;
+        }
+        self.work_off(qp_number);
+    }
+
+    pub(super) fn step(&mut self, qp_number: u32, count: u32) {
+        if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+            queue_pair.steps = queue_pair.steps.saturating_add(count);
         }
         self.work_off(qp_number);
     }
@@ -271,8 +301,12 @@ impl Fabric {
             id: request.wr_id,
             parts,
         });
+        let waiting = queue_pair.awaited_by.take();
         if queue_pair.state == sys::IBV_QPS_ERR {
             self.fail(qp_number);
+        }
+        if let Some(sender) = waiting {
+            self.work_off(sender);
         }
         Ok(())
     }
@@ -286,17 +320,24 @@ impl Fabric {
             if queue_pair.state == sys::IBV_QPS_ERR {
                 return self.fail(qp_number);
             }
-            if queue_pair.held {
+            if queue_pair.held && queue_pair.steps == 0 {
                 return;
             }
             let Some(send) = queue_pair.sends.pop_front() else {
                 return;
             };
+            queue_pair.steps = queue_pair.steps.saturating_sub(1);
             let queue = queue_pair.send_queue;
             let status = match queue_pair.fail_next.take() {
                 Some(status) => status,
                 None => self.carry_out(qp_number, &send),
             };
+            if status == sys::IBV_WC_RNR_RETRY_EXC_ERR && self.wait_for_receive(qp_number) {
+                if let Some(queue_pair) = self.queue_pairs.get_mut(&qp_number) {
+                    queue_pair.sends.push_front(send);
+                }
+                return;
+            }
             if status != sys::IBV_WC_SUCCESS || send.signaled {
                 let done = sys::ibv_wc {
                     wr_id: send.id,
@@ -312,6 +353,22 @@ impl Fabric {
                 return self.fail(qp_number);
             }
         }
+    }
+
+    /// Has the peer's next receive go on with this queue pair, if it may wait for one.
+    fn wait_for_receive(&mut self, qp_number: u32) -> bool {
+        let waits = self.queue_pairs.get(&qp_number);
+        let Some(peer) = waits
+            .filter(|pair| pair.waits_for_receives)
+            .map(|pair| pair.peer)
+        else {
+            return false;
+        };
+        match self.queue_pairs.get_mut(&peer) {
+            Some(peer) => peer.awaited_by = Some(qp_number),
+            None => return false,
+        }
+        true
     }
 
     /// Takes a queue pair to the error state; everything on it is flushed, signalled or not.
@@ -382,12 +439,22 @@ impl Fabric {
     pub(super) fn covers(&self, parts: &[Part], pd: usize, access: u32) -> bool {
         parts
             .iter()
-            .all(|part| self.allows(part.lkey, part.address, part.len.into(), pd, access))
+            .all(|part| self.allows(part.lkey, part.address, part.len.into(), (pd, None), access))
     }
 
-    pub(super) fn allows(&self, key: u32, address: u64, len: u64, pd: usize, access: u32) -> bool {
+    /// Whether a key opens this range, with these rights, to a user: a protection domain, and the number
+    /// of the queue pair when it is a peer that asks.
+    pub(super) fn allows(
+        &self,
+        key: u32,
+        address: u64,
+        len: u64,
+        (pd, peer): (usize, Option<u32>),
+        access: u32,
+    ) -> bool {
         self.regions.get(&key).is_some_and(|region| {
             region.pd == pd
+                && (region.window_of.is_none() || region.window_of == peer)
                 && region.access & access == access
                 && address >= region.start
                 && address
@@ -417,9 +484,12 @@ impl QueuePair {
             receives: VecDeque::new(),
             shared_receives: NonNull::new(attributes.srq).map(|queue| queue.as_ptr() as usize),
             held: false,
+            steps: 0,
             refuse_sends: None,
             fail_next: None,
             complete_twice: false,
+            waits_for_receives: false,
+            awaited_by: None,
         }
     }
 }

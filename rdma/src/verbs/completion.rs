@@ -94,6 +94,7 @@ impl CompletionQueue {
         entries: u32,
         channel: Option<NonNull<sys::ibv_comp_channel>>,
     ) -> Result<CompletionQueue, VerbsError> {
+        context.check_process()?;
         let wanted = i32::try_from(entries.max(1)).unwrap_or(i32::MAX);
         let limits = context.limits();
         limits.check(
@@ -365,7 +366,7 @@ impl SharedQueue {
 impl Drop for CompletionQueue {
     fn drop(&mut self) {
         // Destroying the queue, later when its queue pairs are gone, waits for this.
-        if self.unacknowledged > 0 {
+        if self.unacknowledged > 0 && !self.shared.context.is_inherited() {
             self.acknowledge();
         }
         let batch = self.batch.cast::<[sys::ibv_wc; BATCH]>();
@@ -376,6 +377,9 @@ impl Drop for CompletionQueue {
 
 impl Drop for SharedQueue {
     fn drop(&mut self) {
+        if self.context.is_inherited() {
+            return;
+        }
         let library = self.context.library();
         // SAFETY: queue pairs on it held it alive; all events taken were acknowledged.
         unsafe {

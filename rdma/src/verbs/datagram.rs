@@ -223,6 +223,7 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
         config: &DatagramConfig,
     ) -> Result<DatagramQueuePair<S, R>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         if !Arc::ptr_eq(context, queue.context()) {
             return Err(VerbsError::Foreign {
                 what: "the completion queue",
@@ -325,6 +326,7 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
         to: &str,
     ) -> Result<(), VerbsError> {
         let context = self.pd.context();
+        context.check_process()?;
         // SAFETY: the queue pair is ours and the attributes named in the mask are set.
         let code = unsafe {
             (context.library().modify_qp)(
@@ -607,6 +609,9 @@ fn errno(code: i32) -> i32 {
 
 impl<S: Source, R: Sink> Drop for DatagramQueuePair<S, R> {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
         // SAFETY: the queue pair is ours and not used again. Once destroyed, the adapter no longer
         // touches what was posted on it, and the payloads can be dropped.
         let code = unsafe { (self.pd.context().library().destroy_qp)(self.raw.as_ptr()) };

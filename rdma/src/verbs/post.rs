@@ -192,7 +192,13 @@ pub enum Rejection {
     /// A datagram to a destination that this queue pair doesn't have.
     #[error("the destination was removed, or is of another queue pair: add it first")]
     UnknownPeer,
-    /// The provider refused the datagram.
+    /// A window on memory, or a queue pair, that it doesn't fit.
+    #[error(
+        "the window, the memory and the queue pair don't go together: register the memory with \
+         register_for_windows, all in one protection domain, and close a window on the queue pair that opened it"
+    )]
+    NoWindows,
+    /// The provider refused the work request.
     #[error("ibv_post_send: {}", io::Error::from_raw_os_error(*.errno))]
     SendRefused {
         /// Its errno.

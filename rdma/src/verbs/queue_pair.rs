@@ -2,6 +2,7 @@
 
 mod core;
 mod create;
+mod managed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -95,7 +96,7 @@ pub struct UnconnectedQueuePair<S: Source, R: Sink> {
 /// its payloads, and then drops them; should the device refuse, they are leaked. To have payloads back,
 /// use [`QueuePair::fail`] and settle until [`QueuePair::is_drained`], or [`QueuePair::close`].
 pub struct QueuePair<S: Source, R: Sink> {
-    core: Core<S, R>,
+    pub(super) core: Core<S, R>,
 }
 
 /// A connection attempt that failed; the queue pair can be dropped, or tried with another peer.

@@ -16,7 +16,8 @@ impl Tag {
             Queue::Send => 0,
             Queue::Receive => 1 << 32,
         };
-        Tag(u64::from(epoch) << 33 | bit)
+        // The highest bit is for identifiers of tables.
+        Tag(u64::from(epoch & 0x3fff_ffff) << 33 | bit)
     }
 
     /// The identifier of a work request.

@@ -2,9 +2,11 @@
 
 mod datagram;
 mod events;
+mod fork;
 mod regions;
 mod shared_receive;
 mod waiting;
+mod windows;
 
 use std::sync::Arc;
 use std::time::Duration;

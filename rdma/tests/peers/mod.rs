@@ -1,6 +1,7 @@
 //! Two fabrics in one process, a source that makes chunks up, and a wire that can do harm.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod bulk;
 pub(crate) mod verbs_cases;
 
 use std::future::Future;
@@ -231,12 +232,68 @@ pub(crate) enum Harm {
     Cut(u64),
     /// Forwards nothing more after that many bytes, and keeps the connection, until mended.
     Stall(u64),
+    /// As [`Harm::Stall`], but on the first connection only.
+    StallFirst(u64),
+    /// About once in that many bytes, of all connections: alters a byte, waits a little or closes.
+    Weather(u64),
+}
+
+/// What the weather has done so far.
+#[derive(Default)]
+pub(crate) struct Weather {
+    next: AtomicU64,
+    dice: AtomicU64,
+    pub(crate) flips: AtomicU64,
+    pub(crate) pauses: AtomicU64,
+    pub(crate) cuts: AtomicU64,
+}
+
+impl Weather {
+    fn roll(&self) -> u64 {
+        let last = self.dice.load(Ordering::Relaxed);
+        let next = roll(last);
+        self.dice.store(next, Ordering::Relaxed);
+        next
+    }
+
+    /// Whether the connection goes on after these bytes, which are those after `forwarded` others.
+    fn strike(&self, every: u64, forwarded: u64, bytes: &mut [u8]) -> bool {
+        if forwarded < self.next.load(Ordering::Relaxed) {
+            return true;
+        }
+        let wait = every / 2 + self.roll() % every;
+        self.next.store(forwarded + wait, Ordering::Relaxed);
+        match self.roll() % 3 {
+            0 => {
+                let at = self.roll() as usize % bytes.len();
+                bytes[at] ^= 1 << (self.roll() % 8);
+                self.flips.fetch_add(1, Ordering::Relaxed);
+            }
+            1 => {
+                thread::sleep(Duration::from_millis(5 + self.roll() % 30));
+                self.pauses.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {
+                self.cuts.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The next of a sequence of numbers that looks random, and is the same in every run.
+pub(crate) fn roll(last: u64) -> u64 {
+    let mut word = last.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word ^ (word >> 27)
 }
 
 /// A proxy before a node's data port.
 pub(crate) struct Wire {
     harm: Arc<Mutex<Harm>>,
     pub(crate) forwarded: Arc<AtomicU64>,
+    pub(crate) weather: Arc<Weather>,
 }
 
 impl Wire {
@@ -246,11 +303,14 @@ impl Wire {
         let listener = TcpListener::bind((WIRE, port)).expect("the wire listens");
         let harm = Arc::new(Mutex::new(harm));
         let forwarded = Arc::new(AtomicU64::new(0));
+        let weather = Arc::new(Weather::default());
         let wire = Wire {
             harm: Arc::clone(&harm),
             forwarded: Arc::clone(&forwarded),
+            weather: Arc::clone(&weather),
         };
         thread::spawn(move || {
+            let mut first = true;
             while let Ok((client, _)) = listener.accept() {
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
                     continue;
@@ -264,7 +324,11 @@ impl Wire {
                     let _ = to.shutdown(Shutdown::Both);
                 });
                 let (harm, forwarded) = (Arc::clone(&harm), Arc::clone(&forwarded));
-                thread::spawn(move || forward(server, client, &harm, &forwarded));
+                let weather = Arc::clone(&weather);
+                let is_first = std::mem::take(&mut first);
+                thread::spawn(move || {
+                    forward(server, client, &harm, &forwarded, &weather, is_first);
+                });
             }
         });
         wire
@@ -275,11 +339,27 @@ impl Wire {
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, harm: &Mutex<Harm>, forwarded: &AtomicU64) {
-    let mut buffer = vec![0; 16 << 10];
+fn forward(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    harm: &Mutex<Harm>,
+    forwarded: &AtomicU64,
+    weather: &Weather,
+    is_first: bool,
+) {
+    let mut buffer = vec![0; 64 << 10];
     let mut position = 0u64;
     'reading: while let Ok(count @ 1..) = from.read(&mut buffer) {
         let end = position + count as u64;
+        if let Harm::Weather(every) = *harm.lock().expect("not poisoned")
+            && !weather.strike(
+                every,
+                forwarded.load(Ordering::Relaxed),
+                &mut buffer[..count],
+            )
+        {
+            break;
+        }
         let mut written = 0;
         while written < count {
             let harm = *harm.lock().expect("not poisoned");
@@ -289,6 +369,9 @@ fn forward(mut from: TcpStream, mut to: TcpStream, harm: &Mutex<Harm>, forwarded
                     buffer[(at - position) as usize] ^= 0x10;
                 }
                 Harm::Cut(at) | Harm::Stall(at) if at < end => {
+                    limit = at.saturating_sub(position) as usize;
+                }
+                Harm::StallFirst(at) if at < end && is_first => {
                     limit = at.saturating_sub(position) as usize;
                 }
                 _ => {}

@@ -192,7 +192,11 @@ async fn send_answer(
     desk: &Desk,
     served: Served,
 ) -> std::io::Result<()> {
-    let Served { entry, result } = served;
+    let Served {
+        entry,
+        result,
+        turn: _turn,
+    } = served;
     let outcome = match &result {
         Ok(payload) => Outcome::Payload(payload.len),
         Err(refusal) => Outcome::Refused(*refusal),
@@ -203,6 +207,7 @@ async fn send_answer(
         outcome,
     })
     .to_vec();
+    desk.answers(entry.slot);
     let sent = match result {
         Ok(payload) => {
             let len = payload.len;

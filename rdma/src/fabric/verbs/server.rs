@@ -14,7 +14,7 @@ use crate::fabric::frame::{
     HEADER_BYTES, Header, Outcome, Reply, TRAILER_BYTES, decode_entries, decode_header,
     encode_reply,
 };
-use crate::fabric::serve::{Desk, Served};
+use crate::fabric::serve::{Desk, Served, Turn};
 use crate::fabric::silence::Silence;
 use crate::fabric::{FabricError, Payload, Refusal, chunk_capacity, trailer_at};
 use crate::shard::Ring;
@@ -37,6 +37,8 @@ pub(super) struct Outgoing {
     what: What,
     writes: u64,
     bytes: u64,
+    /// Of an answer: the next request's turn comes when this has left.
+    _turn: Option<Turn>,
 }
 
 #[derive(Clone, Copy)]
@@ -204,7 +206,12 @@ struct PeerServer {
 impl PeerServer {
     /// Posts answers as they come.
     async fn answer(&self) -> End {
-        while let Some(Served { entry, result }) = self.desk.next_answer().await {
+        while let Some(served) = self.desk.next_answer().await {
+            let Served {
+                entry,
+                result,
+                turn,
+            } = served;
             let remote = RemoteAddress {
                 address: entry.address,
                 rkey: entry.rkey,
@@ -253,8 +260,10 @@ impl PeerServer {
                         what: What::Answer(Ok(len)),
                         writes: pieces.len() as u64 + 1,
                         bytes: u64::from(len) + tail_bytes as u64,
+                        _turn: Some(turn),
                     };
                     self.connection.room_for(self.work_per_answer).await;
+                    self.desk.answers(slot);
                     self.post(outgoing, &work[..=pieces.len()])
                 }
                 Err(refusal) => {
@@ -263,10 +272,12 @@ impl PeerServer {
                         what: What::Answer(Err(refusal)),
                         writes: 1,
                         bytes: 0,
+                        _turn: Some(turn),
                     };
                     let status = immediate(refusal as u16 as u8);
                     let work = [Work::write_with_immediate(remote, status, &[]).signaled()];
                     self.connection.room_for(self.work_per_answer).await;
+                    self.desk.answers(slot);
                     self.post(outgoing, &work)
                 }
             };
@@ -372,6 +383,7 @@ impl PeerServer {
                 what: What::SignOfLife,
                 writes: 1,
                 bytes: 0,
+                _turn: None,
             };
             if let Err(end) = self.post(outgoing, &[work.signaled()]) {
                 return end;

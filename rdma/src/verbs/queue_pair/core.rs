@@ -78,6 +78,7 @@ impl<S, R> Core<S, R> {
         shared_receives: Option<&Arc<SharedReceiver>>,
     ) -> Result<Core<S, R>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         if !Arc::ptr_eq(context, queue.context()) {
             return Err(VerbsError::Foreign {
                 what: "the completion queue",
@@ -211,12 +212,17 @@ impl<S, R> Core<S, R> {
         }
     }
 
-    fn modify(
+    pub(super) fn local_port(&self) -> LocalPort {
+        self.local
+    }
+
+    pub(super) fn modify(
         &self,
         mut attributes: sys::ibv_qp_attr,
         mask: u32,
         to: &str,
     ) -> Result<(), VerbsError> {
+        self.pd.context().check_process()?;
         // SAFETY: the queue pair is ours and the attributes named in the mask are set.
         let code = unsafe {
             (self.pd.context().library().modify_qp)(
@@ -333,6 +339,7 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn state(&self) -> Result<QueuePairState, VerbsError> {
+        self.pd.context().check_process()?;
         let mut attributes = sys::ibv_qp_attr::default();
         let mut initial = sys::ibv_qp_init_attr::default();
         // SAFETY: the queue pair and both structures are ours.
@@ -423,6 +430,51 @@ impl<S, R> Core<S, R> {
         Ok(())
     }
 
+    /// As [`Core::range_of`], with the region itself.
+    pub(in crate::verbs) fn region_of(
+        &self,
+        start: *const u8,
+        len: usize,
+    ) -> Result<Arc<MemoryRegion>, Rejection> {
+        let range = self.range_of(start, len)?;
+        self.regions
+            .iter()
+            .find(|region| region.local().lkey == range.lkey)
+            .map(Arc::clone)
+            .ok_or(Rejection::NotAttached)
+    }
+
+    /// Posts a work request that moves no data, signalled, and gives it a place among the sends without a
+    /// payload: its sequence number.
+    ///
+    /// # Safety
+    /// It must have no segments, and what it names must live until it has completed.
+    pub(in crate::verbs) unsafe fn post_control(
+        &mut self,
+        request: &mut sys::ibv_send_wr,
+    ) -> Result<u32, Rejection> {
+        if !self.sends.has_room() {
+            return Err(Rejection::QueueFull { room: 0, wanted: 1 });
+        }
+        self.close_forgotten_batch();
+        let sequence = self.sends.push(None);
+        request.wr_id = self.send_tag.id(sequence);
+        request.send_flags = sys::IBV_SEND_SIGNALED;
+        let mut refused = null_mut();
+        // SAFETY: the queue pair is ours and no batch is open; the caller vouches for the request, which
+        // ends its list.
+        let code = unsafe { (self.operations.post_send)(self.raw.as_ptr(), request, &mut refused) };
+        if code == 0 {
+            return Ok(sequence);
+        }
+        let errno = match code {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            code => code.saturating_abs(),
+        };
+        self.sends.pop_back(sequence);
+        Err(Rejection::SendRefused { errno })
+    }
+
     /// The attached region that a payload lies in.
     #[inline]
     pub(in crate::verbs) fn range_of(
@@ -503,6 +555,9 @@ impl<S: Source, R: Sink> Core<S, R> {
 
 impl<S, R> Drop for Core<S, R> {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
         self.close_forgotten_batch();
         // The adapter stops sooner this way; destroying it is what makes sure.
         self.to_error().ok();

@@ -1,0 +1,309 @@
+//! One end of a latency measurement: says a message, hears the answer.
+
+use std::time::{Duration, Instant};
+
+use crate::bench::BenchError;
+use crate::bench::channel::{Channel, unexpected};
+use crate::bench::end::{End, LATENCY_DEPTH, Woken, segment};
+use crate::bench::message::Message;
+use crate::bench::plan::{AtomicKind, Plan, Verb};
+use crate::bench::transfer::STALLED;
+use crate::verbs::{RemoteAddress, ScratchPart, Segment, Settled, Work};
+
+/// The mark of the last round.
+pub(super) const LAST: u8 = 255;
+/// One message in this many asks for a completion, where nobody waits for it.
+const SIGNAL_EVERY: u64 = 8;
+/// Looks without an answer before the processor is offered to others: at memory, and at a queue.
+const LOOKS: u32 = 2000;
+const POLLS: u32 = 256;
+
+/// Never zero, never [`LAST`], and different from the last few rounds'.
+pub(super) fn mark(round: u64) -> u8 {
+    (round % 250) as u8 + 1
+}
+
+pub(super) struct Player<'a> {
+    end: &'a mut End,
+    channel: &'a mut Channel,
+    plan: &'a Plan,
+    bytes: u64,
+    last_byte: usize,
+    target: Option<RemoteAddress>,
+    segments: [Segment; 1],
+    free: Vec<ScratchPart>,
+    /// Messages received and not heard yet.
+    arrived: u32,
+    /// Rounds begun, or messages said.
+    total: u64,
+    quiet_since: Option<Instant>,
+}
+
+impl<'a> Player<'a> {
+    pub(super) fn new(
+        end: &'a mut End,
+        channel: &'a mut Channel,
+        plan: &'a Plan,
+        bytes: u64,
+    ) -> Result<Player<'a>, BenchError> {
+        let parts = (0..LATENCY_DEPTH).map(|_| {
+            if plan.verb.is_fetch() {
+                end.sink_part(0, bytes)
+            } else {
+                end.source_part(bytes)
+            }
+        });
+        let free = parts.collect::<Result<_, _>>()?;
+        let target = match plan.verb {
+            Verb::Send => None,
+            Verb::Write | Verb::Read | Verb::Atomic => Some(end.target(0, bytes)?),
+        };
+        Ok(Player {
+            end,
+            channel,
+            plan,
+            bytes,
+            last_byte: usize::try_from(bytes - 1).unwrap_or(usize::MAX),
+            target,
+            segments: [segment(bytes)],
+            free,
+            arrived: 0,
+            total: 0,
+            quiet_since: None,
+        })
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A round of the client.
+    #[inline]
+    pub(super) fn round(&mut self) -> Result<(), BenchError> {
+        if self.plan.verb.is_fetch() {
+            return self.fetch();
+        }
+        let mark = mark(self.total);
+        self.say(mark)?;
+        self.hear(mark).map(drop)
+    }
+
+    /// Ends the rounds on both ends; how many messages this end said.
+    pub(super) fn finish(mut self) -> Result<u64, BenchError> {
+        if !self.plan.verb.is_fetch() {
+            self.say(LAST)?;
+            self.hear(LAST)?;
+        }
+        self.settle_all()
+    }
+
+    pub(super) fn say_alive(&mut self) -> Result<(), BenchError> {
+        self.channel.send(&Message::Alive)
+    }
+
+    /// Writes or sends a message that ends with this mark.
+    #[inline]
+    pub(super) fn say(&mut self, mark: u8) -> Result<(), BenchError> {
+        if self.free.len() <= LATENCY_DEPTH as usize / 2 {
+            self.poll()?;
+        }
+        let part = self.part()?;
+        let bytes = self.bytes;
+        // The last message that was sent from here has been heard, so nobody reads this byte any more.
+        if !self.end.areas.source.copy_in(self.last_byte, &[mark]) {
+            return Err(refused(bytes, "it is larger than its memory"));
+        }
+        let work = match self.target {
+            Some(target) => Work::write(target, &self.segments),
+            None => Work::send(&self.segments),
+        };
+        self.total += 1;
+        let work = if mark == LAST || self.total.is_multiple_of(SIGNAL_EVERY) {
+            work.signaled()
+        } else {
+            work
+        };
+        let mut batch = self.end.lanes[0].batch();
+        batch
+            .push(part, &[work])
+            .map_err(|error| refused(bytes, error))?;
+        batch.commit().map_err(|error| refused(bytes, error))?;
+        Ok(())
+    }
+
+    /// Waits for a message with the mark that is due, or with the last one; which it was.
+    #[inline]
+    pub(super) fn hear(&mut self, due: u8) -> Result<u8, BenchError> {
+        self.quiet_since = None;
+        if self.plan.verb == Verb::Send {
+            while self.arrived == 0 {
+                self.wait()?;
+            }
+            self.arrived -= 1;
+            let found = self.end.areas.sink.byte(self.last_byte);
+            return match found {
+                Some(found) if found == due || found == LAST => Ok(found),
+                _ => Err(BenchError::Corrupted { bytes: self.bytes }),
+            };
+        }
+        let mut looks = 0u32;
+        loop {
+            let window = self.end.areas.window.as_ref();
+            match window.and_then(|window| window.byte(self.last_byte)) {
+                Some(found) if found == due || found == LAST => return Ok(found),
+                _ => {}
+            }
+            looks += 1;
+            if looks < LOOKS {
+                std::hint::spin_loop();
+                continue;
+            }
+            looks = 0;
+            // A failed write of ours is why no answer comes.
+            self.poll()?;
+            self.idle()?;
+        }
+    }
+
+    /// Reads from the other end's memory, or counts in it, and waits for what comes back.
+    #[inline]
+    fn fetch(&mut self) -> Result<(), BenchError> {
+        self.quiet_since = None;
+        let part = self.part()?;
+        let bytes = self.bytes;
+        let Some(target) = self.target else {
+            return Err(refused(bytes, "the other end has no memory for it"));
+        };
+        let value = self.total;
+        self.total += 1;
+        let mut batch = self.end.lanes[0].batch();
+        match (self.plan.verb, self.plan.atomic) {
+            (Verb::Atomic, AtomicKind::FetchAdd) => batch.push_fetch_add(part, 0, target, 1),
+            (Verb::Atomic, AtomicKind::CompareSwap) => {
+                batch.push_compare_swap(part, 0, target, value, value.wrapping_add(1))
+            }
+            _ => batch.push_read(part, target, &self.segments),
+        }
+        .map_err(|error| refused(bytes, error))?;
+        batch.commit().map_err(|error| refused(bytes, error))?;
+        while self.end.lanes[0].outstanding().0 > 0 {
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    fn part(&mut self) -> Result<ScratchPart, BenchError> {
+        self.quiet_since = None;
+        loop {
+            match self.free.pop() {
+                Some(part) => return Ok(part),
+                None => self.wait()?,
+            }
+        }
+    }
+
+    /// Waits until all messages are completed, which the last one asks for; how many were said.
+    pub(super) fn settle_all(&mut self) -> Result<u64, BenchError> {
+        self.quiet_since = None;
+        while self.end.lanes[0].outstanding().0 > 0 {
+            self.wait()?;
+        }
+        Ok(self.total)
+    }
+
+    /// Looks at the queue until there is something, for a while.
+    #[inline]
+    fn wait(&mut self) -> Result<(), BenchError> {
+        let mut polls = 0u32;
+        while !self.poll()? {
+            polls += 1;
+            if self.plan.events {
+                if self.sleep()? {
+                    return Ok(());
+                }
+            } else if polls >= POLLS {
+                return self.idle();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what has completed; whether that was anything.
+    #[inline]
+    fn poll(&mut self) -> Result<bool, BenchError> {
+        let bytes = self.bytes;
+        let failed = |source| BenchError::Transfer { bytes, source };
+        let mut any = false;
+        while let Some(done) = self.end.queue.poll()? {
+            any = true;
+            let received = match self.end.lanes[0].settle(done) {
+                Settled::Sent(sent) => {
+                    (*sent.outcome()).map_err(failed)?;
+                    self.free.extend(sent);
+                    continue;
+                }
+                Settled::Received(received) => received,
+                Settled::Stale => continue,
+            };
+            let completion = received.outcome.map_err(failed)?;
+            if u64::from(completion.bytes) != bytes {
+                return Err(BenchError::Corrupted { bytes });
+            }
+            self.arrived += 1;
+            self.end.receive(0, received.payload, self.plan.largest())?;
+        }
+        Ok(any)
+    }
+
+    /// Nothing has come for a while: lets others work, and sees whether the other end is still there.
+    #[cold]
+    fn idle(&mut self) -> Result<(), BenchError> {
+        std::thread::yield_now();
+        let now = Instant::now();
+        let quiet = now.duration_since(*self.quiet_since.get_or_insert(now));
+        // Rounds are much shorter than this, and looking costs a system call.
+        if quiet > Duration::from_millis(5) {
+            self.listen()?;
+        }
+        if quiet > STALLED {
+            return Err(BenchError::Stalled {
+                bytes: self.bytes,
+                outstanding: self.end.outstanding(),
+                waited: STALLED,
+            });
+        }
+        Ok(())
+    }
+
+    /// The other end says nothing during rounds, unless it gives up.
+    fn listen(&mut self) -> Result<(), BenchError> {
+        match self.channel.try_receive("waiting for its answer")? {
+            None | Some(Message::Alive) => Ok(()),
+            Some(other) => Err(unexpected(&other, "its answer")),
+        }
+    }
+
+    /// Sleeps until there is a completion or a message, or for a moment; whether anything had completed
+    /// before.
+    fn sleep(&mut self) -> Result<bool, BenchError> {
+        self.end.queue.request_notification()?;
+        // What came before the notification was asked for causes none.
+        if self.poll()? {
+            return Ok(true);
+        }
+        match self.end.nap(self.channel)? {
+            Woken::Message => self.listen()?,
+            Woken::Timeout => self.idle()?,
+            Woken::Completion => {}
+        }
+        Ok(false)
+    }
+}
+
+#[cold]
+fn refused(bytes: u64, reason: impl std::fmt::Display) -> BenchError {
+    BenchError::Post {
+        bytes,
+        reason: reason.to_string(),
+    }
+}
