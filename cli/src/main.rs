@@ -31,6 +31,7 @@ Exit status:
   0    done
   1    it ran and the outcome is wrong, or something failed underway
   2    the command line, the configuration or the input is at fault
+       (trackbed rdma: too uncertain to tell; what is at fault ends with 3)
   3    this machine cannot do what was asked; the message says what can
   130  interrupted";
 
@@ -67,7 +68,10 @@ enum Role {
 }
 
 fn main() -> ExitCode {
-    let command = Command::parse();
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(error) => return refuse(&error),
+    };
     let default = match command.role {
         Role::Node(_) => "info",
         _ => "warn",
@@ -85,6 +89,22 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(failure),
     }
+}
+
+/// Says what is wrong with the command line, or shows the help that was asked for. Under
+/// `trackbed rdma` 2 means something else, and wrong words are a matter of set-up.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // A reader that has left (`--help | head`) is no failure.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let role = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    ExitCode::from(if role.as_deref() == Some("rdma") {
+        3
+    } else {
+        2
+    })
 }
 
 fn log_to_stderr(filter: &str) -> Result<(), exit::Failure> {

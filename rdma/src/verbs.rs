@@ -7,6 +7,9 @@
 //! completion; nothing can read or free it while the adapter may use it. Queue pairs have types for
 //! their bring-up only ([`UnconnectedQueuePair`], then [`QueuePair`]): the error state comes at run time.
 //!
+//! Two ends meet by each other's [`Endpoint`], carried over a channel of their own, or through librdmacm
+//! by IP address and port: see [`cm`].
+//!
 //! # From a device to bytes on the wire
 //! ```no_run
 //! use std::sync::Arc;

@@ -248,7 +248,7 @@ fn spread(figures: &[f64], runs: &[Moved]) -> Option<Interval> {
         let found = interval(&means, "batches")?;
         // In relation to what was counted to the last message, which the series is not.
         let scale = figures.first()? / mean(&means);
-        return scale.is_finite().then(|| Interval {
+        return scale.is_finite().then_some(Interval {
             low: found.low * scale,
             high: found.high * scale,
             ..found

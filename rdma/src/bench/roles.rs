@@ -303,4 +303,8 @@ fn tell_failure<T>(channel: &mut Channel, outcome: &Result<T, BenchError>) {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod secure;
+#[cfg(test)]
 mod tests;

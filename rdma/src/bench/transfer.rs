@@ -158,9 +158,9 @@ impl Mover<'_, '_> {
                 spins = spins.wrapping_add(1);
                 if self.plan.events && pace.is_none() {
                     self.sleep(&mut state, &mut pace)?;
-                } else if spins % CLOCK_EVERY != 0 {
+                } else if !spins.is_multiple_of(CLOCK_EVERY) {
                     // Soft-RoCE needs the processor to make progress.
-                    if spins % SPINS == 0 {
+                    if spins.is_multiple_of(SPINS) {
                         std::thread::yield_now();
                     } else {
                         std::hint::spin_loop();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::bench::{AtomicKind, DeviceChoice, Length, Limit, Rate, Verb};
 
-fn mock(name: &str) -> Target {
+pub(super) fn mock(name: &str) -> Target {
     let context = crate::mock::open(name).expect("the mock device");
     Target {
         device: DeviceChoice::Open(context),
@@ -22,7 +22,7 @@ fn short_of(verb: Verb, measure: Measure) -> Plan {
     }
 }
 
-fn short(measure: Measure) -> Plan {
+pub(super) fn short(measure: Measure) -> Plan {
     short_of(Verb::Write, measure)
 }
 
