@@ -75,6 +75,10 @@ impl QueuePair {
             self.error = libc::EINVAL;
             return;
         };
+        // As with rxe, the flag must tell the same as the operation.
+        if inline != (self.table.wr_flags & sys::IBV_SEND_INLINE != 0) {
+            self.error = libc::EINVAL;
+        }
         last.inline = inline.then(|| gather(&parts));
         last.parts = parts;
     }

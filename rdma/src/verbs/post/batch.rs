@@ -210,12 +210,14 @@ impl<S: Source, R: Sink> Core<S, R> {
         // stays registered, and in a payload that the ring owns until it completes, or, copied, that is
         // valid now.
         unsafe {
-            self.work
-                .add((number, flags), verb, remote, immediate, (0, 0));
             if segment.len < self.inline_below {
                 cold_path();
+                let request = (number, flags | sys::IBV_SEND_INLINE);
+                self.work.add(request, verb, remote, immediate, (0, 0));
                 self.work.set_inline(from as u64, segment.len);
             } else {
+                self.work
+                    .add((number, flags), verb, remote, immediate, (0, 0));
                 self.work.set_segment(sys::ibv_sge {
                     addr: from as u64,
                     length: segment.len,
@@ -313,7 +315,7 @@ impl<S: Source, R: Sink> Core<S, R> {
             } else {
                 None
             };
-            let flags = self.signal(request.flags());
+            let mut flags = self.signal(request.flags());
             let number = self.sends.push(kept);
             let bytes: u64 = request
                 .segments
@@ -323,6 +325,9 @@ impl<S: Source, R: Sink> Core<S, R> {
             let copied = !request.segments.is_empty()
                 && bytes < u64::from(self.inline_below)
                 && !request.verb.writes_payload();
+            if copied {
+                flags |= sys::IBV_SEND_INLINE;
+            }
             // SAFETY: the batch is open, there is room and not too many segments, as `check` found.
             // They lie in a region of that key, which stays registered, and in a payload that the ring
             // owns until its last work request completes, or, copied, that is valid now.

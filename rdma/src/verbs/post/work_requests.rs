@@ -233,7 +233,8 @@ impl WorkRequests {
         }
     }
 
-    /// Copies the bytes of the work request just added, which is a send or a write.
+    /// Copies the bytes of the work request just added, which is a send or a write with the flag
+    /// `IBV_SEND_INLINE`: some providers (rxe) go by the flag, others (mlx5) by the operation.
     ///
     /// # Safety
     /// One was just added; the bytes are valid now and no more than the queue pair takes inline.
