@@ -7,6 +7,7 @@
 
 mod disk_to_nic;
 mod elsewhere;
+mod instructions;
 mod io_uring;
 mod perftest;
 mod transfer;
@@ -76,6 +77,8 @@ struct Settings {
 /// A case, before it is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum CaseOf {
+    /// Instructions and allocations of posting and polling: three rows.
+    Instructions,
     /// A shard's reads beside fio's, and the user time they take: two rows.
     IoUring,
     /// Messages beside perftest's.
@@ -88,6 +91,7 @@ impl CaseOf {
     /// The names of its rows.
     fn names(&self) -> Vec<String> {
         match self {
+            Self::Instructions => instructions::NAMES.map(str::to_owned).to_vec(),
             Self::IoUring => io_uring::NAMES.map(str::to_owned).to_vec(),
             Self::Transfer(transfer) => vec![transfer.name()],
             Self::DiskToNic => vec![disk_to_nic::NAME.to_owned()],
@@ -95,14 +99,15 @@ impl CaseOf {
     }
 
     fn needs_device(&self) -> bool {
-        !matches!(self, Self::IoUring)
+        !matches!(self, Self::Instructions | Self::IoUring)
     }
 }
 
 /// All cases, in the order in which they are measured.
 fn cases(sizes: &[u64]) -> Vec<CaseOf> {
     let transfers = transfer::all(sizes).into_iter().map(CaseOf::Transfer);
-    std::iter::once(CaseOf::IoUring)
+    [CaseOf::Instructions, CaseOf::IoUring]
+        .into_iter()
         .chain(transfers)
         .chain([CaseOf::DiskToNic])
         .collect()
@@ -164,6 +169,11 @@ pub fn measure(
     };
     for case in &here {
         match (case, &ends) {
+            (CaseOf::Instructions, _) => {
+                if let Err(error) = instructions::measure(&mut |row| session.row(row)) {
+                    session.fail("instructions", error);
+                }
+            }
             (CaseOf::IoUring, _) => io_uring::measure(&mut session, &settings),
             (CaseOf::Transfer(transfer), Some(ends)) => {
                 transfer.measure(&mut session, &settings, ends);
@@ -213,6 +223,9 @@ mod tests {
             .flat_map(CaseOf::names)
             .collect();
         for name in [
+            "instructions/post",
+            "instructions/poll",
+            "allocations/request",
             "io_uring/read",
             "io_uring/user-time",
             "write/bandwidth/64",

@@ -8,7 +8,7 @@ mod admin;
 mod daemon;
 mod host;
 mod identity;
-mod metrics;
+pub(crate) mod metrics;
 mod peer_service;
 mod peers;
 mod settings;

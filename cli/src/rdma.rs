@@ -1,7 +1,12 @@
 //! The role `trackbed rdma`: what RDMA hardware is here, and what it moves.
 
 mod bench;
+mod check;
+mod compare;
 mod devices;
+mod input;
+mod mesh;
+mod report;
 
 use crate::exit::Failure;
 use crate::output::print;
@@ -18,6 +23,10 @@ pub(crate) struct RdmaArgs {
 enum RdmaCommand {
     Devices(devices::DevicesArgs),
     Bench(Box<bench::BenchArgs>),
+    Check(Box<check::CheckArgs>),
+    Mesh(Box<mesh::MeshArgs>),
+    Report(report::ReportArgs),
+    Compare(compare::CompareArgs),
 }
 
 /// Runs the subcommand.
@@ -25,7 +34,18 @@ pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
     match args.command {
         RdmaCommand::Devices(args) => devices::run(args),
         RdmaCommand::Bench(args) => bench::run(*args),
+        RdmaCommand::Check(args) => check::run(*args),
+        RdmaCommand::Mesh(args) => mesh::run(*args),
+        RdmaCommand::Report(args) => report::run(args),
+        RdmaCommand::Compare(args) => compare::run(args),
     }
+}
+
+/// This node's name, as the kernel has it.
+fn node_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 /// Prints a value as one JSON object.

@@ -1,6 +1,6 @@
-//! How fast chunks of 4 MiB come from a peer over loopback TCP: `cargo run --release -p
-//! trackbed-rdma --example fabric_speed [seconds]`. The server serves the same slot's bytes as they
-//! are, so that only the fabric is measured.
+//! How fast chunks of 4 MiB come from a peer over loopback TCP, or over verbs on the devices named:
+//! `cargo run --release -p trackbed-rdma --example fabric_speed [seconds [client's device [server's
+//! device]]]`. The server serves the same slot's bytes as they are, so that only the fabric is measured.
 
 use std::error::Error;
 use std::future::Future;
@@ -38,16 +38,22 @@ impl ChunkSource for Anything {
     }
 }
 
-fn node(name: &str, slots: usize) -> Result<Fabric, Box<dyn Error>> {
+fn node(name: &str, slots: usize, device: Option<String>) -> Result<Fabric, Box<dyn Error>> {
     let slab = Slab::new(name, CHUNK_BYTES + PAGE_BYTES, slots)?;
     let shard = Shard::start(ShardConfig::new(name, Arc::clone(&slab)))?;
-    let config = FabricConfig::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let config = match device {
+        Some(device) => FabricConfig::verbs(Some(device)),
+        None => FabricConfig::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+    };
     Ok(Fabric::new(config, shard, Arc::new(Anything(slab)))?)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let seconds: u64 = std::env::args().nth(1).map_or(Ok(3), |text| text.parse())?;
-    let (client, server) = (node("client", 1)?, node("server", 8)?);
+    let mut arguments = std::env::args().skip(1);
+    let seconds: u64 = arguments.next().map_or(Ok(3), |text| text.parse())?;
+    let device = arguments.next();
+    let other = arguments.next().or_else(|| device.clone());
+    let (client, server) = (node("client", 1, device)?, node("server", 8, other)?);
     let link = block_on(async {
         let pending = client.offer("server").await?;
         let answer = server.accept("client", pending.offer_bytes()).await?;

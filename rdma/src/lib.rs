@@ -4,8 +4,10 @@
 //! All unsafe code of Trackbed lives in this crate.
 
 pub mod bench;
+pub mod check;
 pub mod devices;
 pub mod fabric;
+pub mod mesh;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
 pub mod shard;

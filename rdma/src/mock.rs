@@ -4,15 +4,18 @@
 //! [`crate::verbs`] runs on it unchanged. Work requests are carried out inside `ibv_post_send`, in order;
 //! [`hold`] stops a queue pair from doing so, and other functions here make calls fail that a healthy
 //! device would not. Devices are called `mock0` (with the extended operation table, extended queue pairs
-//! among it) and `mock1` (with the classic one only); queue pairs of the whole process reach each other.
+//! among it), `mock1` (with the classic one only) and `mock2` (with neither reads nor atomics); queue
+//! pairs of the whole process reach each other. [`null`] is another provider, which does next to nothing.
 
 mod calls;
 mod datagram;
 mod events;
 mod extended;
 mod fabric;
+pub mod null;
 mod shared_receive;
 mod transfer;
+mod windows;
 
 use std::sync::Arc;
 
@@ -106,4 +109,10 @@ pub fn overrun_queue(queue: &CompletionQueue) {
 pub fn refuse_registration(context: &Context, errno: i32) {
     let async_fd = context.raw_async_fd();
     fabric::lock().refuse_registration.insert(async_fd, errno);
+}
+
+/// Makes a device refuse to destroy a memory window with an errno, once.
+pub fn refuse_window_end(context: &Context, errno: i32) {
+    let async_fd = context.raw_async_fd();
+    fabric::lock().refuse_window_end.insert(async_fd, errno);
 }

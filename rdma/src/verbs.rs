@@ -7,6 +7,9 @@
 //! completion; nothing can read or free it while the adapter may use it. Queue pairs have types for
 //! their bring-up only ([`UnconnectedQueuePair`], then [`QueuePair`]): the error state comes at run time.
 //!
+//! Two ends meet by each other's [`Endpoint`], carried over a channel of their own, or through librdmacm
+//! by IP address and port: see [`cm`].
+//!
 //! # From a device to bytes on the wire
 //! ```no_run
 //! use std::sync::Arc;
@@ -125,11 +128,13 @@ mod endpoint;
 mod error;
 mod event;
 mod file_mapping;
+mod fork;
 mod gid;
 mod limits;
 mod mapping;
 mod memlock;
 mod memory;
+mod memory_window;
 mod pages;
 mod port;
 mod post;
@@ -156,6 +161,7 @@ pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
 pub use event::{AsyncEvent, EventKind, Subject};
 pub use file_mapping::FileMapping;
+pub use fork::{ForkSupport, fork_support, prepare_fork};
 pub use gid::{Gid, GidChoice, GidEntry, GidKind};
 pub use limits::{Atomics, DeviceLimits, OnDemandPaging, PagedOperations};
 pub use mapping::{Mapping, Piece};
@@ -163,6 +169,9 @@ pub use memlock::MemoryLock;
 pub use memory::{
     Access, MemoryRegion, Pinned, ProtectionDomain, RemoteAccess, RemoteAddress, RemoteMemory,
     Segment, Sink, Source,
+};
+pub use memory_window::{
+    CloseFailed, ClosedWindow, ClosingWindow, MemoryWindow, OpenFailed, OpenWindow,
 };
 pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};

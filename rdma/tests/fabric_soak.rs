@@ -106,7 +106,7 @@ fn over_verbs_every_byte_arrives_whatever_fails() {
 
 #[test]
 fn data_that_trickles_is_a_sign_of_life() {
-    let deadline = Duration::from_millis(500);
+    let deadline = Duration::from_secs(1);
     let config = FabricConfig {
         deadline,
         ..FabricConfig::verbs(None)

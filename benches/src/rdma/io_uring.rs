@@ -19,7 +19,7 @@ use nix::sys::{
 };
 use serde::Deserialize;
 use trackbed_rdma::{
-    shard::{Finished, Reads, Shard, ShardConfig},
+    shard::{Reads, Shard, ShardConfig},
     slab::{Lease, Slab},
 };
 
@@ -140,38 +140,42 @@ async fn run(mut reads: Reads, leases: Vec<Lease>) -> Result<Measured, BenchErro
     };
     let (start, user) = (Instant::now(), user_time()?);
     for lease in leases {
-        begin(&mut reads, place(), lease)?;
+        reads
+            .push(place(), lease, 0, BLOCK)
+            .map_err(|refused| BenchError::Unavailable(refused.to_string()))?;
     }
-    let mut count = 0u64;
-    while let Some(finished) = reads.next().await {
+    let (mut count, mut failed) = (0u64, None);
+    loop {
+        reads.ended().await;
         // All that have ended are begun anew, and go to the kernel together.
-        let mut next = Some(finished);
         let over = start.elapsed() >= RUN;
-        while let Some(Finished { lease, result, .. }) = next {
-            let bytes = result.map_err(BenchError::io("reading through the ring"))?;
-            if bytes != BLOCK {
-                return Err(BenchError::Unavailable(format!(
-                    "a read brought {bytes} bytes of {BLOCK}: the file was changed meanwhile"
+        let ended = reads.read_on(|_, outcome| match outcome {
+            Ok(bytes) if bytes.len() == BLOCK => (!over).then(&mut place),
+            Ok(bytes) => {
+                failed = Some(BenchError::Unavailable(format!(
+                    "a read brought {} bytes of {BLOCK}: the file was changed meanwhile",
+                    bytes.len()
                 )));
+                None
             }
-            count += 1;
-            if !over {
-                begin(&mut reads, place(), lease)?;
+            Err(error) => {
+                failed = Some(BenchError::io("reading through the ring")(error));
+                None
             }
-            next = reads.finished();
+        });
+        count += ended as u64;
+        if ended == 0 {
+            break;
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     let (seconds, user) = (start.elapsed().as_secs_f64(), user_time()? - user);
     Ok(Measured {
         per_second: count as f64 / seconds,
         user_nanoseconds: user / count as f64,
     })
-}
-
-fn begin(reads: &mut Reads, offset: u64, lease: Lease) -> Result<(), BenchError> {
-    reads
-        .push(offset, lease, 0, BLOCK)
-        .map_err(|refused| BenchError::Unavailable(refused.to_string()))
 }
 
 /// What this thread has spent in user mode, in nanoseconds.

@@ -36,17 +36,19 @@ pub(crate) enum Kind {
     Gauge,
 }
 
+/// A label's value as the text format wants it between quotes.
+pub(crate) fn label(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
 /// The text format of some metrics, each with the same labels.
 pub(crate) fn text(metrics: &[Metric], labels: &[(&str, &str)]) -> String {
-    let escape = |value: &str| {
-        value
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n")
-    };
     let labels: Vec<_> = labels
         .iter()
-        .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
+        .map(|(name, value)| format!("{name}=\"{}\"", label(value)))
         .collect();
     let labels = labels.join(",");
     let mut text = String::new();

@@ -23,16 +23,10 @@ pub(super) struct Session {
     /// Whose answer broke the protocol or off: kept for the end of the link, like those above.
     broken: RefCell<Vec<UnderWay>>,
     next_tag: Cell<u32>,
-    /// Of the peer, which says something or sends data.
     silence: Silence,
-    /// Of whatever is at the other end: over verbs its adapter acknowledges what the peer is too busy to
-    /// answer.
-    absence: Silence,
+    /// How much silence ends the link.
+    patience: Duration,
 }
-
-/// How many times the deadline a peer may be silent while its adapter acknowledges: on a busy machine
-/// the peer's thread may not run for long, and a new link would not make it faster.
-const BUSY_DEADLINES: u32 = 3;
 
 /// One request that the peer has or is about to get.
 pub(super) struct UnderWay {
@@ -42,8 +36,8 @@ pub(super) struct UnderWay {
 }
 
 impl Session {
-    /// Begins a session on the shard's thread.
-    pub(super) fn begin(driver: Driver, ring: Rc<Ring>) -> Session {
+    /// Begins a session on the shard's thread. So much silence of a peer that owes answers ends it.
+    pub(super) fn begin(driver: Driver, ring: Rc<Ring>, patience: Duration) -> Session {
         driver.counters.links_opened.increment();
         ring.register(driver.arena());
         let slots = driver.arena().slots();
@@ -54,7 +48,7 @@ impl Session {
             broken: RefCell::default(),
             next_tag: Cell::new(0),
             silence: Silence::new(),
-            absence: Silence::new(),
+            patience,
         }
     }
 
@@ -124,12 +118,6 @@ impl Session {
     /// The peer was heard.
     pub(super) fn sign_of_life(&self) {
         self.silence.end();
-        self.absence.end();
-    }
-
-    /// The peer's adapter acknowledged something: its host is there, whatever the peer does.
-    pub(super) fn acknowledged(&self) {
-        self.absence.end();
     }
 
     /// Takes the request that a reply answers.
@@ -194,15 +182,13 @@ impl Session {
         let _ = answer.send(result);
     }
 
-    /// Ends when the peer owed an answer and gave no sign of life for the deadline.
+    /// Ends when the peer owed an answer and gave no sign of life for too long.
     pub(super) async fn watch(&self) -> LinkEnd {
-        let deadline = self.driver.deadline;
-        let pause = deadline / 8;
+        let pause = self.driver.deadline / 8;
         loop {
             self.ring.sleep(pause).await;
-            let (absent, silent) = (self.absence.look(pause), self.silence.look(pause));
-            if self.owed() && (absent >= deadline || silent >= deadline * BUSY_DEADLINES) {
-                return LinkEnd::Silent(silent);
+            if self.silence.look(pause) >= self.patience && self.owed() {
+                return LinkEnd::Silent(self.patience);
             }
         }
     }

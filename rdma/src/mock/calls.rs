@@ -11,9 +11,12 @@ use super::events::{self, ack_async_event, get_async_event};
 use super::extended;
 use super::fabric::{self, Queue, QueuePair, Region, Send};
 use super::shared_receive::{create_srq, destroy_srq, modify_srq, post_srq_recv, query_srq};
+use super::windows;
 use crate::sys::{self, Library};
 
-pub(super) static LIBRARY: Library = Library {
+pub(super) static LIBRARY: Library = TABLE;
+
+pub(super) const TABLE: Library = Library {
     get_device_list,
     free_device_list,
     get_device_name,
@@ -113,7 +116,7 @@ unsafe extern "C" fn get_device_guid(_device: *mut sys::ibv_device) -> u64 {
     0x0200_00ff_fe00_0001_u64.to_be()
 }
 
-unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_context {
+pub(super) unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_context {
     let mut extended = Box::new(sys::verbs_context::default());
     // SAFETY: a device of the list; its name ends with a zero.
     let is_extended = unsafe { (*device).name[4] == b'0'.cast_signed() };
@@ -129,6 +132,8 @@ unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_
     extended.context.async_fd = eventfd();
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
+    extended.context.ops.alloc_mw = Some(windows::alloc_mw);
+    extended.context.ops.dealloc_mw = Some(windows::dealloc_mw);
     extended.context.ops.post_srq_recv = Some(post_srq_recv);
     extended.context.ops.poll_cq = Some(poll_cq);
     extended.context.ops.req_notify_cq = Some(req_notify_cq);
@@ -165,6 +170,8 @@ fn device_attributes(writes_only: bool) -> sys::ibv_device_attr {
         max_srq_wr: 16384,
         max_srq_sge: 16,
         max_ah: 1 << 16,
+        max_mw: 1 << 16,
+        device_cap_flags: sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B,
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
@@ -326,6 +333,7 @@ unsafe extern "C" fn reg_mr(
         len: len as u64,
         access,
         pd: pd as usize,
+        window_of: None,
     };
     fabric.regions.insert(key, region);
     // SAFETY: the protection domain is alive.

@@ -61,6 +61,7 @@ impl QueuePair {
             signaled: self.table.wr_flags & sys::IBV_SEND_SIGNALED != 0,
             immediate: 0,
             remote,
+            window: (0, 0, 0, 0),
             datagram: (0, 0),
             operands: (0, 0),
             inline: None,
@@ -74,6 +75,10 @@ impl QueuePair {
             self.error = libc::EINVAL;
             return;
         };
+        // As with rxe, the flag must tell the same as the operation.
+        if inline != (self.table.wr_flags & sys::IBV_SEND_INLINE != 0) {
+            self.error = libc::EINVAL;
+        }
         last.inline = inline.then(|| gather(&parts));
         last.parts = parts;
     }

@@ -1,6 +1,6 @@
 //! What the mock provider keeps: queue pairs and their work requests, queues, regions, due events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,10 @@ pub(super) struct Fabric {
     pub(super) taken: HashMap<usize, u32>,
     /// With which errno a context, by its descriptor, refuses the next registration.
     pub(super) refuse_registration: HashMap<RawFd, i32>,
+    /// The upper parts of the keys of windows.
+    pub(super) windows: HashSet<u32>,
+    /// With which errno a context, by its descriptor, refuses once to destroy a window.
+    pub(super) refuse_window_end: HashMap<RawFd, i32>,
     /// The structures of queue pairs, by their numbers.
     pub(super) structures: HashMap<u32, usize>,
     numbers: u32,
@@ -75,6 +79,8 @@ pub(super) struct Region {
     pub(super) len: u64,
     pub(super) access: u32,
     pub(super) pd: usize,
+    /// The one queue pair that a window is open to; none for a region.
+    pub(super) window_of: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -92,6 +98,8 @@ pub(super) struct Send {
     pub(super) remote: (u64, u32),
     /// What is added or compared with, and what is swapped in.
     pub(super) operands: (u64, u64),
+    /// What a window is to be opened on: key, address, length and rights; of no meaning elsewhere.
+    pub(super) window: (u32, u64, u64, u32),
     /// The queue pair and key that a datagram goes to; of no meaning on a connection.
     pub(super) datagram: (u32, u32),
     pub(super) inline: Option<Vec<u8>>,
@@ -117,12 +125,13 @@ impl Send {
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD | sys::IBV_WR_ATOMIC_CMP_AND_SWP
         );
         // SAFETY: all variants of the unions are plain integers.
-        let (immediate, rdma, atomic, ud) = unsafe {
+        let (immediate, rdma, atomic, ud, bind) = unsafe {
             (
                 request.__bindgen_anon_1.imm_data,
                 request.wr.rdma,
                 request.wr.atomic,
                 request.wr.ud,
+                request.__bindgen_anon_2.bind_mw,
             )
         };
         Send {
@@ -140,6 +149,12 @@ impl Send {
             } else {
                 (0, 0)
             },
+            window: (
+                bind.rkey,
+                bind.bind_info.addr,
+                bind.bind_info.length,
+                bind.bind_info.mw_access_flags,
+            ),
             datagram: (ud.remote_qpn, ud.remote_qkey),
             inline: inline.then(|| gather(&parts)),
             parts,
@@ -150,6 +165,8 @@ impl Send {
         match self.opcode {
             sys::IBV_WR_RDMA_WRITE | sys::IBV_WR_RDMA_WRITE_WITH_IMM => sys::IBV_WC_RDMA_WRITE,
             sys::IBV_WR_RDMA_READ => sys::IBV_WC_RDMA_READ,
+            sys::IBV_WR_BIND_MW => sys::IBV_WC_BIND_MW,
+            sys::IBV_WR_LOCAL_INV => sys::IBV_WC_LOCAL_INV,
             sys::IBV_WR_ATOMIC_FETCH_AND_ADD => sys::IBV_WC_FETCH_ADD,
             sys::IBV_WR_ATOMIC_CMP_AND_SWP => sys::IBV_WC_COMP_SWAP,
             _ => sys::IBV_WC_SEND,
@@ -422,12 +439,22 @@ impl Fabric {
     pub(super) fn covers(&self, parts: &[Part], pd: usize, access: u32) -> bool {
         parts
             .iter()
-            .all(|part| self.allows(part.lkey, part.address, part.len.into(), pd, access))
+            .all(|part| self.allows(part.lkey, part.address, part.len.into(), (pd, None), access))
     }
 
-    pub(super) fn allows(&self, key: u32, address: u64, len: u64, pd: usize, access: u32) -> bool {
+    /// Whether a key opens this range, with these rights, to a user: a protection domain, and the number
+    /// of the queue pair when it is a peer that asks.
+    pub(super) fn allows(
+        &self,
+        key: u32,
+        address: u64,
+        len: u64,
+        (pd, peer): (usize, Option<u32>),
+        access: u32,
+    ) -> bool {
         self.regions.get(&key).is_some_and(|region| {
             region.pd == pd
+                && (region.window_of.is_none() || region.window_of == peer)
                 && region.access & access == access
                 && address >= region.start
                 && address

@@ -68,6 +68,9 @@ impl Fabric {
         if own.kind == sys::IBV_QPT_UD {
             return self.send_datagram(qp_number, send);
         }
+        if matches!(send.opcode, sys::IBV_WR_BIND_MW | sys::IBV_WR_LOCAL_INV) {
+            return self.change_window(qp_number, send);
+        }
         let (pd, peer) = (own.pd, own.peer);
         let remote = self
             .queue_pairs
@@ -135,7 +138,14 @@ impl Fabric {
     fn reach(&mut self, peer: &Peer, send: &Send, len: usize, right: u32) -> Result<(), Failed> {
         let (address, rkey) = send.remote;
         let allowed = len == 0
-            || peer.access & right != 0 && self.allows(rkey, address, len as u64, peer.pd, right);
+            || peer.access & right != 0
+                && self.allows(
+                    rkey,
+                    address,
+                    len as u64,
+                    (peer.pd, Some(peer.number)),
+                    right,
+                );
         if allowed {
             return Ok(());
         }

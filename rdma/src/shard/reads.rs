@@ -5,8 +5,7 @@
 //! the ring and its places for operations made beforehand: pushing a read and taking it back
 //! allocates nothing, and all that was pushed goes to the kernel in one call when the task waits.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
@@ -95,61 +94,98 @@ impl Reads {
             let depth = self.depth;
             return Err(Refused::Full { depth, lease });
         };
-        let span = places.all[place as usize].0.insert(Span {
+        places.all[place as usize].0 = Some(Span {
             lease,
             at,
             len,
             offset,
             done: 0,
         });
-        // SAFETY: the stream keeps the span, and with it the lease, in its place until the kernel
-        // has answered; the ring keeps the stream for as long, and the stream the file.
-        unsafe {
-            self.ring
-                .read(self.key, place, |buffers| self.stream.entry(span, buffers));
-        }
+        places.pushed.push(place);
+        self.announce(places);
         Ok(())
+    }
+
+    /// Has the ring hand what was pushed to the kernel when it enters next.
+    #[inline]
+    fn announce(&self, places: &mut Places) {
+        if !places.announced && !places.pushed.is_empty() {
+            places.announced = true;
+            self.ring.announce(self.key);
+        }
     }
 
     /// A read that has ended, in the order in which they did, if there is one now.
     #[inline]
     pub fn finished(&mut self) -> Option<Finished> {
         let places = &mut *self.stream.places.borrow_mut();
-        loop {
-            let (number, result) = places.ended.pop_front()?;
-            let place = &mut places.all[number as usize].0;
-            let span = place.as_mut()?;
-            let result = match io_result(result) {
-                Ok(count) if span.took(count, &self.stream.file) => Ok(span.done),
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-                // Short, or interrupted: the rest.
-                _ => {
-                    // SAFETY: as in `push`; the span has not left its place.
-                    unsafe {
-                        self.ring
-                            .read(self.key, number, |buffers| self.stream.entry(span, buffers));
-                    }
-                    continue;
+        let ended = places.next_ended(&self.stream.file);
+        self.announce(places);
+        let (place, outcome) = ended?;
+        let span = places.all[place as usize].0.take()?;
+        places.free.push(place);
+        Some(Finished {
+            lease: span.lease,
+            offset: span.offset,
+            result: outcome.map(|()| span.done),
+        })
+    }
+
+    /// Hands each read that has ended to `next`: its offset and what it brought, or why not. Where
+    /// that returns an offset, as many bytes are read from there into the same place of the same
+    /// slot; else the slot goes back to its slab. Returns how many there were.
+    ///
+    /// This is the cheapest way to look at all of a file, as no slot changes hands.
+    #[inline]
+    pub fn read_on(
+        &mut self,
+        mut next: impl FnMut(u64, io::Result<&mut [u8]>) -> Option<u64>,
+    ) -> usize {
+        // What is called may use the ring, but not make it look at this stream.
+        let _still = self.ring.stand_still();
+        // Slots may go to waiters as they are dropped: after the borrow.
+        let mut given_back = Vec::new();
+        let places = &mut *self.stream.places.borrow_mut();
+        let mut count = 0;
+        while let Some((place, outcome)) = places.next_ended(&self.stream.file) {
+            count += 1;
+            let there = &mut places.all[place as usize].0;
+            let Some(span) = there else { continue };
+            // Free, should what is called panic.
+            places.free.push(place);
+            let again = match outcome {
+                Ok(()) => {
+                    let (from, to) = (span.at, span.at + span.done);
+                    next(span.offset, Ok(&mut span.lease[from..to]))
                 }
+                Err(error) => next(span.offset, Err(error)),
             };
-            places.free.push(number);
-            let span = place.take()?;
-            return Some(Finished {
-                lease: span.lease,
-                offset: span.offset,
-                result,
-            });
+            match again {
+                Some(offset) => {
+                    places.free.pop();
+                    span.offset = offset;
+                    span.done = 0;
+                    places.pushed.push(place);
+                }
+                None => given_back.extend(there.take()),
+            }
         }
+        self.announce(places);
+        count
     }
 
     /// The next read that ends, waiting for it; none if nothing is under way.
     pub async fn next(&mut self) -> Option<Finished> {
-        poll_fn(|context| self.poll_ended(context)).await;
+        self.ended().await;
         self.finished()
     }
 
-    /// Ready as soon as a read has ended, which [`Reads::finished`] then takes, or if none is under
-    /// way; for a future that waits for other things too.
+    /// Waits until a read has ended, or returns at once if none is under way.
+    pub async fn ended(&mut self) {
+        poll_fn(|context| self.poll_ended(context)).await;
+    }
+
+    /// As [`Reads::ended`], for a future that waits for other things too.
     pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.any_to_take() {
             return Poll::Ready(());
@@ -173,7 +209,7 @@ impl Reads {
 
     fn any_to_take(&self) -> bool {
         let places = self.stream.places.borrow();
-        !places.ended.is_empty() || places.free.len() == self.depth
+        places.taken < places.ended.len() || places.free.len() == self.depth
     }
 
     /// Reads pushed and not yet taken back.
@@ -194,7 +230,10 @@ impl Reads {
             places: RefCell::new(Places {
                 all: (0..depth).map(|_| Place(None)).collect(),
                 free: (0..depth).rev().collect(),
-                ended: VecDeque::with_capacity(depth.into()),
+                pushed: Vec::with_capacity(depth.into()),
+                announced: false,
+                ended: Vec::with_capacity(depth.into()),
+                taken: 0,
                 waker: None,
                 closed: false,
             }),
@@ -217,11 +256,14 @@ impl Drop for Reads {
             let places = &mut *self.stream.places.borrow_mut();
             places.closed = true;
             places.waker = None;
-            // What ended gives its slot back; what is under way keeps its own.
-            while let Some((place, _)) = places.ended.pop_front() {
+            // What the kernel does not have gives its slot back; what it has keeps its own.
+            let untaken = places.ended.drain(..).skip(places.taken);
+            let untaken = untaken.map(|(place, _)| place);
+            for place in untaken.chain(places.pushed.drain(..)) {
                 places.free.push(place);
                 ended.extend(places.all[place as usize].0.take());
             }
+            places.taken = 0;
         }
         self.ring.close(self.key);
     }
@@ -256,8 +298,14 @@ struct Places {
     all: Vec<Place>,
     /// Numbers of those with nothing to do.
     free: Vec<u16>,
-    /// Places whose operation ended, and its result.
-    ended: VecDeque<(u16, i32)>,
+    /// Those that the kernel shall hear of when the ring is entered next.
+    pushed: Vec<u16>,
+    /// The ring knows of them.
+    announced: bool,
+    /// Those whose operation ended, and its result.
+    ended: Vec<(u16, i32)>,
+    /// How many of these were taken.
+    taken: usize,
     waker: Option<Waker>,
     /// Nobody takes results any more.
     closed: bool,
@@ -268,32 +316,73 @@ struct Places {
 #[repr(align(64))]
 struct Place(Option<Span>);
 
-/// What a completion means for a stream.
-pub(super) enum Ended {
-    /// Its result waits to be taken, by whoever the waker stands for.
-    Kept(Option<Waker>),
-    /// Nobody takes it any more; what it read into.
-    Dropped(Option<Span>),
+impl Places {
+    /// Goes on to the next read that has ended; one that was short or interrupted is pushed again.
+    #[inline]
+    fn next_ended(&mut self, file: &File) -> Option<(u16, io::Result<()>)> {
+        loop {
+            let Some(&(place, result)) = self.ended.get(self.taken) else {
+                self.ended.clear();
+                self.taken = 0;
+                return None;
+            };
+            self.taken += 1;
+            let span = self.all[place as usize].0.as_mut()?;
+            match io_result(result) {
+                Ok(count) if span.took(count, file) => return Some((place, Ok(()))),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Some((place, Err(error)));
+                }
+                _ => self.pushed.push(place),
+            }
+        }
+    }
+}
+
+/// A stream while the ring brings its results.
+pub(super) struct Results<'s>(RefMut<'s, Places>);
+
+impl Results<'_> {
+    /// Notes the result of a place's operation. If nobody takes it any more, what it read into.
+    #[inline]
+    pub(super) fn ended(&mut self, place: u16, result: i32) -> Option<Span> {
+        if self.0.closed {
+            self.0.free.push(place);
+            let place = self.0.all.get_mut(place as usize);
+            return place.and_then(|place| place.0.take());
+        }
+        self.0.ended.push((place, result));
+        None
+    }
+
+    /// Who waits for them.
+    pub(super) fn waker(mut self) -> Option<Waker> {
+        self.0.waker.take()
+    }
 }
 
 impl Stream {
-    /// Notes the result of a place's operation.
-    #[inline]
-    pub(super) fn ended(&self, place: u16, result: i32) -> Ended {
+    /// To note results.
+    pub(super) fn results(&self) -> Results<'_> {
+        Results(self.places.borrow_mut())
+    }
+
+    /// Hands what was pushed to `queue`, which gets each operation and its place.
+    pub(super) fn hand_over(&self, buffers: &Buffers, mut queue: impl FnMut(squeue::Entry, u16)) {
         let places = &mut *self.places.borrow_mut();
-        if places.closed {
-            places.free.push(place);
-            let span = places.all.get_mut(place as usize);
-            return Ended::Dropped(span.and_then(|place| place.0.take()));
+        places.announced = false;
+        for place in places.pushed.drain(..) {
+            if let Some(span) = &places.all[place as usize].0 {
+                queue(self.entry(span, buffers), place);
+            }
         }
-        places.ended.push_back((place, result));
-        Ended::Kept(places.waker.take())
     }
 
     /// Operations that the kernel has, or will be told of.
     pub(super) fn under_way(&self) -> usize {
         let places = self.places.borrow();
-        places.all.len() - places.free.len() - places.ended.len()
+        let ended = places.ended.len() - places.taken;
+        places.all.len() - places.free.len() - ended
     }
 
     /// Nobody takes results any more, and none is to come.
@@ -311,8 +400,8 @@ impl Stream {
     }
 
     /// The operation that brings a span further.
-    #[inline]
-    pub(super) fn entry(&self, span: &Span, buffers: &Buffers) -> squeue::Entry {
+    #[inline(always)]
+    fn entry(&self, span: &Span, buffers: &Buffers) -> squeue::Entry {
         let (at, len, offset) = span.rest();
         // The pointer stays inside the slot: `push` checked the range.
         let start = span.lease.start().wrapping_add(at);

@@ -20,7 +20,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use super::buffers::Buffers;
 use super::files::Files;
 use super::ops::Held;
-use super::reads::{Ended, FileTarget, Stream};
+use super::reads::{FileTarget, Results, Stream};
 use super::table::{Key, Table};
 use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
@@ -33,12 +33,16 @@ pub(crate) struct Ring {
     /// Written by other threads to end a sleep.
     doorbell: Arc<OwnedFd>,
     ending: Cell<bool>,
+    /// Somebody looks through the results of a stream.
+    still: Cell<bool>,
 }
 
 struct State {
     uring: IoUring,
     operations: Table<Operation>,
     streams: Table<Rc<Stream>>,
+    /// Streams that have reads for the kernel.
+    announced: Vec<Key>,
     /// Entries that found the submission queue full, in order.
     backlog: VecDeque<squeue::Entry>,
     buffers: Buffers,
@@ -65,7 +69,11 @@ enum Event {
     Completed(Key, i32),
     Wake(Waker),
     /// A read of a closed stream, and what it read into.
-    Dropped(Key, Option<Span>),
+    Dropped(Key, Span),
+}
+
+fn wake((_, _, results): (u64, Key, Results<'_>)) -> Option<Event> {
+    results.waker().map(Event::Wake)
 }
 
 /// Whose a completion is, by the user data of its entry.
@@ -78,13 +86,12 @@ impl Owner {
     /// Marks the reads of streams; the keys of operations stay below.
     const STREAM: u64 = 1 << 63;
 
-    /// From the highest bit: the mark, 31 bits of the generation, 16 each of the stream's index and
-    /// the place.
-    #[inline]
-    fn place_bits(stream: Key, place: u16) -> u64 {
+    /// What the user data of a stream's reads have in common. From the highest bit: the mark, 31 bits
+    /// of the generation, 16 each of the stream's index and the place.
+    fn stream_bits(stream: Key) -> u64 {
         let bits = stream.to_bits();
         let (generation, index) = (bits >> 32, bits & 0xffff);
-        Self::STREAM | generation << 32 | index << 16 | u64::from(place)
+        Self::STREAM | generation << 32 | index << 16
     }
 
     #[inline]
@@ -106,6 +113,7 @@ impl Ring {
                 uring,
                 operations: Table::with_capacity(256),
                 streams: Table::with_capacity(8),
+                announced: Vec::with_capacity(8),
                 backlog: VecDeque::new(),
                 buffers,
                 files: Files::new(),
@@ -113,6 +121,7 @@ impl Ring {
             reaped: RefCell::new(Vec::with_capacity(256)),
             doorbell,
             ending: Cell::new(false),
+            still: Cell::new(false),
         };
         ring.listen_to_doorbell();
         ring
@@ -132,6 +141,15 @@ impl Ring {
     /// Ends what [`Ring::register`] began. Leases of the slab still work, as plain buffers.
     pub(crate) fn unregister(&self, slab: &Slab) {
         let state = &mut *self.state.borrow_mut();
+        // An entry that is queued names its buffer by place: the kernel must have taken it before the
+        // place is emptied, or it would fail with EFAULT.
+        while !(state.backlog.is_empty() && state.uring.submission().is_empty()) {
+            state.flush_backlog();
+            if let Err(error) = state.uring.submit() {
+                tracing::warn!(%error, slab = slab.name(), "a slab stays pinned, as its operations could not begin");
+                return;
+            }
+        }
         state.buffers.unregister(&state.uring, slab);
     }
 
@@ -173,22 +191,9 @@ impl Ring {
         self.state.borrow_mut().streams.insert(Rc::clone(stream))
     }
 
-    /// Begins a read of a stream that was taken in.
-    ///
-    /// # Safety
-    /// All memory and descriptors that the made entry refers to must be owned by the stream, in the
-    /// place of that number, until [`Stream::ended`] was called for it.
-    #[inline]
-    pub(super) unsafe fn read(
-        &self,
-        stream: Key,
-        place: u16,
-        make: impl FnOnce(&Buffers) -> squeue::Entry,
-    ) {
-        let state = &mut *self.state.borrow_mut();
-        let entry = make(&state.buffers).user_data(Owner::place_bits(stream, place));
-        // SAFETY: the caller's promise; the stream stays in the table until it is over.
-        unsafe { state.queue(entry) };
+    /// Hears that a stream has reads for the kernel.
+    pub(super) fn announce(&self, stream: Key) {
+        self.state.borrow_mut().announced.push(stream);
     }
 
     /// Forgets a stream that is over; another one goes with its last read.
@@ -198,8 +203,19 @@ impl Ring {
         drop(ended);
     }
 
+    /// Until the returned value is dropped, [`Ring::turn`] does nothing.
+    pub(super) fn stand_still(&self) -> StandStill<'_> {
+        StandStill {
+            before: self.still.replace(true),
+            ring: self,
+        }
+    }
+
     /// Hands entries to the kernel and brings what is complete to its owners, without waiting.
     pub(super) fn turn(&self) {
+        if self.still.get() {
+            return;
+        }
         // What the kernel refuses now, the shard's loop tries again, and reports.
         if self.enter(false).is_ok() {
             self.reap();
@@ -209,6 +225,7 @@ impl Ring {
     /// Hands entries to the kernel and, if `sleep`, waits there until something completes.
     pub(super) fn enter(&self, sleep: bool) -> io::Result<()> {
         let state = &mut *self.state.borrow_mut();
+        state.hand_over_reads();
         state.flush_backlog();
         let idle = {
             let queue = state.uring.submission();
@@ -315,6 +332,18 @@ impl Ring {
     }
 }
 
+/// See [`Ring::stand_still`].
+pub(super) struct StandStill<'r> {
+    ring: &'r Ring,
+    before: bool,
+}
+
+impl Drop for StandStill<'_> {
+    fn drop(&mut self) {
+        self.ring.still.set(self.before);
+    }
+}
+
 impl State {
     /// Queues an entry for the kernel and keeps what it refers to.
     ///
@@ -341,26 +370,55 @@ impl State {
         self.flush_backlog();
     }
 
-    /// Looks through the completion queue. Reads of streams are done with at once, being many.
-    fn take_in(&mut self, events: &mut Vec<Event>) {
-        for entry in self.uring.completion() {
-            let (stream, place) = match Owner::from_bits(entry.user_data()) {
-                Owner::Operation(key) => {
-                    events.push(Event::Completed(key, entry.result()));
-                    continue;
-                }
-                Owner::Place(stream, place) => (stream, place),
-            };
-            let Some(open) = self.streams.get_mut(stream) else {
-                tracing::error!(?stream, place, "a completion belongs to no stream");
+    /// Queues the reads that were pushed to streams since the last time.
+    fn hand_over_reads(&mut self) {
+        for key in self.announced.drain(..) {
+            // A stream that was closed meanwhile has taken its reads back.
+            let Some(stream) = self.streams.get_mut(key) else {
                 continue;
             };
-            match open.ended(place, entry.result()) {
-                Ended::Kept(None) => {}
-                Ended::Kept(Some(waker)) => events.push(Event::Wake(waker)),
-                Ended::Dropped(span) => events.push(Event::Dropped(stream, span)),
+            let mut submission = self.uring.submission();
+            let bits = Owner::stream_bits(key);
+            stream.hand_over(&self.buffers, |entry, place| {
+                let entry = entry.user_data(bits | u64::from(place));
+                // SAFETY: the stream keeps what the entry refers to, the lease in its place and the
+                // file, until `Results::ended` for that place; and this table keeps the stream until
+                // all its places have ended.
+                if unsafe { submission.push(&entry) }.is_err() {
+                    self.backlog.push_back(entry);
+                }
+            });
+        }
+    }
+
+    /// Looks through the completion queue. Reads of streams are done with at once, being many.
+    fn take_in(&mut self, events: &mut Vec<Event>) {
+        let mut open: Option<(u64, Key, Results<'_>)> = None;
+        for entry in self.uring.completion() {
+            let (bits, result) = (entry.user_data(), entry.result());
+            let (stream, key, place) = match Owner::from_bits(bits) {
+                Owner::Operation(key) => {
+                    events.push(Event::Completed(key, result));
+                    continue;
+                }
+                Owner::Place(key, place) => (bits & !0xffff, key, place),
+            };
+            if open.as_ref().is_none_or(|(known, ..)| *known != stream) {
+                events.extend(open.take().and_then(wake));
+                open = self
+                    .streams
+                    .get(key)
+                    .map(|found| (stream, key, found.results()));
+            }
+            let Some((_, _, results)) = &mut open else {
+                tracing::error!(?key, place, "a completion belongs to no stream");
+                continue;
+            };
+            if let Some(span) = results.ended(place, result) {
+                events.push(Event::Dropped(key, span));
             }
         }
+        events.extend(open.and_then(wake));
     }
 
     /// Takes a stream out if it is over, and its file with it: not before, as an entry that waits for
@@ -533,4 +591,40 @@ pub(crate) type Socket = Arc<OwnedFd>;
 pub(super) fn fd_of(socket: &Socket) -> types::Fd {
     let fd: RawFd = socket.as_raw_fd();
     types::Fd(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::shard::{Shard, ShardConfig};
+    use crate::slab::PAGE_BYTES;
+
+    #[test]
+    fn a_write_that_is_queued_when_its_slab_is_unregistered_still_writes() {
+        let own = Slab::new("own", PAGE_BYTES, 1).expect("a slab");
+        let shard = Shard::start(ShardConfig::new("test", own)).expect("a shard");
+        let path = tempfile::NamedTempFile::new().expect("a file");
+        let file = Arc::new(File::create(path.path()).expect("it opens"));
+        let written = block_on(shard.on_shard(move || async move {
+            let ring = Ring::current().expect("this runs on a shard");
+            let arena = Slab::new("arena", PAGE_BYTES, 1).expect("a slab");
+            ring.register(&arena);
+            let mut lease = arena.try_lease().expect("a free slot");
+            lease.fill(7);
+            let (write, answer) = Transfer::write(file, 0, lease, 0, PAGE_BYTES);
+            ring.begin(write);
+            ring.unregister(&arena);
+            let (_lease, written) = answer.await.expect("an answer");
+            written
+        }));
+        written.expect("it is written");
+        assert_eq!(
+            std::fs::read(path.path()).expect("readable"),
+            [7; PAGE_BYTES]
+        );
+    }
 }

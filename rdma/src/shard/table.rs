@@ -61,6 +61,13 @@ impl<T> Table<T> {
         }
     }
 
+    pub(super) fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.slots.get(key.index as usize)?;
+        slot.value
+            .as_ref()
+            .filter(|_| slot.generation == key.generation)
+    }
+
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index as usize)?;
         if slot.generation == key.generation {

@@ -116,6 +116,7 @@ impl AddressHandle {
         to: &DatagramAddress,
         options: &PathOptions,
     ) -> Result<AddressHandle, VerbsError> {
+        pd.context().check_process()?;
         check(local, to)?;
         let global = local.link_layer == LinkLayer::Ethernet || to.lid == 0;
         let mut grh = sys::ibv_global_route::default();
@@ -162,6 +163,9 @@ impl AddressHandle {
 
 impl Drop for AddressHandle {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
         // SAFETY: the handle is ours; queue pairs keep it while a datagram to it is under way.
         unsafe { (self.pd.context().library().destroy_ah)(self.raw.as_ptr()) };
     }

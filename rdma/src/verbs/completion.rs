@@ -1,13 +1,12 @@
 //! Completion queues and what their entries say.
 
+mod waiting;
+
 use std::fmt;
-use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{NonNull, null_mut, without_provenance_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use super::context::{Context, Operations};
 use super::error::VerbsError;
@@ -18,9 +17,6 @@ use crate::sys;
 
 /// Entries taken from the adapter at a time.
 const BATCH: usize = 32;
-
-/// Notifications acknowledged at a time: each acknowledgement takes a lock in libibverbs.
-const ACKNOWLEDGED_TOGETHER: u32 = 64;
 
 /// A completion queue, polled from one place.
 pub struct CompletionQueue {
@@ -94,6 +90,7 @@ impl CompletionQueue {
         entries: u32,
         channel: Option<NonNull<sys::ibv_comp_channel>>,
     ) -> Result<CompletionQueue, VerbsError> {
+        context.check_process()?;
         let wanted = i32::try_from(entries.max(1)).unwrap_or(i32::MAX);
         let limits = context.limits();
         limits.check(
@@ -162,10 +159,10 @@ impl CompletionQueue {
             return Ok(None);
         }
         // SAFETY: the entries from `next` to `end` were filled in and not handed out yet.
-        let raw = unsafe { self.next.read() };
+        let done = unsafe { WorkCompletion::of(&*self.next) };
         // SAFETY: as above, so this is at most the end.
         self.next = unsafe { self.next.add(1) };
-        Ok(Some(WorkCompletion { raw }))
+        Ok(Some(done))
     }
 
     /// Takes entries from the adapter, when all are handed out; whether there was any.
@@ -192,139 +189,6 @@ impl CompletionQueue {
             object: self.shared.context.name().to_owned(),
             code,
         }
-    }
-
-    /// The descriptor that becomes readable; `None` for a queue made with [`CompletionQueue::new`].
-    /// It doesn't block. Watch it level-triggered, or call [`CompletionQueue::drain_events`] each time.
-    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.shared.channel.map(|channel| {
-            // SAFETY: the channel lives as long as `shared`, which `self` keeps.
-            unsafe { BorrowedFd::borrow_raw((*channel.as_ptr()).fd) }
-        })
-    }
-
-    /// Asks for one notification, for the next completion that arrives from now on. Poll to empty
-    /// *after* this and before waiting, since what arrived before causes none.
-    pub fn request_notification(&mut self) -> Result<(), VerbsError> {
-        // SAFETY: the queue lives as long as `shared`.
-        let code = unsafe { (self.operations.request_notify)(self.shared.raw.as_ptr(), 0) };
-        if code != 0 {
-            return Err(VerbsError::code(
-                "ibv_req_notify_cq",
-                self.shared.context.name(),
-                code,
-            ));
-        }
-        self.armed = true;
-        Ok(())
-    }
-
-    /// Asks for a notification unless one was asked for that has not come; whether it asked.
-    pub(super) fn arm(&mut self) -> Result<bool, VerbsError> {
-        if self.armed {
-            return Ok(false);
-        }
-        if self.shared.channel.is_none() {
-            return Err(VerbsError::WithoutEvents {
-                device: self.shared.context.name().to_owned(),
-            });
-        }
-        self.request_notification().map(|()| true)
-    }
-
-    /// Waits for the next completion, asleep in poll(2), for as long as `patience`. `None` when there was
-    /// none in that time.
-    pub fn wait(&mut self, patience: Duration) -> Result<Option<WorkCompletion>, VerbsError> {
-        let deadline = Instant::now().checked_add(patience);
-        loop {
-            if let Some(done) = self.poll()? {
-                return Ok(Some(done));
-            }
-            if self.arm()? {
-                // What arrived before this request causes no notification: look again.
-                continue;
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(None);
-            }
-            self.sleep(left)?;
-            self.drain_events()?;
-        }
-    }
-
-    /// Sleeps until the descriptor is readable, a signal comes or the time is over.
-    fn sleep(&self, time: Option<Duration>) -> Result<(), VerbsError> {
-        let Some(fd) = self.event_fd() else {
-            return Ok(());
-        };
-        let mut watched = libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let time = time.map(|time| libc::timespec {
-            tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: time.subsec_nanos().into(),
-        });
-        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: one descriptor to watch and the time, both ours; no signal mask.
-        if unsafe { libc::ppoll(&mut watched, 1, time, std::ptr::null()) } < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(VerbsError::Call {
-                    verb: "ppoll",
-                    object: format!("{} completion channel", self.shared.context.name()),
-                    source: error,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes all notifications that are due; how many there were. They are acknowledged many at a time.
-    pub fn drain_events(&mut self) -> Result<u32, VerbsError> {
-        let Some(channel) = self.shared.channel else {
-            return Ok(0);
-        };
-        let library = self.shared.context.library();
-        let mut events = 0;
-        let outcome = loop {
-            let (mut queue, mut tag) = (null_mut(), null_mut());
-            // SAFETY: the channel is ours alone and doesn't block; the out pointers are ours.
-            let code = unsafe { (library.get_cq_event)(channel.as_ptr(), &mut queue, &mut tag) };
-            if code == 0 {
-                events += 1;
-                continue;
-            }
-            let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::WouldBlock => break Ok(events),
-                io::ErrorKind::Interrupted => {}
-                _ => {
-                    break Err(VerbsError::Call {
-                        verb: "ibv_get_cq_event",
-                        object: self.shared.context.name().to_owned(),
-                        source: error,
-                    });
-                }
-            }
-        };
-        if events > 0 {
-            self.armed = false;
-            self.unacknowledged += events;
-            if self.unacknowledged >= ACKNOWLEDGED_TOGETHER {
-                self.acknowledge();
-            }
-        }
-        outcome
-    }
-
-    fn acknowledge(&mut self) {
-        let events = std::mem::take(&mut self.unacknowledged);
-        let library = self.shared.context.library();
-        // SAFETY: this queue is the only one on its channel, so all events taken were its own.
-        unsafe { (library.ack_cq_events)(self.shared.raw.as_ptr(), events) };
     }
 
     pub(super) fn shared(&self) -> &Arc<SharedQueue> {
@@ -365,7 +229,7 @@ impl SharedQueue {
 impl Drop for CompletionQueue {
     fn drop(&mut self) {
         // Destroying the queue, later when its queue pairs are gone, waits for this.
-        if self.unacknowledged > 0 {
+        if self.unacknowledged > 0 && !self.shared.context.is_inherited() {
             self.acknowledge();
         }
         let batch = self.batch.cast::<[sys::ibv_wc; BATCH]>();
@@ -376,6 +240,9 @@ impl Drop for CompletionQueue {
 
 impl Drop for SharedQueue {
     fn drop(&mut self) {
+        if self.context.is_inherited() {
+            return;
+        }
         let library = self.context.library();
         // SAFETY: queue pairs on it held it alive; all events taken were acknowledged.
         unsafe {
@@ -399,74 +266,93 @@ impl fmt::Debug for CompletionQueue {
 /// One entry of a completion queue, to be given to `settle` of its queue pair, once.
 #[must_use = "its queue pair's `settle` hands the buffers back"]
 pub struct WorkCompletion {
-    raw: sys::ibv_wc,
+    // The fields of an ibv_wc one by one, so that only those which are looked at are read.
+    id: u64,
+    status: sys::ibv_wc_status,
+    opcode: sys::ibv_wc_opcode,
+    vendor_code: u32,
+    bytes: u32,
+    immediate: u32,
+    qp_number: u32,
+    flags: sys::ibv_wc_flags,
+    source_qp: u32,
+    source_lid: u16,
 }
 
 impl fmt::Debug for WorkCompletion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkCompletion")
-            .field("qp_number", &self.raw.qp_num)
-            .field("wr_id", &self.raw.wr_id)
-            .field("status", &self.raw.status)
+            .field("qp_number", &self.qp_number)
+            .field("wr_id", &self.id)
+            .field("status", &self.status)
             .finish_non_exhaustive()
     }
 }
 
 impl WorkCompletion {
+    #[inline(always)]
+    fn of(raw: &sys::ibv_wc) -> WorkCompletion {
+        WorkCompletion {
+            id: raw.wr_id,
+            status: raw.status,
+            opcode: raw.opcode,
+            vendor_code: raw.vendor_err,
+            bytes: raw.byte_len,
+            // SAFETY: both variants of the union are plain 32-bit integers.
+            immediate: unsafe { raw.__bindgen_anon_1.imm_data },
+            qp_number: raw.qp_num,
+            flags: raw.wc_flags,
+            source_qp: raw.src_qp,
+            source_lid: raw.slid,
+        }
+    }
+
     /// The number of the queue pair it is of.
     #[inline]
     pub fn qp_number(&self) -> u32 {
-        self.raw.qp_num
+        self.qp_number
     }
 
     /// Whether a header was written before the bytes of a datagram.
     pub(super) fn has_header(&self) -> bool {
-        self.raw.wc_flags & sys::IBV_WC_GRH != 0
+        self.flags & sys::IBV_WC_GRH != 0
     }
 
     /// The queue pair that a datagram came from.
     pub(super) fn source_qp_number(&self) -> u32 {
-        self.raw.src_qp
+        self.source_qp
     }
 
     /// The local identifier that a datagram came from.
     pub(super) fn source_lid(&self) -> u16 {
-        self.raw.slid
+        self.source_lid
     }
 
     /// The same once more, as a faulty device might give it.
     #[cfg(test)]
     pub(super) fn duplicate(&self) -> WorkCompletion {
-        WorkCompletion { raw: self.raw }
+        WorkCompletion { ..*self }
     }
 
     /// Whether it is of a connected queue pair's own queues, and not of a table.
     pub(super) fn of_connected_pair(&self) -> bool {
-        !is_of_table(self.raw.wr_id)
+        !is_of_table(self.id)
     }
 
     #[inline]
     pub(super) fn id(&self) -> u64 {
-        self.raw.wr_id
+        self.id
     }
 
     /// What it says, for the given queue (which a failed entry doesn't tell itself).
-    #[inline]
+    #[inline(always)]
     pub(super) fn outcome(&self, queue: Queue) -> Result<Completion, CompletionError> {
-        let raw = &self.raw;
-        if raw.status != sys::IBV_WC_SUCCESS {
-            return Err(CompletionError {
-                status: Status::from_raw(raw.status),
-                vendor_code: raw.vendor_err,
-                qp_number: raw.qp_num,
-                queue,
-            });
+        if self.status != sys::IBV_WC_SUCCESS {
+            return Err(self.failure(queue));
         }
-        let immediate = (raw.wc_flags & sys::IBV_WC_WITH_IMM != 0).then(|| {
-            // SAFETY: the flag says that the union holds an immediate.
-            u32::from_be(unsafe { raw.__bindgen_anon_1.imm_data })
-        });
-        let operation = match raw.opcode {
+        let immediate =
+            (self.flags & sys::IBV_WC_WITH_IMM != 0).then(|| u32::from_be(self.immediate));
+        let operation = match self.opcode {
             sys::IBV_WC_SEND => Operation::Send,
             sys::IBV_WC_RDMA_WRITE => Operation::Write,
             sys::IBV_WC_RDMA_READ => Operation::Read,
@@ -478,9 +364,19 @@ impl WorkCompletion {
         };
         Ok(Completion {
             operation,
-            bytes: raw.byte_len,
+            bytes: self.bytes,
             immediate,
         })
+    }
+
+    #[cold]
+    fn failure(&self, queue: Queue) -> CompletionError {
+        CompletionError {
+            status: Status::from_raw(self.status),
+            vendor_code: self.vendor_code,
+            qp_number: self.qp_number,
+            queue,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::error::VerbsError;
 use super::event;
 use super::limits::DeviceLimits;
+use super::memory_window::{AllocateWindow, DeallocateWindow};
 use super::shared_receive::PostSharedReceive;
 use crate::sys::{self, Library};
 
@@ -42,6 +43,8 @@ pub struct Context {
     node_guid: u64,
     limits: DeviceLimits,
     operations: Operations,
+    /// The process that opened it.
+    process: u32,
 }
 
 // SAFETY: libibverbs' control functions are thread safe, and the fields besides `raw` never change.
@@ -105,6 +108,7 @@ impl Context {
             node_guid,
             limits,
             operations,
+            process: std::process::id(),
         };
         std::mem::forget(opened);
         event::make_nonblocking(context.async_fd().as_raw_fd()).map_err(|source| {
@@ -148,12 +152,34 @@ impl Context {
         unsafe { (*self.raw.as_ptr()).async_fd }
     }
 
+    /// Whether this process is a child of the one that opened it: what is made of it is the parent's.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    pub(super) fn check_process(&self) -> Result<(), VerbsError> {
+        if self.is_inherited() {
+            return Err(VerbsError::Forked {
+                device: self.name.clone(),
+                owner: self.process,
+            });
+        }
+        Ok(())
+    }
+
     pub(super) fn library(&self) -> &'static Library {
         self.library
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::ibv_context {
         self.raw.as_ptr()
+    }
+
+    /// How memory windows are made and destroyed, when the provider has them.
+    pub(super) fn window_operations(&self) -> Option<(AllocateWindow, DeallocateWindow)> {
+        // SAFETY: a provider fills its table before it returns the context, and leaves it alone.
+        let table = unsafe { &(*self.raw.as_ptr()).ops };
+        table.alloc_mw.zip(table.dealloc_mw)
     }
 
     /// How receives are posted on shared receive queues, when the provider has them.
@@ -169,6 +195,9 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            return;
+        }
         // SAFETY: everything made from the context held an Arc to it, so nothing is left.
         unsafe { (self.library.close_device)(self.raw.as_ptr()) };
     }

@@ -125,6 +125,16 @@ pub enum VerbsError {
         /// The device.
         device: String,
     },
+    /// An object that this process inherited through a fork.
+    #[error(
+        "{device} was opened by process {owner}, before this process was forked off it: open it here anew"
+    )]
+    Forked {
+        /// The device.
+        device: String,
+        /// The process that opened it.
+        owner: u32,
+    },
     /// Two objects that must belong together don't.
     #[error("{what} belongs to another {owner}: make both from the same one")]
     Foreign {
@@ -223,6 +233,9 @@ fn hint(verb: &str, source: &io::Error) -> &'static str {
         }
         ("ibv_modify_qp", Some(libc::EINVAL)) => {
             "; the peer's address, MTU or GID doesn't fit this port: compare `trackbed rdma devices` on both nodes"
+        }
+        ("ibv_fork_init", Some(libc::EINVAL)) => {
+            "; memory was registered already: call it before anything else of RDMA"
         }
         ("ibv_get_device_list", Some(libc::ENOSYS)) => {
             "; the kernel has no RDMA core: load ib_uverbs (`modprobe ib_uverbs`)"

@@ -62,6 +62,20 @@ unsafe impl Source for () {
 // SAFETY: no bytes at all.
 unsafe impl Sink for () {}
 
+// SAFETY: what is in the box stays where it is while the box moves.
+unsafe impl<S: Source> Source for Box<S> {
+    #[inline]
+    fn as_ptr(&self) -> *const u8 {
+        (**self).as_ptr()
+    }
+    #[inline]
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+}
+// SAFETY: the box is the only way to what is in it.
+unsafe impl<S: Sink> Sink for Box<S> {}
+
 /// A part of a payload: bytes `offset` to `offset + len` of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
@@ -93,6 +107,7 @@ unsafe impl Sync for ProtectionDomain {}
 impl ProtectionDomain {
     /// Makes one.
     pub fn new(context: &Arc<Context>) -> Result<Arc<ProtectionDomain>, VerbsError> {
+        context.check_process()?;
         // SAFETY: the context is open.
         let raw = unsafe { (context.library().alloc_pd)(context.as_ptr()) };
         let raw =
@@ -115,6 +130,9 @@ impl ProtectionDomain {
 
 impl Drop for ProtectionDomain {
     fn drop(&mut self) {
+        if self.context.is_inherited() {
+            return;
+        }
         // SAFETY: regions and queue pairs of it hold it alive, so none is left. One that failed to be
         // destroyed was leaked and makes this fail too, which leaks it as well.
         unsafe { (self.context.library().dealloc_pd)(self.raw.as_ptr()) };
@@ -200,6 +218,16 @@ impl MemoryRegion {
         Self::register_with(pd, memory, sys::IBV_ACCESS_REMOTE_READ)
     }
 
+    /// Registers all of `memory` for our own work requests, and for windows
+    /// ([`super::QueuePair::open_window`]) on parts of it. No peer can reach it otherwise.
+    pub fn register_for_windows(
+        pd: &Arc<ProtectionDomain>,
+        memory: Arc<dyn Pinned>,
+    ) -> Result<Arc<MemoryRegion>, VerbsError> {
+        let access = sys::IBV_ACCESS_LOCAL_WRITE | sys::IBV_ACCESS_MW_BIND;
+        Self::register_with(pd, memory, access)
+    }
+
     /// As [`MemoryRegion::register_remote`], for RDMA writes alone.
     ///
     /// # Safety
@@ -239,6 +267,7 @@ impl MemoryRegion {
         access: u32,
     ) -> Result<Arc<MemoryRegion>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         let (start, len) = (memory.as_ptr(), memory.len());
         context.limits().check(
             context.name(),
@@ -304,6 +333,14 @@ impl MemoryRegion {
         RemoteAccess::from_raw(self.access)
     }
 
+    pub(super) fn takes_windows(&self) -> bool {
+        self.access & sys::IBV_ACCESS_MW_BIND != 0
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::ibv_mr {
+        self.raw.as_ptr()
+    }
+
     pub(super) fn local(&self) -> LocalRange {
         LocalRange {
             start: self.start,
@@ -316,6 +353,9 @@ impl MemoryRegion {
 
 impl Drop for MemoryRegion {
     fn drop(&mut self) {
+        if self.pd.context.is_inherited() {
+            return;
+        }
         // SAFETY: queue pairs it is attached to hold it alive and have drained or are destroyed.
         let code = unsafe { (self.pd.context.library().dereg_mr)(self.raw.as_ptr()) };
         if code != 0 {

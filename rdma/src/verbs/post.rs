@@ -30,79 +30,100 @@ pub enum PostingInterface {
 /// One work request of a batch, over parts of its payload.
 #[derive(Debug, Clone, Copy)]
 pub struct Work<'s> {
-    kind: Kind,
-    segments: &'s [Segment],
+    verb: Verb,
     signaled: bool,
     fenced: bool,
+    immediate: u32,
+    remote: RemoteAddress,
+    /// What is added; or what is expected, and what is put in its place.
+    operands: (u64, u64),
+    segments: &'s [Segment],
 }
 
-/// What a work request does, and where.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
+/// What a work request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
     Send,
-    SendWithImmediate(u32),
-    Write(RemoteAddress),
-    WriteWithImmediate(RemoteAddress, u32),
-    Read(RemoteAddress),
-    FetchAdd(RemoteAddress, u64),
-    CompareSwap(RemoteAddress, u64, u64),
+    SendWithImmediate,
+    Write,
+    WriteWithImmediate,
+    Read,
+    FetchAdd,
+    CompareSwap,
 }
 
-impl Kind {
+impl Verb {
     /// Whether the payload is where the result goes.
-    #[inline]
+    #[inline(always)]
     fn writes_payload(self) -> bool {
-        matches!(
-            self,
-            Kind::Read(_) | Kind::FetchAdd(..) | Kind::CompareSwap(..)
-        )
+        matches!(self, Verb::Read | Verb::FetchAdd | Verb::CompareSwap)
     }
 }
 
 impl<'s> Work<'s> {
-    #[inline]
-    const fn new(kind: Kind, segments: &'s [Segment]) -> Work<'s> {
+    #[inline(always)]
+    const fn new(verb: Verb, segments: &'s [Segment]) -> Work<'s> {
         Work {
-            kind,
-            segments,
+            verb,
             signaled: false,
             fenced: false,
+            immediate: 0,
+            remote: RemoteAddress {
+                address: 0,
+                rkey: 0,
+            },
+            operands: (0, 0),
+            segments,
         }
     }
 
+    #[inline(always)]
+    const fn at(self, remote: RemoteAddress) -> Work<'s> {
+        Work { remote, ..self }
+    }
+
+    #[inline(always)]
+    const fn with(self, operands: (u64, u64)) -> Work<'s> {
+        Work { operands, ..self }
+    }
+
     /// Sends a message into a receive of the peer.
-    #[inline]
+    #[inline(always)]
     pub const fn send(segments: &'s [Segment]) -> Work<'s> {
-        Work::new(Kind::Send, segments)
+        Work::new(Verb::Send, segments)
     }
 
     /// Sends a message with 32 bits that the peer's completion carries.
-    #[inline]
+    #[inline(always)]
     pub const fn send_with_immediate(immediate: u32, segments: &'s [Segment]) -> Work<'s> {
-        Work::new(Kind::SendWithImmediate(immediate), segments)
+        Work {
+            immediate,
+            ..Work::new(Verb::SendWithImmediate, segments)
+        }
     }
 
     /// Writes into the peer's memory; the peer learns nothing of it.
-    #[inline]
+    #[inline(always)]
     pub const fn write(remote: RemoteAddress, segments: &'s [Segment]) -> Work<'s> {
-        Work::new(Kind::Write(remote), segments)
+        Work::new(Verb::Write, segments).at(remote)
     }
 
     /// Writes into the peer's memory, then completes a receive of the peer with 32 bits. When that
     /// completion is seen, this write and all before it are in place.
-    #[inline]
+    #[inline(always)]
     pub const fn write_with_immediate(
         remote: RemoteAddress,
         immediate: u32,
         segments: &'s [Segment],
     ) -> Work<'s> {
-        Work::new(Kind::WriteWithImmediate(remote, immediate), segments)
+        let work = Work::new(Verb::WriteWithImmediate, segments).at(remote);
+        Work { immediate, ..work }
     }
 
     /// Asks for a completion. Without one, a payload comes back with a later completion; at least one
     /// in half a queue is signalled in any case, so that a queue never fills up for good.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn signaled(self) -> Work<'s> {
         Work {
             signaled: true,
@@ -112,7 +133,7 @@ impl<'s> Work<'s> {
 
     /// Waits for the reads and atomics posted before it.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn fenced(self) -> Work<'s> {
         Work {
             fenced: true,
@@ -120,8 +141,8 @@ impl<'s> Work<'s> {
         }
     }
 
-    #[inline]
-    pub(super) fn flags(&self) -> u32 {
+    #[inline(always)]
+    fn flags(&self) -> u32 {
         let flag = |set, flag| if set { flag } else { 0 };
         flag(self.signaled, sys::IBV_SEND_SIGNALED) | flag(self.fenced, sys::IBV_SEND_FENCE)
     }
@@ -192,7 +213,13 @@ pub enum Rejection {
     /// A datagram to a destination that this queue pair doesn't have.
     #[error("the destination was removed, or is of another queue pair: add it first")]
     UnknownPeer,
-    /// The provider refused the datagram.
+    /// A window on memory, or a queue pair, that it doesn't fit.
+    #[error(
+        "the window, the memory and the queue pair don't go together: register the memory with \
+         register_for_windows, all in one protection domain, and close a window on the queue pair that opened it"
+    )]
+    NoWindows,
+    /// The provider refused the work request.
     #[error("ibv_post_send: {}", io::Error::from_raw_os_error(*.errno))]
     SendRefused {
         /// Its errno.

@@ -96,7 +96,7 @@ pub struct UnconnectedQueuePair<S: Source, R: Sink> {
 /// its payloads, and then drops them; should the device refuse, they are leaked. To have payloads back,
 /// use [`QueuePair::fail`] and settle until [`QueuePair::is_drained`], or [`QueuePair::close`].
 pub struct QueuePair<S: Source, R: Sink> {
-    core: Core<S, R>,
+    pub(super) core: Core<S, R>,
 }
 
 /// A connection attempt that failed; the queue pair can be dropped, or tried with another peer.
@@ -252,17 +252,16 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
     }
 
     /// Starts a batch of sends, writes, reads and atomics.
-    #[inline]
+    #[inline(always)]
     pub fn batch(&mut self) -> SendBatch<'_, S, R> {
         SendBatch::new(&mut self.core)
     }
 
     /// Hands back the payloads that a completion is about.
-    #[inline]
+    #[inline(always)]
     pub fn settle(&mut self, done: WorkCompletion) -> Settled<'_, S, R> {
         let core = &mut self.core;
-        let tags = (core.send_tag, core.receive_tag);
-        settle(&done, tags, &mut core.sends, &mut core.receives)
+        settle(&done, &mut core.sends, &mut core.receives)
     }
 
     /// Work requests that can be posted on the send queue now.

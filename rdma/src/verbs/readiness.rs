@@ -5,7 +5,7 @@
 //! look again, only then sleep, and take all notifications before asking for the next.
 //!
 //! With tokio, where `fd` is a duplicate of [`CompletionQueue::event_fd`]:
-//! ```ignore
+//! ```text
 //! struct Watched(tokio::io::unix::AsyncFd<OwnedFd>);
 //! impl Readiness for Watched {
 //!     fn poll_readable(&mut self, task: &mut task::Context<'_>) -> Poll<io::Result<()>> {

@@ -1,29 +1,32 @@
 //! The payloads of one queue's outstanding work requests, in posting order.
 //!
 //! Work requests of a reliable connection complete in order, so a completion stands for itself and all
-//! before it on its queue. Sequence numbers run over 32 bits and wrap; a slot is the low part, what is
-//! above tells generations apart.
+//! before it on its queue. Each has a number of 64 bits, which is its identifier (`wr_id`); the low part
+//! is its slot. Every ring counts from a start of its own, so a number that lies between the oldest and
+//! the newest outstanding one is of this ring, and of no earlier round through it.
 
 use std::mem::MaybeUninit;
 
 /// Slots `head` to `tail` (exclusive, wrapping) hold a value, the others are vacant.
 pub(super) struct Ring<B> {
-    head: u32,
-    tail: u32,
+    head: u64,
+    tail: u64,
     /// Work requests it takes; there may be more slots.
-    limit: u32,
+    limit: u64,
     /// A power of two less one, and less than the number of slots.
-    mask: u32,
+    mask: u64,
     slots: Box<[MaybeUninit<Option<B>>]>,
 }
 
 impl<B> Ring<B> {
     /// Room for `limit` work requests, and one more that [`Ring::push`] takes even when it is full.
-    pub(super) fn new(limit: u32) -> Ring<B> {
-        let slots = limit.saturating_add(1).next_power_of_two();
+    /// They are numbered from `start` on.
+    pub(super) fn new(limit: u32, start: u64) -> Ring<B> {
+        let limit = u64::from(limit);
+        let slots = (limit + 1).next_power_of_two();
         Ring {
-            head: 0,
-            tail: 0,
+            head: start,
+            tail: start,
             limit,
             mask: slots - 1,
             slots: (0..slots).map(|_| MaybeUninit::uninit()).collect(),
@@ -31,8 +34,8 @@ impl<B> Ring<B> {
     }
 
     #[inline]
-    fn slot(&mut self, sequence: u32) -> *mut Option<B> {
-        let index = (sequence & self.mask) as usize;
+    fn slot(&mut self, number: u64) -> *mut Option<B> {
+        let index = (number & self.mask) as usize;
         // SAFETY: the mask is less than the number of slots.
         unsafe { self.slots.as_mut_ptr().add(index) }.cast()
     }
@@ -40,18 +43,23 @@ impl<B> Ring<B> {
     /// Work requests outstanding.
     #[inline]
     pub(super) fn len(&self) -> u32 {
+        self.outstanding() as u32
+    }
+
+    #[inline]
+    fn outstanding(&self) -> u64 {
         self.tail.wrapping_sub(self.head)
     }
 
     /// Whether one more may be added.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        self.len() < self.limit
+        self.outstanding() < self.limit
     }
 
     #[inline]
     pub(super) fn free(&self) -> u32 {
-        self.limit.saturating_sub(self.len())
+        self.limit.saturating_sub(self.outstanding()) as u32
     }
 
     /// Leaves no room from now on.
@@ -61,7 +69,7 @@ impl<B> Ring<B> {
 
     /// The number that the next work request gets.
     #[inline]
-    pub(super) fn next(&self) -> u32 {
+    pub(super) fn next(&self) -> u64 {
         self.tail
     }
 
@@ -69,8 +77,8 @@ impl<B> Ring<B> {
     ///
     /// # Panics
     /// When every slot is taken, which a caller that asks for room first never sees.
-    pub(super) fn push(&mut self, payload: Option<B>) -> u32 {
-        assert!(self.len() <= self.mask, "the ring has no slot left");
+    pub(super) fn push(&mut self, payload: Option<B>) -> u64 {
+        assert!(self.outstanding() <= self.mask, "the ring has no slot left");
         // SAFETY: as asserted.
         unsafe { self.push_unchecked(payload) }
     }
@@ -80,16 +88,16 @@ impl<B> Ring<B> {
     /// # Safety
     /// There must be room: [`Ring::has_room`].
     #[inline]
-    pub(super) unsafe fn push_unchecked(&mut self, payload: Option<B>) -> u32 {
-        let sequence = self.tail;
+    pub(super) unsafe fn push_unchecked(&mut self, payload: Option<B>) -> u64 {
+        let number = self.tail;
         // SAFETY: there are more slots than are taken, so this one is vacant; writing it drops nothing.
-        unsafe { self.slot(sequence).write(payload) };
-        self.tail = sequence.wrapping_add(1);
-        sequence
+        unsafe { self.slot(number).write(payload) };
+        self.tail = number.wrapping_add(1);
+        number
     }
 
     /// Takes the last work request back, when at least one is beyond `from`.
-    pub(super) fn pop_back(&mut self, from: u32) -> Option<Option<B>> {
+    pub(super) fn pop_back(&mut self, from: u64) -> Option<Option<B>> {
         if self.tail == from {
             return None;
         }
@@ -101,29 +109,33 @@ impl<B> Ring<B> {
     }
 
     /// Whether an outstanding work request has a payload of its own.
-    pub(super) fn has_payload(&mut self, sequence: u32) -> bool {
+    pub(super) fn has_payload(&mut self, number: u64) -> bool {
         // SAFETY: slots of outstanding work requests hold a value.
-        self.holds(sequence) && unsafe { (*self.slot(sequence)).is_some() }
+        self.holds(number) && unsafe { (*self.slot(number)).is_some() }
     }
 
     /// Gives an outstanding work request a payload to hold, in place of the one it has.
-    pub(super) fn keep_with(&mut self, sequence: u32, payload: B) {
-        assert!(self.holds(sequence), "the work request is not outstanding");
+    pub(super) fn keep_with(&mut self, number: u64, payload: B) {
+        assert!(self.holds(number), "the work request is not outstanding");
         // SAFETY: slots of outstanding work requests hold a value.
-        unsafe { *self.slot(sequence) = Some(payload) };
+        unsafe { *self.slot(number) = Some(payload) };
     }
 
     /// Whether this work request is outstanding.
     #[inline]
-    pub(super) fn holds(&self, sequence: u32) -> bool {
-        sequence.wrapping_sub(self.head) < self.len()
+    pub(super) fn holds(&self, number: u64) -> bool {
+        number.wrapping_sub(self.head) < self.outstanding()
     }
 
     /// How many of the oldest work requests are done when this one is; 0 when it isn't outstanding.
     #[inline]
-    pub(super) fn done_with(&self, last: u32) -> u32 {
+    pub(super) fn done_with(&self, last: u64) -> u64 {
         let before = last.wrapping_sub(self.head);
-        if before < self.len() { before + 1 } else { 0 }
+        if before < self.outstanding() {
+            before + 1
+        } else {
+            0
+        }
     }
 
     /// Takes the oldest work request.
@@ -132,15 +144,15 @@ impl<B> Ring<B> {
     /// There must be one.
     #[inline]
     pub(super) unsafe fn pop_unchecked(&mut self) -> Option<B> {
-        let sequence = self.head;
-        self.head = sequence.wrapping_add(1);
+        let number = self.head;
+        self.head = number.wrapping_add(1);
         // SAFETY: it was between head and tail, and now is no longer: it is read once.
-        unsafe { self.slot(sequence).read() }
+        unsafe { self.slot(number).read() }
     }
 
     /// Takes the oldest work request if it is not later than `last`.
     #[cfg(test)]
-    pub(super) fn pop_through(&mut self, last: u32) -> Option<Option<B>> {
+    pub(super) fn pop_through(&mut self, last: u64) -> Option<Option<B>> {
         if !self.holds(last) {
             return None;
         }
@@ -151,13 +163,6 @@ impl<B> Ring<B> {
     /// Forgets all payloads without dropping them.
     pub(super) fn leak(&mut self) {
         self.head = self.tail;
-    }
-
-    #[cfg(test)]
-    pub(super) fn starting_at(limit: u32, sequence: u32) -> Ring<B> {
-        let mut ring = Ring::new(limit);
-        (ring.head, ring.tail) = (sequence, sequence);
-        ring
     }
 }
 
@@ -197,10 +202,10 @@ mod tests {
     proptest! {
         /// Also across the point where sequence numbers start again.
         #[test]
-        fn payloads_come_back_once_and_in_order(steps in steps(), limit in 1u32..9, start in 0u32..40) {
-            let first = u32::MAX - start;
-            let mut ring: Ring<u64> = Ring::starting_at(limit, first);
-            let mut model: VecDeque<(u32, Option<u64>)> = VecDeque::new();
+        fn payloads_come_back_once_and_in_order(steps in steps(), limit in 1u32..9, start in 0u64..40) {
+            let first = u64::MAX - start;
+            let mut ring: Ring<u64> = Ring::new(limit, first);
+            let mut model: VecDeque<(u64, Option<u64>)> = VecDeque::new();
             let mut stamp = 0;
             for step in steps {
                 match step {
@@ -238,14 +243,14 @@ mod tests {
     #[test]
     fn payloads_still_there_are_dropped_with_the_ring_unless_they_are_leaked() {
         let shared = std::sync::Arc::new(());
-        let mut ring = Ring::starting_at(3, u32::MAX);
+        let mut ring = Ring::new(3, u64::MAX);
         for _ in 0..3 {
             ring.push(Some(std::sync::Arc::clone(&shared)));
         }
-        ring.pop_through(u32::MAX);
+        ring.pop_through(u64::MAX);
         drop(ring);
         assert_eq!(std::sync::Arc::strong_count(&shared), 1);
-        let mut ring = Ring::new(1);
+        let mut ring = Ring::new(1, 0);
         ring.push(Some(std::sync::Arc::clone(&shared)));
         ring.leak();
         drop(ring);
@@ -254,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_completion_of_an_earlier_generation_takes_nothing() {
-        let mut ring: Ring<u8> = Ring::new(2);
+        let mut ring: Ring<u8> = Ring::new(2, 0);
         let old = ring.push(Some(1));
         assert_eq!(ring.pop_through(old), Some(Some(1)));
         ring.push(Some(2));

@@ -1,35 +1,22 @@
 //! From a completion to the payloads that it hands back.
 
+use std::hint::cold_path;
+
 use super::completion::{Completion, Queue, WorkCompletion};
 use super::ring::Ring;
 use super::status::CompletionError;
 
-/// What work request identifiers hold above the sequence number: which queue pair of this process, and
-/// which of its queues. A completion with another tag is of something that is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tag(u64);
-
-impl Tag {
-    /// `epoch` numbers the queue pairs that were ever made.
-    pub(super) fn new(epoch: u32, queue: Queue) -> Tag {
-        let bit = match queue {
-            Queue::Send => 0,
-            Queue::Receive => 1 << 32,
-        };
-        Tag(u64::from(epoch) << 33 | bit)
-    }
-
-    /// The identifier of a work request.
-    #[inline]
-    pub(super) fn id(self, sequence: u32) -> u64 {
-        self.0 | u64::from(sequence)
-    }
-
-    /// The sequence number in an identifier, if it has this tag.
-    #[inline]
-    fn sequence(self, id: u64) -> Option<u32> {
-        ((id ^ self.0) >> 32 == 0).then_some(id as u32)
-    }
+/// Where the work requests of a queue are numbered from. The starts of all queues that a process makes
+/// lie as far apart as they can, however many there are (multiples of the golden ratio, see Knuth, The
+/// Art of Computer Programming, volume 3, section 6.4), so a completion of one is not taken for one of
+/// another. Sends and receives are told apart by bit 62, which no number of years carries into; bit 63
+/// is that of [`super::table`].
+pub(super) fn first_number(epoch: u64, queue: Queue) -> u64 {
+    let bit = match queue {
+        Queue::Send => 0,
+        Queue::Receive => 1 << 62,
+    };
+    (epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3) | bit
 }
 
 /// What a completion was about.
@@ -46,9 +33,14 @@ pub enum Settled<'q, S, R> {
 /// Completed sends: an iterator over their payloads, oldest first. Those not taken are dropped.
 pub struct Sent<'q, S> {
     outcome: Result<Completion, CompletionError>,
+    payloads: Payloads<'q, S>,
+}
+
+/// The payloads of completed sends that are not taken yet.
+struct Payloads<'q, S> {
     ring: &'q mut Ring<S>,
     /// Work requests that are done and still in the ring.
-    left: u32,
+    left: u64,
 }
 
 /// A completed receive.
@@ -62,65 +54,93 @@ pub struct Received<R> {
 
 impl<S> Sent<'_, S> {
     /// How the last of them went; those before it succeeded, unless their own completion said otherwise.
+    #[inline(always)]
     pub fn outcome(&self) -> &Result<Completion, CompletionError> {
         &self.outcome
     }
 
     /// Work requests that are done with this completion and not yet taken, those without payload too.
     pub fn work_requests(&self) -> u32 {
-        self.left
+        self.payloads.left as u32
     }
+}
+
+impl<S> Payloads<'_, S> {
+    #[inline(always)]
+    fn next(&mut self) -> Option<S> {
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        // SAFETY: `left` work requests were outstanding, and nobody else takes any meanwhile.
+        match unsafe { self.ring.pop_unchecked() } {
+            Some(payload) => Some(payload),
+            None => {
+                cold_path();
+                let payload;
+                (payload, self.left) = skip(self.ring, self.left);
+                payload
+            }
+        }
+    }
+}
+
+/// Past the work requests of a payload that its last one holds. Apart, so that the loop over payloads
+/// that have one each has none inside.
+#[inline(never)]
+fn skip<S>(ring: &mut Ring<S>, mut left: u64) -> (Option<S>, u64) {
+    let mut payload = None;
+    while left > 0 && payload.is_none() {
+        left -= 1;
+        // SAFETY: as above.
+        payload = unsafe { ring.pop_unchecked() };
+    }
+    (payload, left)
 }
 
 impl<S> Iterator for Sent<'_, S> {
     type Item = S;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<S> {
-        while self.left > 0 {
-            self.left -= 1;
-            // SAFETY: `left` work requests were outstanding, and nobody else takes any meanwhile.
-            if let Some(payload) = unsafe { self.ring.pop_unchecked() } {
-                return Some(payload);
-            }
-        }
-        None
+        self.payloads.next()
     }
 }
 
-impl<S> Drop for Sent<'_, S> {
-    #[inline]
+impl<S> Drop for Payloads<'_, S> {
+    #[inline(always)]
     fn drop(&mut self) {
-        for payload in self.by_ref() {
-            drop(payload);
+        if self.left > 0 {
+            drop_oldest(self.ring, self.left);
         }
     }
 }
 
-#[inline]
+/// Apart, so that a loop over payloads needs none of this in reach.
+#[inline(never)]
+fn drop_oldest<S>(ring: &mut Ring<S>, left: u64) {
+    let mut payloads = std::mem::ManuallyDrop::new(Payloads { ring, left });
+    while let Some(payload) = payloads.next() {
+        drop(payload);
+    }
+}
+
+#[inline(always)]
 pub(super) fn settle<'q, S, R>(
     done: &WorkCompletion,
-    (send, receive): (Tag, Tag),
     sends: &'q mut Ring<S>,
     receives: &mut Ring<R>,
 ) -> Settled<'q, S, R> {
-    if let Some(sequence) = send.sequence(done.id()) {
-        let left = sends.done_with(sequence);
-        if left == 0 {
-            return Settled::Stale;
-        }
+    let left = sends.done_with(done.id());
+    if left > 0 {
         return Settled::Sent(Sent {
             outcome: done.outcome(Queue::Send),
-            ring: sends,
-            left,
+            payloads: Payloads { ring: sends, left },
         });
     }
-    let Some(sequence) = receive.sequence(done.id()) else {
-        return Settled::Stale;
-    };
     // Earlier ones are left only when their completions were thrown away unsettled.
     let mut newest = None;
-    for _ in 0..receives.done_with(sequence) {
+    for _ in 0..receives.done_with(done.id()) {
         // SAFETY: so many are outstanding.
         newest = unsafe { receives.pop_unchecked() };
     }

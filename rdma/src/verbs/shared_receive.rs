@@ -154,6 +154,7 @@ impl<R: Sink> SharedReceiveQueue<R> {
     ) -> Result<SharedReceiveQueue<R>, VerbsError> {
         let (depth, segments) = (depth.max(1), segments.max(1));
         let context = pd.context();
+        context.check_process()?;
         let (name, limits) = (context.name(), context.limits());
         let lacking = || VerbsError::Lacking {
             device: name.to_owned(),
@@ -291,6 +292,7 @@ impl<R: Sink> SharedReceiveQueue<R> {
     /// Asks for one [`super::EventKind::SharedReceiveLimit`], when fewer than `limit` receives are left;
     /// 0 takes that back.
     pub fn arm_limit(&self, limit: u32) -> Result<(), VerbsError> {
+        self.shared.pd.context().check_process()?;
         let mut attributes = sys::ibv_srq_attr {
             srq_limit: limit,
             ..Default::default()
@@ -399,6 +401,9 @@ impl SharedReceiver {
 
 impl Drop for SharedReceiver {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
         let library = self.pd.context().library();
         // SAFETY: the queue is ours, and queue pairs that used it held it alive. Once destroyed, the
         // adapter no longer writes into what was posted on it, and that can be dropped.

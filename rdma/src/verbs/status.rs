@@ -9,7 +9,7 @@ use crate::sys;
 
 /// A work request that failed. Its queue pair is in the error state: all others on it come back flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("queue pair {qp_number}: {queue} failed: {status} (vendor code {vendor_code:#x}): {}", .status.meaning())]
+#[error("ibv_poll_cq on queue pair {qp_number}: {queue} failed: {status} (vendor code {vendor_code:#x}): {}", .status.meaning())]
 pub struct CompletionError {
     /// Why.
     pub status: Status,
@@ -48,6 +48,9 @@ pub enum Status {
     RemoteAborted,
     Fatal,
     ResponseTimeout,
+    RemoteInvalidRead,
+    WindowBind,
+    General,
     Other(u32),
 }
 
@@ -68,6 +71,9 @@ impl Status {
             sys::IBV_WC_REM_ABORT_ERR => Status::RemoteAborted,
             sys::IBV_WC_FATAL_ERR => Status::Fatal,
             sys::IBV_WC_RESP_TIMEOUT_ERR => Status::ResponseTimeout,
+            sys::IBV_WC_REM_INV_RD_REQ_ERR => Status::RemoteInvalidRead,
+            sys::IBV_WC_MW_BIND_ERR => Status::WindowBind,
+            sys::IBV_WC_GENERAL_ERR => Status::General,
             other => Status::Other(other),
         }
     }
@@ -102,6 +108,15 @@ impl Status {
             Status::RemoteAborted => "the peer gave it up",
             Status::Fatal => "the adapter failed",
             Status::ResponseTimeout => "the peer's answer is overdue",
+            Status::RemoteInvalidRead => {
+                "the peer's adapter refused a read: it serves none, or fewer at a time than were sent"
+            }
+            Status::WindowBind => {
+                "a memory window could not be bound: the region lacks the right, or belongs to another domain"
+            }
+            Status::General => {
+                "the adapter or its driver failed in a way it has no status for: see the vendor code and the kernel log"
+            }
             Status::Other(_) => "see enum ibv_wc_status in rdma-core",
         }
     }
@@ -124,6 +139,9 @@ impl fmt::Display for Status {
             Status::RemoteAborted => "aborted by the peer",
             Status::Fatal => "fatal error",
             Status::ResponseTimeout => "response timeout",
+            Status::RemoteInvalidRead => "remote invalid read request",
+            Status::WindowBind => "memory window bind error",
+            Status::General => "general error",
             Status::Other(raw) => return write!(f, "status {raw}"),
         })
     }

@@ -2,9 +2,12 @@
 
 mod datagram;
 mod events;
+mod fork;
+mod posting;
 mod regions;
 mod shared_receive;
 mod waiting;
+mod windows;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -158,7 +158,7 @@ pub(crate) fn soak(
     let next = Cell::new(0);
     block_on(async {
         let meet = async || {
-            for _ in 0..50 {
+            for _ in 0..1000 {
                 match client.meet(server).await {
                     Ok((link, numbers)) => {
                         numbers.into_iter().for_each(&met);

@@ -82,7 +82,8 @@ pub(super) async fn connect(
 
 /// Drives the link until it ends.
 pub(super) async fn drive(ring: Rc<Ring>, socket: Socket, driver: Driver) {
-    let session = Session::begin(driver, Rc::clone(&ring));
+    let patience = driver.deadline;
+    let session = Session::begin(driver, Rc::clone(&ring), patience);
     let ask = std::pin::pin!(ask(&ring, &socket, &session));
     let receive = std::pin::pin!(receive(&ring, &socket, &session));
     let watch = std::pin::pin!(session.watch());

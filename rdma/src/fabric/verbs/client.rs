@@ -23,6 +23,11 @@ use crate::verbs::{
 /// Request frames that may be on their way at a time; each has 32 entries at most.
 const FRAMES: usize = 8;
 
+/// For how many deadlines a peer may be silent. One that is gone is found out by the probes sooner, as its
+/// adapter doesn't acknowledge them; one that is there and doesn't run for long, on a busy machine, would
+/// not be faster on a new link.
+const BUSY_DEADLINES: u32 = 3;
+
 /// A page holds any frame.
 const _: () = assert!(MAX_FRAME_BYTES <= PAGE_BYTES);
 
@@ -157,7 +162,8 @@ pub(super) async fn drive(ring: Rc<Ring>, connected: Connected, driver: Driver) 
         rkey,
         frames,
     } = connected;
-    let session = Session::begin(driver, Rc::clone(&ring));
+    let patience = driver.deadline * BUSY_DEADLINES;
+    let session = Session::begin(driver, Rc::clone(&ring), patience);
     let requester = Requester {
         session,
         probing: Cell::new(false),
@@ -270,7 +276,6 @@ impl Settle<Sending, ()> for Requester {
             counters.verbs_work_failed.increment();
             return;
         }
-        self.session.acknowledged();
         for sending in sent {
             match sending {
                 Sending::Requests(_) => counters.verbs_sends_completed.increment(),

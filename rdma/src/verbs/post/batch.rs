@@ -1,10 +1,11 @@
 //! Gathers the work requests of one batch.
 
+use std::hint::cold_path;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 
-use super::{Kind, PostError, PostingInterface, Rejected, Rejection, Work, check_segments};
+use super::{PostError, PostingInterface, Rejected, Rejection, Verb, Work, check_segments};
 use crate::sys;
 use crate::verbs::memory::{LocalRange, RemoteAddress, Segment, Sink, Source};
 use crate::verbs::queue_pair::Core;
@@ -23,8 +24,7 @@ use crate::verbs::queue_pair::Core;
 /// ```
 pub struct SendBatch<'q, S: Source, R: Sink> {
     core: &'q mut Core<S, R>,
-    start: u32,
-    until_signal_before: u32,
+    start: u64,
     _stays_on_its_thread: PhantomData<*mut ()>,
 }
 
@@ -39,7 +39,6 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
         unsafe { core.work.start() };
         SendBatch {
             start: core.sends.next(),
-            until_signal_before: core.until_signal,
             core,
             _stays_on_its_thread: PhantomData,
         }
@@ -48,14 +47,21 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     /// Adds the work requests of one payload, which moves in and comes back when the last is done.
     #[inline(always)]
     pub fn push(&mut self, payload: S, work: &[Work<'_>]) -> Result<(), Rejected<S>> {
-        if let [request] = work
-            && let [segment] = request.segments
-            && self.takes_at_once(&payload, segment)
-        {
-            self.add_one(payload, request, segment);
-            return Ok(());
+        match work {
+            // The usual case, taken apart so that nothing of it has to be in memory.
+            [request] if request.segments.len() == 1 => {
+                let segment = request.segments[0];
+                let Work {
+                    verb,
+                    remote,
+                    immediate,
+                    ..
+                } = *request;
+                self.core
+                    .push_one(payload, verb, remote, immediate, request.flags(), segment)
+            }
+            work => self.core.push_any(payload, work),
         }
-        self.push_any(payload, work)
     }
 
     /// Adds a read from the peer's memory into a payload of ours. It is signalled.
@@ -68,9 +74,9 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     where
         S: Sink,
     {
-        self.push_any(
+        self.core.push_any(
             payload,
-            &[Work::new(Kind::Read(remote), segments).signaled()],
+            &[Work::new(Verb::Read, segments).at(remote).signaled()],
         )
     }
 
@@ -87,7 +93,7 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     where
         S: Sink,
     {
-        self.push_atomic(payload, result_at, remote, Kind::FetchAdd(remote, add))
+        self.push_atomic(payload, result_at, remote, Verb::FetchAdd, (add, 0))
     }
 
     /// Sets the 8 bytes at `remote`, which must be a multiple of 8, to `new` if they are `expected`, in
@@ -104,8 +110,8 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     where
         S: Sink,
     {
-        let kind = Kind::CompareSwap(remote, expected, new);
-        self.push_atomic(payload, result_at, remote, kind)
+        let operands = (expected, new);
+        self.push_atomic(payload, result_at, remote, Verb::CompareSwap, operands)
     }
 
     fn push_atomic(
@@ -113,7 +119,8 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
         payload: S,
         result_at: u32,
         remote: RemoteAddress,
-        kind: Kind,
+        verb: Verb,
+        operands: (u64, u64),
     ) -> Result<(), Rejected<S>> {
         let address = remote.address;
         let reason = if !self.core.work.has_atomics() {
@@ -122,7 +129,8 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
             Rejection::Unaligned { address }
         } else {
             let result = [Segment::new(result_at, 8)];
-            return self.push_any(payload, &[Work::new(kind, &result).signaled()]);
+            let work = Work::new(verb, &result).at(remote).with(operands);
+            return self.core.push_any(payload, &[work.signaled()]);
         };
         Err(Rejected { payload, reason })
     }
@@ -140,9 +148,10 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     }
 
     /// Posts the batch with one doorbell; how many work requests that were.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) -> Result<usize, PostError<S>> {
-        if self.is_empty() {
+        let count = self.len();
+        if count == 0 {
             return Ok(0);
         }
         let mut batch = ManuallyDrop::new(self);
@@ -151,71 +160,112 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
         // registered, and in payloads that the ring owns until they complete.
         let code = unsafe { batch.core.work.complete() };
         if code == 0 {
-            return Ok(batch.len());
+            return Ok(count);
         }
-        Err(batch.refused(code))
+        let start = batch.start;
+        Err(batch.core.refused(code, start))
     }
+}
 
-    #[cold]
-    fn refused(&mut self, code: i32) -> PostError<S> {
-        let source = match code {
-            -1 => io::Error::last_os_error(),
-            code => io::Error::from_raw_os_error(code.saturating_abs()),
-        };
-        let wanted = self.len();
-        let posted = self.core.work.posted();
-        PostError {
-            verb: match self.core.work.interface() {
-                PostingInterface::Extended => "ibv_wr_complete",
-                PostingInterface::Classic => "ibv_post_send",
-            },
-            qp_number: self.core.qp_number,
-            posted,
-            wanted,
-            source,
-            payloads: self.take_back(posted),
+impl<S: Source, R: Sink> Drop for SendBatch<'_, S, R> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.core.abandon(self.start);
+    }
+}
+
+impl<S: Source, R: Sink> Core<S, R> {
+    /// Adds one work request of one segment to the open batch.
+    #[inline(always)]
+    fn push_one(
+        &mut self,
+        payload: S,
+        verb: Verb,
+        remote: RemoteAddress,
+        immediate: u32,
+        flags: u32,
+        segment: Segment,
+    ) -> Result<(), Rejected<S>> {
+        let from = (payload.as_ptr() as usize).wrapping_add(segment.offset as usize);
+        let until = from.wrapping_add(segment.len as usize);
+        if !self.sends.has_room() {
+            return Err(full(payload));
         }
-    }
-
-    /// Whether one work request of one segment can be added without a further look: there is room, the
-    /// segment lies in the payload, and in the region of the last one.
-    #[inline(always)]
-    fn takes_at_once(&self, payload: &S, segment: &Segment) -> bool {
-        let core = &*self.core;
-        let start = payload.as_ptr() as usize;
-        let from = start.wrapping_add(segment.offset as usize);
-        core.sends.has_room()
-            && segment.lies_within(payload.len())
-            && core.last_range.start <= from
-            && from.wrapping_add(segment.len as usize) <= core.last_range.end
-    }
-
-    #[inline(always)]
-    fn add_one(&mut self, payload: S, request: &Work<'_>, segment: &Segment) {
-        let core = &mut *self.core;
-        let addr = payload.as_ptr() as u64 + u64::from(segment.offset);
-        // SAFETY: there is room, as the caller checked.
-        let sequence = unsafe { core.sends.push_unchecked(Some(payload)) };
-        let (id, flags) = (core.send_tag.id(sequence), core.flags(request));
-        let lkey = core.last_range.lkey;
-        let length = segment.len;
-        debug_assert!(
-            !request.kind.writes_payload(),
-            "those go through `push_any`"
-        );
+        // In the region of the last one, and in the payload? In this order and with an exit each, the
+        // compiler tests and branches; otherwise it computes both sides first.
+        if from < self.last_range.start {
+            return self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment);
+        }
+        if !segment.lies_within(payload.len()) {
+            return Err(outside(payload, segment));
+        }
+        if until > self.last_range.end {
+            return self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment);
+        }
+        debug_assert!(!verb.writes_payload(), "those go through `push_any`");
+        let flags = self.signal(flags);
+        // SAFETY: there is room.
+        let number = unsafe { self.sends.push_unchecked(Some(payload)) };
         // SAFETY: the batch is open and there was room. The segment lies in a region of that key, which
         // stays registered, and in a payload that the ring owns until it completes, or, copied, that is
         // valid now.
         unsafe {
-            core.work.add(id, flags, request.kind);
-            if length < core.inline_below {
-                core.work.set_inline(addr, length);
+            if segment.len < self.inline_below {
+                cold_path();
+                let request = (number, flags | sys::IBV_SEND_INLINE);
+                self.work.add(request, verb, remote, immediate, (0, 0));
+                self.work.set_inline(from as u64, segment.len);
             } else {
-                core.work.set_segment(sys::ibv_sge { addr, length, lkey });
+                self.work
+                    .add((number, flags), verb, remote, immediate, (0, 0));
+                self.work.set_segment(sys::ibv_sge {
+                    addr: from as u64,
+                    length: segment.len,
+                    lkey: self.last_range.lkey,
+                });
             }
         }
+        Ok(())
     }
 
+    /// As [`Core::push_one`], wherever the payload lies.
+    #[cold]
+    #[inline(never)]
+    fn push_one_elsewhere(
+        &mut self,
+        payload: S,
+        verb: Verb,
+        remote: RemoteAddress,
+        immediate: u32,
+        flags: u32,
+        segment: Segment,
+    ) -> Result<(), Rejected<S>> {
+        let work = Work {
+            verb,
+            signaled: flags & sys::IBV_SEND_SIGNALED != 0,
+            fenced: flags & sys::IBV_SEND_FENCE != 0,
+            immediate,
+            remote,
+            operands: (0, 0),
+            segments: &[segment],
+        };
+        self.push_any(payload, &[work])
+    }
+
+    /// The flags of the next work request, which is signalled when asked, and now and then unasked.
+    #[inline(always)]
+    fn signal(&mut self, flags: u32) -> u32 {
+        let number = self.sends.next();
+        if flags & sys::IBV_SEND_SIGNALED != 0
+            || number.wrapping_sub(self.signaled_until) >= self.unsignaled_limit
+        {
+            self.signaled_until = number.wrapping_add(1);
+            return flags | sys::IBV_SEND_SIGNALED;
+        }
+        flags
+    }
+
+    /// Adds any work requests to the open batch.
     #[inline(never)]
     fn push_any(&mut self, payload: S, work: &[Work<'_>]) -> Result<(), Rejected<S>> {
         match self.check(&payload, work) {
@@ -227,8 +277,7 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
 
     /// What a payload's work requests need, or why they can't be.
     fn check(&mut self, payload: &S, work: &[Work<'_>]) -> Result<Option<LocalRange>, Rejection> {
-        let core = &mut *self.core;
-        let room = core.sends.free();
+        let room = self.sends.free();
         let wanted = u32::try_from(work.len()).unwrap_or(u32::MAX);
         if wanted > room {
             return Err(Rejection::QueueFull { room, wanted });
@@ -238,26 +287,25 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
         }
         let (mut any, mut writes) = (false, false);
         for request in work {
-            check_segments(request.segments, payload.len(), core.max_segments)?;
+            check_segments(request.segments, payload.len(), self.max_segments)?;
             any |= !request.segments.is_empty();
-            writes |= request.kind.writes_payload();
+            writes |= request.verb.writes_payload();
         }
-        if writes && core.reads_issued == 0 {
+        if writes && self.reads_issued == 0 {
             return Err(Rejection::NoReads);
         }
         if !any {
             return Ok(None);
         }
-        let range = core.range_of(payload.as_ptr(), payload.len())?;
+        let range = self.range_of(payload.as_ptr(), payload.len())?;
         if writes && !range.writable {
             return Err(Rejection::ReadOnly);
         }
-        core.last_range = range;
+        self.last_range = range;
         Ok(Some(range))
     }
 
     fn add(&mut self, payload: S, work: &[Work<'_>], range: Option<LocalRange>) {
-        let core = &mut *self.core;
         let base = payload.as_ptr() as u64;
         let lkey = range.map_or(0, |range| range.lkey);
         let mut payload = Some(payload);
@@ -267,70 +315,114 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
             } else {
                 None
             };
-            let sequence = core.sends.push(kept);
-            let (id, flags) = (core.send_tag.id(sequence), core.flags(request));
+            let mut flags = self.signal(request.flags());
+            let number = self.sends.push(kept);
             let bytes: u64 = request
                 .segments
                 .iter()
                 .map(|segment| u64::from(segment.len))
                 .sum();
             let copied = !request.segments.is_empty()
-                && bytes < u64::from(core.inline_below)
-                && !request.kind.writes_payload();
+                && bytes < u64::from(self.inline_below)
+                && !request.verb.writes_payload();
+            if copied {
+                flags |= sys::IBV_SEND_INLINE;
+            }
             // SAFETY: the batch is open, there is room and not too many segments, as `check` found.
             // They lie in a region of that key, which stays registered, and in a payload that the ring
             // owns until its last work request completes, or, copied, that is valid now.
             unsafe {
-                core.work.add(id, flags, request.kind);
+                self.work.add(
+                    (number, flags),
+                    request.verb,
+                    request.remote,
+                    request.immediate,
+                    request.operands,
+                );
                 if copied {
-                    let list = &mut core.inline_list[..request.segments.len()];
+                    let list = &mut self.inline_list[..request.segments.len()];
                     for (target, segment) in list.iter_mut().zip(request.segments) {
                         target.addr = (base + u64::from(segment.offset)) as *mut std::ffi::c_void;
                         target.length = segment.len as usize;
                     }
-                    core.work.set_inline_list(list);
+                    self.work.set_inline_list(list);
                 } else {
-                    let list = &mut core.segment_list[..request.segments.len()];
+                    let list = &mut self.segment_list[..request.segments.len()];
                     for (target, segment) in list.iter_mut().zip(request.segments) {
                         *target = segment.within(base, lkey);
                     }
-                    core.work.set_segments(list);
+                    self.work.set_segments(list);
                 }
             }
         }
     }
 
-    /// Takes back everything after the first `posted` work requests.
-    fn take_back(&mut self, posted: usize) -> Vec<S> {
-        let core = &mut *self.core;
+    /// What to tell of a batch that the provider refused.
+    #[cold]
+    #[inline(never)]
+    fn refused(&mut self, code: i32, start: u64) -> PostError<S> {
+        let source = match code {
+            -1 => io::Error::last_os_error(),
+            code => io::Error::from_raw_os_error(code.saturating_abs()),
+        };
+        let wanted = self.sends.next().wrapping_sub(start) as usize;
+        let posted = self.work.posted();
+        PostError {
+            verb: match self.work.interface() {
+                PostingInterface::Extended => "ibv_wr_complete",
+                PostingInterface::Classic => "ibv_post_send",
+            },
+            qp_number: self.qp_number,
+            posted,
+            wanted,
+            source,
+            payloads: self.take_back(start, posted),
+        }
+    }
+
+    /// Ends an open batch without posting it.
+    #[cold]
+    #[inline(never)]
+    fn abandon(&mut self, start: u64) {
+        self.batch_open = false;
+        // SAFETY: the batch is open.
+        unsafe { self.work.abort() };
+        drop(self.take_back(start, 0));
+    }
+
+    /// Takes back everything after the first `posted` work requests of a batch.
+    fn take_back(&mut self, start: u64, posted: usize) -> Vec<S> {
         let mut payloads = Vec::new();
-        let end = self.start.wrapping_add(posted as u32);
-        while let Some(payload) = core.sends.pop_back(end) {
+        let end = start.wrapping_add(posted as u64);
+        while let Some(payload) = self.sends.pop_back(end) {
             payloads.extend(payload);
         }
-        if posted == 0 {
-            core.until_signal = self.until_signal_before;
-        } else {
-            // The adapter still reads the payload whose work requests were cut: those posted keep it.
-            let last = end.wrapping_sub(1);
-            if !core.sends.has_payload(last)
-                && let Some(payload) = payloads.pop()
-            {
-                core.sends.keep_with(last, payload);
-            }
-            // What asked for a completion may not be among those posted: the next one asks for one.
-            core.until_signal = 1;
+        // The adapter still reads a payload whose work requests were cut: those posted keep it.
+        let last = end.wrapping_sub(1);
+        if posted > 0
+            && !self.sends.has_payload(last)
+            && let Some(payload) = payloads.pop()
+        {
+            self.sends.keep_with(last, payload);
         }
+        // What asked for a completion may be among those taken back.
+        self.signal_next();
         payloads.reverse();
         payloads
     }
 }
 
-impl<S: Source, R: Sink> Drop for SendBatch<'_, S, R> {
-    fn drop(&mut self) {
-        self.core.batch_open = false;
-        // SAFETY: the batch is open.
-        unsafe { self.core.work.abort() };
-        drop(self.take_back(0));
-    }
+#[cold]
+#[inline(never)]
+fn full<S>(payload: S) -> Rejected<S> {
+    let reason = Rejection::QueueFull { room: 0, wanted: 1 };
+    Rejected { payload, reason }
+}
+
+#[cold]
+#[inline(never)]
+fn outside<S: Source>(payload: S, segment: Segment) -> Rejected<S> {
+    let len = payload.len();
+    let reason = Rejection::OutsidePayload { segment, len };
+    Rejected { payload, reason }
 }

@@ -3,9 +3,10 @@
 use std::ptr::NonNull;
 
 use super::classic::Classic;
-use super::{Kind, PostingInterface};
+use super::{PostingInterface, Verb};
 use crate::sys;
 use crate::verbs::context::PostSend;
+use crate::verbs::memory::RemoteAddress;
 
 type Start = unsafe extern "C" fn(*mut sys::ibv_qp_ex);
 type Complete = unsafe extern "C" fn(*mut sys::ibv_qp_ex) -> i32;
@@ -29,6 +30,11 @@ pub(in crate::verbs) const OPERATIONS: u32 = sys::IBV_QP_EX_WITH_RDMA_WRITE
 /// And with.
 pub(in crate::verbs) const ATOMICS: u32 =
     sys::IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP | sys::IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD;
+
+const NOWHERE: RemoteAddress = RemoteAddress {
+    address: 0,
+    rkey: 0,
+};
 
 /// A queue pair's operations. Each is called between `start` and `complete` or `abort`.
 pub(in crate::verbs) struct WorkRequests {
@@ -157,10 +163,18 @@ impl WorkRequests {
     /// Adds a work request, whose segments must be set next.
     ///
     /// # Safety
-    /// A batch must be open and the queue pair have room for it.
+    /// A batch must be open and the queue pair have room for it; for atomics there must be some.
     #[inline(always)]
-    pub(super) unsafe fn add(&self, id: u64, flags: u32, kind: Kind) {
+    pub(super) unsafe fn add(
+        &self,
+        (id, flags): (u64, u32),
+        verb: Verb,
+        remote: RemoteAddress,
+        immediate: u32,
+        operands: (u64, u64),
+    ) {
         let queue_pair = self.queue_pair.as_ptr();
+        let RemoteAddress { address, rkey } = remote;
         // SAFETY: the queue pair lives, by the contract of the constructors; these two fields are for
         // its user to set before each work request.
         unsafe {
@@ -169,24 +183,22 @@ impl WorkRequests {
         }
         // SAFETY: the operations are of this queue pair.
         unsafe {
-            match kind {
-                Kind::Send => (self.send)(queue_pair),
-                Kind::SendWithImmediate(immediate) => {
-                    (self.send_immediate)(queue_pair, immediate.to_be());
+            match verb {
+                Verb::Send => (self.send)(queue_pair),
+                Verb::SendWithImmediate => (self.send_immediate)(queue_pair, immediate.to_be()),
+                Verb::Write => (self.write)(queue_pair, rkey, address),
+                Verb::WriteWithImmediate => {
+                    (self.write_immediate)(queue_pair, rkey, address, immediate.to_be());
                 }
-                Kind::Write(to) => (self.write)(queue_pair, to.rkey, to.address),
-                Kind::WriteWithImmediate(to, immediate) => {
-                    (self.write_immediate)(queue_pair, to.rkey, to.address, immediate.to_be());
-                }
-                Kind::Read(from) => (self.read)(queue_pair, from.rkey, from.address),
-                Kind::FetchAdd(at, add) => {
-                    if let Some((fetch_add, _)) = self.atomics {
-                        fetch_add(queue_pair, at.rkey, at.address, add);
-                    }
-                }
-                Kind::CompareSwap(at, expected, new) => {
-                    if let Some((_, compare_swap)) = self.atomics {
-                        compare_swap(queue_pair, at.rkey, at.address, expected, new);
+                Verb::Read => (self.read)(queue_pair, rkey, address),
+                Verb::FetchAdd | Verb::CompareSwap => {
+                    let Some((fetch_add, compare_swap)) = self.atomics else {
+                        unreachable!("atomics are refused where there are none");
+                    };
+                    let (first, second) = operands;
+                    match verb {
+                        Verb::FetchAdd => fetch_add(queue_pair, rkey, address, first),
+                        _ => compare_swap(queue_pair, rkey, address, first, second),
                     }
                 }
             }
@@ -221,7 +233,8 @@ impl WorkRequests {
         }
     }
 
-    /// Copies the bytes of the work request just added, which is a send or a write.
+    /// Copies the bytes of the work request just added, which is a send or a write with the flag
+    /// `IBV_SEND_INLINE`: some providers (rxe) go by the flag, others (mlx5) by the operation.
     ///
     /// # Safety
     /// One was just added; the bytes are valid now and no more than the queue pair takes inline.
@@ -256,7 +269,8 @@ impl WorkRequests {
         // SAFETY: as the caller says; a send without segments names no memory.
         unsafe {
             self.start();
-            self.add(id, sys::IBV_SEND_SIGNALED, Kind::Send);
+            let request = (id, sys::IBV_SEND_SIGNALED);
+            self.add(request, Verb::Send, NOWHERE, 0, (0, 0));
             self.set_segments(&[]);
             self.complete()
         }

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::create::{Wanted, create};
 use super::{Granted, QueuePairConfig, QueuePairState};
@@ -15,32 +15,31 @@ use crate::verbs::error::VerbsError;
 use crate::verbs::event::Notes;
 use crate::verbs::memory::{LocalRange, MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use crate::verbs::port::{LinkLayer, LocalPort};
-use crate::verbs::post::{Rejected, Rejection, Work, WorkRequests, check_segments};
+use crate::verbs::post::{Rejected, Rejection, WorkRequests, check_segments};
 use crate::verbs::ring::Ring;
-use crate::verbs::settle::Tag;
+use crate::verbs::settle::first_number;
 use crate::verbs::shared_receive::SharedReceiver;
 
 /// Reads served at a time, when the device can do as many.
 const READS_IN_FLIGHT: u8 = 16;
 
 /// Numbers the queue pairs of this process.
-static EPOCH: AtomicU32 = AtomicU32::new(1);
+static EPOCH: AtomicU64 = AtomicU64::new(1);
 
 /// What posting and settling touch stands first.
 pub(in crate::verbs) struct Core<S, R> {
     pub(in crate::verbs) sends: Ring<S>,
-    pub(in crate::verbs) send_tag: Tag,
     /// The attached region that the last payload lay in.
     pub(in crate::verbs) last_range: LocalRange,
-    /// Work requests to go, the signalled one included, before one is signalled unasked.
-    pub(in crate::verbs) until_signal: u32,
-    signal_every: u32,
+    /// The number after the last signalled work request.
+    pub(in crate::verbs) signaled_until: u64,
+    /// So many in a row go unsignalled at most.
+    pub(in crate::verbs) unsignaled_limit: u64,
     /// Shorter messages are copied.
     pub(in crate::verbs) inline_below: u32,
     pub(in crate::verbs) batch_open: bool,
     pub(in crate::verbs) work: WorkRequests,
     pub(in crate::verbs) receives: Ring<R>,
-    pub(in crate::verbs) receive_tag: Tag,
     operations: Operations,
     pub(in crate::verbs) raw: NonNull<sys::ibv_qp>,
     pub(in crate::verbs) qp_number: u32,
@@ -58,6 +57,8 @@ pub(in crate::verbs) struct Core<S, R> {
     packet_sequence: u32,
     reads_in_flight: u8,
     reserved: u32,
+    /// Tells it from all others this process ever made.
+    pub(in crate::verbs) epoch: u64,
     shared_receives: Option<Arc<SharedReceiver>>,
     /// The adapter's queue pair points to it, for events.
     notes: Arc<Notes>,
@@ -78,6 +79,7 @@ impl<S, R> Core<S, R> {
         shared_receives: Option<&Arc<SharedReceiver>>,
     ) -> Result<Core<S, R>, VerbsError> {
         let context = pd.context();
+        context.check_process()?;
         if !Arc::ptr_eq(context, queue.context()) {
             return Err(VerbsError::Foreign {
                 what: "the completion queue",
@@ -142,15 +144,14 @@ impl<S, R> Core<S, R> {
         let qp_number = unsafe { (*made.raw.as_ptr()).qp_num };
         let inline_bytes = config.inline_bytes.min(made.inline_bytes);
         let reads_in_flight = limits.reads_in_flight.min(READS_IN_FLIGHT);
-        let signal_every = (send_depth / 2).max(1);
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
+        let first = first_number(epoch, Queue::Send);
         let width = max_segments as usize;
         Ok(Core {
-            sends: Ring::new(send_depth),
-            send_tag: Tag::new(epoch, Queue::Send),
+            sends: Ring::new(send_depth, first),
             last_range: LocalRange::NONE,
-            until_signal: signal_every,
-            signal_every,
+            signaled_until: first,
+            unsignaled_limit: u64::from((send_depth / 2).saturating_sub(1)),
             inline_below: match inline_bytes {
                 0 => 0,
                 bytes => bytes.saturating_add(1),
@@ -164,8 +165,7 @@ impl<S, R> Core<S, R> {
                 interface: made.work.interface(),
             },
             work: made.work,
-            receives: Ring::new(receive_depth),
-            receive_tag: Tag::new(epoch, Queue::Receive),
+            receives: Ring::new(receive_depth, first_number(epoch, Queue::Receive)),
             operations: context.operations(),
             raw: made.raw,
             qp_number,
@@ -180,6 +180,7 @@ impl<S, R> Core<S, R> {
             packet_sequence: (RandomState::new().build_hasher().finish() & 0xff_ffff) as u32,
             reads_in_flight,
             reserved,
+            epoch,
             shared_receives: shared_receives.map(Arc::clone),
             notes,
             queue: Arc::clone(queue),
@@ -221,6 +222,7 @@ impl<S, R> Core<S, R> {
         mask: u32,
         to: &str,
     ) -> Result<(), VerbsError> {
+        self.pd.context().check_process()?;
         // SAFETY: the queue pair is ours and the attributes named in the mask are set.
         let code = unsafe {
             (self.pd.context().library().modify_qp)(
@@ -337,6 +339,7 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn state(&self) -> Result<QueuePairState, VerbsError> {
+        self.pd.context().check_process()?;
         let mut attributes = sys::ibv_qp_attr::default();
         let mut initial = sys::ibv_qp_init_attr::default();
         // SAFETY: the queue pair and both structures are ours.
@@ -381,15 +384,20 @@ impl<S, R> Core<S, R> {
         }
         self.close_forgotten_batch();
         // What succeeded unsignalled has no completion of its own: this one, flushed, stands for it.
-        let sequence = self.sends.push(None);
+        let marker = self.sends.push(None);
         self.sends.shut();
         // SAFETY: no batch is open, and one entry of the send queue is kept for this.
-        let code = unsafe { self.work.post_empty_send(self.send_tag.id(sequence)) };
+        let code = unsafe { self.work.post_empty_send(marker) };
         if code != 0 {
-            self.sends.pop_back(sequence);
+            self.sends.pop_back(marker);
             return Err(VerbsError::code("ibv_post_send", self.object(), code));
         }
         Ok(())
+    }
+
+    /// Has the next work request signalled, whatever went before it.
+    pub(in crate::verbs) fn signal_next(&mut self) {
+        self.signaled_until = self.sends.next().wrapping_sub(self.unsignaled_limit);
     }
 
     /// Takes back what a batch told the provider that was never dropped ([`std::mem::forget`]). Its
@@ -399,20 +407,8 @@ impl<S, R> Core<S, R> {
         if std::mem::take(&mut self.batch_open) {
             // SAFETY: the batch is open and nobody uses it any more.
             unsafe { self.work.abort() };
-            self.until_signal = 1;
+            self.signal_next();
         }
-    }
-
-    /// The flags of the next work request, which is signalled when asked, and now and then unasked.
-    #[inline(always)]
-    pub(in crate::verbs) fn flags(&mut self, work: &Work<'_>) -> u32 {
-        self.until_signal -= 1;
-        let mut flags = work.flags();
-        if self.until_signal == 0 || flags & sys::IBV_SEND_SIGNALED != 0 {
-            flags |= sys::IBV_SEND_SIGNALED;
-            self.until_signal = self.signal_every;
-        }
-        flags
     }
 
     pub(super) fn attach(&mut self, region: &Arc<MemoryRegion>) -> Result<(), VerbsError> {
@@ -425,6 +421,52 @@ impl<S, R> Core<S, R> {
         self.ranges.push(region.local());
         self.regions.push(Arc::clone(region));
         Ok(())
+    }
+
+    /// As [`Core::range_of`], with the region itself.
+    pub(in crate::verbs) fn region_of(
+        &self,
+        start: *const u8,
+        len: usize,
+    ) -> Result<Arc<MemoryRegion>, Rejection> {
+        let range = self.range_of(start, len)?;
+        self.regions
+            .iter()
+            .find(|region| region.local().lkey == range.lkey)
+            .map(Arc::clone)
+            .ok_or(Rejection::NotAttached)
+    }
+
+    /// Posts a work request that moves no data, signalled, and gives it a place among the sends without a
+    /// payload: its number.
+    ///
+    /// # Safety
+    /// It must have no segments, and what it names must live until it has completed.
+    pub(in crate::verbs) unsafe fn post_control(
+        &mut self,
+        request: &mut sys::ibv_send_wr,
+    ) -> Result<u64, Rejection> {
+        if !self.sends.has_room() {
+            return Err(Rejection::QueueFull { room: 0, wanted: 1 });
+        }
+        self.close_forgotten_batch();
+        let number = self.sends.push(None);
+        request.wr_id = number;
+        request.send_flags = sys::IBV_SEND_SIGNALED;
+        let mut refused = null_mut();
+        // SAFETY: the queue pair is ours and no batch is open; the caller vouches for the request, which
+        // ends its list.
+        let code = unsafe { (self.operations.post_send)(self.raw.as_ptr(), request, &mut refused) };
+        if code == 0 {
+            self.signaled_until = number.wrapping_add(1);
+            return Ok(number);
+        }
+        let errno = match code {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            code => code.saturating_abs(),
+        };
+        self.sends.pop_back(number);
+        Err(Rejection::SendRefused { errno })
     }
 
     /// The attached region that a payload lies in.
@@ -459,9 +501,9 @@ impl<S: Source, R: Sink> Core<S, R> {
             *target = segment.within(base, lkey);
         }
         // SAFETY: there is room, as checked.
-        let sequence = unsafe { self.receives.push_unchecked(Some(payload)) };
+        let number = unsafe { self.receives.push_unchecked(Some(payload)) };
         let mut request = sys::ibv_recv_wr {
-            wr_id: self.receive_tag.id(sequence),
+            wr_id: number,
             next: null_mut(),
             sg_list: self.segment_list.as_mut_ptr(),
             num_sge: segments.len() as i32,
@@ -479,7 +521,7 @@ impl<S: Source, R: Sink> Core<S, R> {
             -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
             code => code.saturating_abs(),
         };
-        let payload = self.receives.pop_back(sequence).flatten();
+        let payload = self.receives.pop_back(number).flatten();
         let payload = payload.expect("the payload pushed a moment ago");
         Err(Rejected {
             payload,
@@ -507,6 +549,9 @@ impl<S: Source, R: Sink> Core<S, R> {
 
 impl<S, R> Drop for Core<S, R> {
     fn drop(&mut self) {
+        if self.pd.context().is_inherited() {
+            return;
+        }
         self.close_forgotten_batch();
         // The adapter stops sooner this way; destroying it is what makes sure.
         self.to_error().ok();

@@ -1,0 +1,147 @@
+//! Sleeping until there is a completion: notifications, and their order that loses none.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+
+use super::{CompletionQueue, WorkCompletion};
+use crate::verbs::error::VerbsError;
+
+/// Notifications acknowledged at a time: each acknowledgement takes a lock in libibverbs.
+const ACKNOWLEDGED_TOGETHER: u32 = 64;
+
+impl CompletionQueue {
+    /// The descriptor that becomes readable; `None` for a queue made with [`CompletionQueue::new`].
+    /// It doesn't block. Watch it level-triggered, or call [`CompletionQueue::drain_events`] each time.
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.shared.channel.map(|channel| {
+            // SAFETY: the channel lives as long as `shared`, which `self` keeps.
+            unsafe { BorrowedFd::borrow_raw((*channel.as_ptr()).fd) }
+        })
+    }
+
+    /// Asks for one notification, for the next completion that arrives from now on. Poll to empty
+    /// *after* this and before waiting, since what arrived before causes none.
+    pub fn request_notification(&mut self) -> Result<(), VerbsError> {
+        // SAFETY: the queue lives as long as `shared`.
+        let code = unsafe { (self.operations.request_notify)(self.shared.raw.as_ptr(), 0) };
+        if code != 0 {
+            return Err(VerbsError::code(
+                "ibv_req_notify_cq",
+                self.shared.context.name(),
+                code,
+            ));
+        }
+        self.armed = true;
+        Ok(())
+    }
+
+    /// Asks for a notification unless one was asked for that has not come; whether it asked.
+    pub(in crate::verbs) fn arm(&mut self) -> Result<bool, VerbsError> {
+        if self.armed {
+            return Ok(false);
+        }
+        if self.shared.channel.is_none() {
+            return Err(VerbsError::WithoutEvents {
+                device: self.shared.context.name().to_owned(),
+            });
+        }
+        self.request_notification().map(|()| true)
+    }
+
+    /// Waits for the next completion, asleep in poll(2), for as long as `patience`. `None` when there was
+    /// none in that time.
+    pub fn wait(&mut self, patience: Duration) -> Result<Option<WorkCompletion>, VerbsError> {
+        let deadline = Instant::now().checked_add(patience);
+        loop {
+            if let Some(done) = self.poll()? {
+                return Ok(Some(done));
+            }
+            if self.arm()? {
+                // What arrived before this request causes no notification: look again.
+                continue;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(None);
+            }
+            self.sleep(left)?;
+            self.drain_events()?;
+        }
+    }
+
+    /// Sleeps until the descriptor is readable, a signal comes or the time is over.
+    fn sleep(&self, time: Option<Duration>) -> Result<(), VerbsError> {
+        let Some(fd) = self.event_fd() else {
+            return Ok(());
+        };
+        let mut watched = libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let time = time.map(|time| libc::timespec {
+            tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: one descriptor to watch and the time, both ours; no signal mask.
+        if unsafe { libc::ppoll(&mut watched, 1, time, std::ptr::null()) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(VerbsError::Call {
+                    verb: "ppoll",
+                    object: format!("{} completion channel", self.shared.context.name()),
+                    source: error,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all notifications that are due; how many there were. They are acknowledged many at a time.
+    pub fn drain_events(&mut self) -> Result<u32, VerbsError> {
+        let Some(channel) = self.shared.channel else {
+            return Ok(0);
+        };
+        let library = self.shared.context.library();
+        let mut events = 0;
+        let outcome = loop {
+            let (mut queue, mut tag) = (null_mut(), null_mut());
+            // SAFETY: the channel is ours alone and doesn't block; the out pointers are ours.
+            let code = unsafe { (library.get_cq_event)(channel.as_ptr(), &mut queue, &mut tag) };
+            if code == 0 {
+                events += 1;
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::WouldBlock => break Ok(events),
+                io::ErrorKind::Interrupted => {}
+                _ => {
+                    break Err(VerbsError::Call {
+                        verb: "ibv_get_cq_event",
+                        object: self.shared.context.name().to_owned(),
+                        source: error,
+                    });
+                }
+            }
+        };
+        if events > 0 {
+            self.armed = false;
+            self.unacknowledged += events;
+            if self.unacknowledged >= ACKNOWLEDGED_TOGETHER {
+                self.acknowledge();
+            }
+        }
+        outcome
+    }
+
+    pub(super) fn acknowledge(&mut self) {
+        let events = std::mem::take(&mut self.unacknowledged);
+        let library = self.shared.context.library();
+        // SAFETY: this queue is the only one on its channel, so all events taken were its own.
+        unsafe { (library.ack_cq_events)(self.shared.raw.as_ptr(), events) };
+    }
+}
