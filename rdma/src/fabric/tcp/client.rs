@@ -18,9 +18,9 @@ use crate::fabric::session::{Session, UnderWay};
 use crate::fabric::{FabricError, trailer_at};
 use crate::shard::{Message, Ring, Socket};
 
-/// Bytes received in one operation: large enough to be cheap, small enough that a slow peer's data
-/// shows progress, and so is a sign of life, long before the deadline.
-const PIECE_BYTES: usize = 256 << 10;
+/// Bytes received in one operation: large enough to be cheap, small enough to show progress, which is a
+/// sign of life: at 100 KB/s, every 10 s.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Opens a data connection and shows the ticket.
 pub(super) async fn connect(
