@@ -3,28 +3,28 @@
 //! A thread a connection reads lines and sends events; one loop takes them in, writes to agents and to
 //! the journal.
 
-use std::collections::HashMap;
+mod connections;
+mod gather;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::coordinator::{Action, Coordinator, Event};
 use super::journal::Journal;
-use super::line::{ALIVE_EVERY, LineReader, write};
-use super::message::{FromAgent, FromCoordinator, VERSION};
+use super::line::{ALIVE_EVERY, write};
+use super::message::{FromAgent, FromCoordinator};
 use super::schedule::rounds;
 use super::{Left, MOST_NODES, Mesh, MeshError, Node, Pair};
+use connections::{Acceptor, Incoming};
+use gather::gather;
 
 /// Connections beyond the nodes that are awaited: strangers, and nodes that come twice.
 const SPARE_CONNECTIONS: usize = 64;
 /// How often time passes for the state machine.
 const TICK: Duration = Duration::from_millis(500);
-/// A connection's thread holds one line.
-const STACK: usize = 256 << 10;
 
 /// How to coordinate.
 pub struct CoordinateOptions {
@@ -87,25 +87,6 @@ struct Agent {
     address: IpAddr,
 }
 
-enum Incoming {
-    /// A first line arrived on this connection.
-    Join {
-        connection: usize,
-        stream: TcpStream,
-        from: IpAddr,
-        node: Node,
-        address: Option<IpAddr>,
-    },
-    Said {
-        connection: usize,
-        message: FromAgent,
-    },
-    /// The connection ended.
-    Ended { connection: usize, reason: String },
-    /// Somebody who is no agent.
-    Stranger { from: String, reason: String },
-}
-
 /// Waits for the nodes, has every pair measured, and returns what is known then.
 pub fn coordinate(
     options: CoordinateOptions,
@@ -141,305 +122,11 @@ pub fn coordinate(
     Ok(journal.into_mesh())
 }
 
-/// Accepts until dropped.
-struct Acceptor {
-    ends: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Acceptor {
-    fn start(
-        listener: TcpListener,
-        send: Sender<Incoming>,
-        most: usize,
-    ) -> Result<Acceptor, MeshError> {
-        let system = |source| MeshError::System {
-            attempted: "listen for nodes",
-            source,
-        };
-        listener.set_nonblocking(true).map_err(system)?;
-        let ends = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&ends);
-        let thread = thread::Builder::new()
-            .name("mesh-accept".to_owned())
-            .spawn(move || {
-                let open = Arc::new(AtomicUsize::new(0));
-                for connection in 0.. {
-                    let Some((stream, from)) = accept(&listener, &seen) else {
-                        return;
-                    };
-                    // Whoever comes while too many are here is cut off.
-                    if open.fetch_add(1, Ordering::Relaxed) >= most {
-                        open.fetch_sub(1, Ordering::Relaxed);
-                        continue;
-                    }
-                    let (send, open) = (send.clone(), Arc::clone(&open));
-                    let reader = thread::Builder::new()
-                        .name("mesh-reader".to_owned())
-                        .stack_size(STACK)
-                        .spawn(move || {
-                            read(connection, stream, from, &send);
-                            open.fetch_sub(1, Ordering::Relaxed);
-                        });
-                    if let Err(error) = reader {
-                        tracing::warn!(%error, "cannot start a thread for a node");
-                    }
-                }
-            })
-            .map_err(system)?;
-        Ok(Acceptor {
-            ends,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Acceptor {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
-    }
-}
-
-fn accept(listener: &TcpListener, ends: &AtomicBool) -> Option<(TcpStream, IpAddr)> {
-    while !ends.load(Ordering::Relaxed) {
-        match listener.accept() {
-            Ok((stream, from)) => {
-                if stream.set_nonblocking(false).is_ok() {
-                    return Some((stream, from.ip().to_canonical()));
-                }
-            }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::warn!(%error, "cannot accept a node's connection");
-                }
-                thread::sleep(Duration::from_millis(20));
-            }
-        }
-    }
-    None
-}
-
-/// Reads one connection to its end.
-fn read(connection: usize, stream: TcpStream, from: IpAddr, send: &Sender<Incoming>) {
-    let stranger = |reason: String| {
-        send.send(Incoming::Stranger {
-            from: from.to_string(),
-            reason,
-        })
-        .ok();
-    };
-    let lines = stream.try_clone().and_then(LineReader::new);
-    let mut lines = match lines {
-        Ok(lines) => lines,
-        Err(error) => return stranger(error.to_string()),
-    };
-    let first = match lines.next() {
-        Ok(Some(line)) => FromAgent::decode(&line),
-        Ok(None) => Err("it closed the connection without a word".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    match first {
-        Ok(FromAgent::Join { node, address, .. }) => {
-            let join = Incoming::Join {
-                connection,
-                stream,
-                from,
-                node,
-                address,
-            };
-            if send.send(join).is_err() {
-                return;
-            }
-        }
-        Ok(_) => return stranger("it did not say who it is".to_owned()),
-        Err(reason) => {
-            let mut stream = stream;
-            let refusal = FromCoordinator::Refuse {
-                reason: reason.clone(),
-            };
-            write(&mut stream, &refusal).ok();
-            return stranger(reason);
-        }
-    }
-    let reason = loop {
-        match lines.next() {
-            Ok(Some(line)) => match FromAgent::decode(&line) {
-                Ok(message) => {
-                    if send
-                        .send(Incoming::Said {
-                            connection,
-                            message,
-                        })
-                        .is_err()
-                    {
-                        return;
-                    }
-                }
-                Err(reason) => break reason,
-            },
-            Ok(None) => break "it closed the connection".to_owned(),
-            Err(error) => break error.to_string(),
-        }
-    };
-    send.send(Incoming::Ended { connection, reason }).ok();
-}
-
-/// The nodes that came, in the order of their places in the journal.
-struct Gathered {
-    agents: Vec<Agent>,
-    of_connection: HashMap<usize, usize>,
-    places: Vec<usize>,
-}
-
-fn gather(
-    nodes: usize,
-    patience: Duration,
-    journal: &mut Journal,
-    receive: &Receiver<Incoming>,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Gathered, MeshError> {
-    let start = Instant::now();
-    let mut beat = start;
-    let mut came: HashMap<usize, (Node, Agent)> = HashMap::new();
-    while came.len() < nodes {
-        if start.elapsed() > patience {
-            let mut names: Vec<String> = came.values().map(|(node, _)| node.name.clone()).collect();
-            names.sort();
-            for (_, agent) in came.values_mut() {
-                let reason = "not all nodes came".to_owned();
-                write(&mut agent.stream, &FromCoordinator::Refuse { reason }).ok();
-            }
-            return Err(MeshError::Missing {
-                nodes,
-                came: names.len(),
-                names,
-                waited: patience,
-            });
-        }
-        if beat.elapsed() > ALIVE_EVERY {
-            beat = Instant::now();
-            for (_, agent) in came.values_mut() {
-                // Who is gone is noticed by its reader.
-                write(&mut agent.stream, &FromCoordinator::Alive).ok();
-            }
-        }
-        match receive.recv_timeout(TICK) {
-            Ok(Incoming::Join {
-                connection,
-                mut stream,
-                from,
-                node,
-                address,
-            }) => {
-                let address = address.unwrap_or(from);
-                if let Some(reason) = conflict(&node, address, &came) {
-                    let refusal = FromCoordinator::Refuse {
-                        reason: reason.clone(),
-                    };
-                    write(&mut stream, &refusal).ok();
-                    progress(Progress::Refused {
-                        from: from.to_string(),
-                        reason: &reason,
-                    });
-                    continue;
-                }
-                let welcome = FromCoordinator::Welcome {
-                    version: VERSION,
-                    nodes,
-                };
-                if write(&mut stream, &welcome).is_ok() {
-                    progress(Progress::Joined {
-                        node: &node,
-                        came: came.len() + 1,
-                    });
-                    came.insert(connection, (node, Agent { stream, address }));
-                }
-            }
-            Ok(Incoming::Ended { connection, reason }) => {
-                if let Some((node, _)) = came.remove(&connection) {
-                    progress(Progress::Left {
-                        name: &node.name,
-                        reason: &reason,
-                    });
-                }
-            }
-            Ok(Incoming::Stranger { from, reason }) => progress(Progress::Refused {
-                from,
-                reason: &reason,
-            }),
-            Ok(Incoming::Said { .. }) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(no_acceptor()),
-        }
-    }
-    // New nodes get their places by name, so that it does not matter who came first.
-    let mut came: Vec<(usize, Node, Agent)> = came
-        .into_iter()
-        .map(|(connection, (node, agent))| (connection, node, agent))
-        .collect();
-    came.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-    let mut placed = Vec::new();
-    for (connection, node, agent) in came {
-        placed.push((journal.node(&node)?, connection, agent));
-    }
-    journal.sync()?;
-    placed.sort_by_key(|(place, ..)| *place);
-    let mut gathered = Gathered {
-        agents: Vec::new(),
-        of_connection: HashMap::new(),
-        places: Vec::new(),
-    };
-    for (place, connection, agent) in placed {
-        gathered
-            .of_connection
-            .insert(connection, gathered.agents.len());
-        gathered.places.push(place);
-        gathered.agents.push(agent);
-    }
-    Ok(gathered)
-}
-
 fn no_acceptor() -> MeshError {
     MeshError::System {
         attempted: "listen for nodes",
         source: io::Error::other("the listening thread ended"),
     }
-}
-
-/// Why a node can't be taken beside those that came.
-fn conflict(node: &Node, address: IpAddr, came: &HashMap<usize, (Node, Agent)>) -> Option<String> {
-    for (other, agent) in came.values() {
-        if other.name == node.name {
-            return Some(format!(
-                "there is a node called {} already: give each its own --name",
-                node.name
-            ));
-        }
-        if other.ports.len() != node.ports.len() {
-            tracing::warn!(
-                "{} has {} ports and {} has {}: they meet on the rails both have",
-                node.name,
-                node.ports.len(),
-                other.name,
-                other.ports.len()
-            );
-        }
-        if agent.address.is_loopback() != address.is_loopback() {
-            let (local, far) = if address.is_loopback() {
-                (node, other)
-            } else {
-                (other, node)
-            };
-            return Some(format!(
-                "{} would be looked for at a loopback address, where {} can't reach it: \
-                 give it --address, or --meet with an address that others use",
-                local.name, far.name
-            ));
-        }
-    }
-    None
 }
 
 /// The measuring itself.
@@ -472,7 +159,7 @@ impl Run<'_> {
             .complete()
             .into_iter()
             .filter_map(|(a, b, rail)| Some((*of_place.get(&a)?, *of_place.get(&b)?, rail)))
-            .collect::<std::collections::HashSet<_>>();
+            .collect::<HashSet<_>>();
         let pairs = (0..rails.len())
             .flat_map(|a| (a + 1..rails.len()).map(move |b| (a, b)))
             .map(|(a, b)| rails[a].min(rails[b]))

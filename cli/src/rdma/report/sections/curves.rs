@@ -1,0 +1,123 @@
+//! From results to lines.
+
+use super::Cell;
+use crate::rdma::report::axis::{Axis, number};
+use crate::rdma::report::plot::{Line, MOST_LINES, Style};
+use trackbed_rdma::bench::{Figure, Report, Row};
+
+/// Results of one kind, with names that tell them apart.
+pub(super) fn of_kind(reports: &[Report], figure: Figure) -> Vec<(String, &Report)> {
+    let found: Vec<&Report> = reports
+        .iter()
+        .filter(|report| {
+            report
+                .rows
+                .first()
+                .is_some_and(|row| row.figure().1 == figure)
+        })
+        .collect();
+    let verb = |report: &Report| {
+        report
+            .bench
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let alike = |key: &dyn Fn(&Report) -> String| {
+        let mut keys: Vec<String> = found.iter().map(|report| key(report)).collect();
+        keys.sort();
+        keys.windows(2).any(|two| two[0] == two[1])
+    };
+    let with_host = |report: &Report| format!("{}, {}", verb(report), report.host);
+    found
+        .iter()
+        .enumerate()
+        .map(|(number, report)| {
+            let name = if !alike(&verb) {
+                verb(report)
+            } else if !alike(&with_host) {
+                with_host(report)
+            } else {
+                format!("{} {}", verb(report), number + 1)
+            };
+            (name, *report)
+        })
+        .collect()
+}
+
+pub(super) fn points(report: &Report, value: impl Fn(&Row) -> Option<f64>) -> Vec<(f64, f64)> {
+    let mut points: Vec<(f64, f64)> = report
+        .rows
+        .iter()
+        .filter_map(|row| Some((row.bytes as f64, value(row)?)))
+        .collect();
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    points
+}
+
+pub(super) fn own_lines(
+    reports: &[(String, &Report)],
+    value: impl Fn(&Row) -> Option<f64>,
+) -> Vec<Line> {
+    reports
+        .iter()
+        .take(MOST_LINES)
+        .enumerate()
+        .map(|(number, (name, report))| Line {
+            name: name.clone(),
+            points: points(report, &value),
+            style: Style::Own(number),
+        })
+        .collect()
+}
+
+pub(super) fn behind(
+    reports: &[(String, &Report)],
+    value: impl Fn(&Row) -> Option<f64>,
+) -> Vec<Line> {
+    reports
+        .iter()
+        .take(MOST_LINES)
+        .map(|(name, report)| Line {
+            name: format!("{name}, baseline"),
+            points: points(report, &value),
+            style: Style::Behind,
+        })
+        .collect()
+}
+
+pub(super) fn left_out(count: usize) -> String {
+    if count > MOST_LINES {
+        format!(
+            "<p>{} of {count} results are drawn; the table has all.</p>\n",
+            MOST_LINES
+        )
+    } else {
+        String::new()
+    }
+}
+
+pub(super) fn sizes(lines: &[Line]) -> Axis {
+    Axis::sizes(
+        lines
+            .iter()
+            .flat_map(|line| line.points.iter().map(|point| point.0 as u64)),
+    )
+}
+
+pub(super) fn heights(lines: &[Line]) -> impl Iterator<Item = f64> {
+    lines
+        .iter()
+        .flat_map(|line| line.points.iter().map(|point| point.1))
+}
+
+pub(super) fn percent(share: Option<f64>) -> String {
+    share.map_or("–".to_owned(), |share| format!("{:.1}%", share * 100.0))
+}
+
+pub(super) fn interval(row: &Row) -> Cell {
+    Cell::Number(row.interval.as_ref().map_or("–".to_owned(), |interval| {
+        format!("{} – {}", number(interval.low), number(interval.high))
+    }))
+}
