@@ -109,6 +109,14 @@
 //!     MemoryRegion::register_remote_writable(pd, memory).ok();
 //! }
 //! ```
+//! What an atomic or a read brings goes into exclusively owned memory, too:
+//! ```compile_fail,E0277
+//! # use trackbed_rdma::verbs::*;
+//! # use std::sync::Arc;
+//! fn count_into_shared(qp: &mut QueuePair<Arc<Piece>, ()>, shared: Arc<Piece>, at: RemoteAddress) {
+//!     qp.batch().push_fetch_add(shared, 0, at, 1).ok();
+//! }
+//! ```
 //! Only exclusively owned memory receives; a shared, read-only payload can be sent:
 //! ```compile_fail,E0277
 //! # use trackbed_rdma::verbs::*;

@@ -348,7 +348,12 @@ impl WorkCompletion {
     #[inline(always)]
     pub(super) fn outcome(&self, queue: Queue) -> Result<Completion, CompletionError> {
         if self.status != sys::IBV_WC_SUCCESS {
-            return Err(self.failure(queue));
+            return Err(failure(
+                self.status,
+                self.vendor_code,
+                self.qp_number,
+                queue,
+            ));
         }
         let immediate =
             (self.flags & sys::IBV_WC_WITH_IMM != 0).then(|| u32::from_be(self.immediate));
@@ -368,15 +373,22 @@ impl WorkCompletion {
             immediate,
         })
     }
+}
 
-    #[cold]
-    fn failure(&self, queue: Queue) -> CompletionError {
-        CompletionError {
-            status: Status::from_raw(self.status),
-            vendor_code: self.vendor_code,
-            qp_number: self.qp_number,
-            queue,
-        }
+/// Told the fields and not the completion, so that one which is only looked at needs no memory.
+#[cold]
+#[inline(never)]
+fn failure(
+    status: sys::ibv_wc_status,
+    vendor_code: u32,
+    qp_number: u32,
+    queue: Queue,
+) -> CompletionError {
+    CompletionError {
+        status: Status::from_raw(status),
+        vendor_code,
+        qp_number,
+        queue,
     }
 }
 
