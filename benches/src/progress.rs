@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 /// Where the measurement stands.
@@ -22,7 +22,7 @@ pub struct Progress {
     bar: ProgressBar,
     lines: bool,
     /// Pairs that were done before those that this process counts.
-    before: Cell<u64>,
+    before: Cell<Option<u64>>,
 }
 
 impl Progress {
@@ -33,16 +33,16 @@ impl Progress {
         Self {
             bar: ProgressBar::new(0).with_style(style),
             lines: false,
-            before: Cell::new(0),
+            before: Cell::new(None),
         }
     }
 
     /// A JSON object a line on standard output, between the rows: `{"progress": …}`.
     pub fn lines() -> Self {
         Self {
-            bar: ProgressBar::hidden(),
+            bar: ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden()),
             lines: true,
-            before: Cell::new(0),
+            before: Cell::new(None),
         }
     }
 
@@ -66,10 +66,8 @@ impl Progress {
 
     /// Shows what another process, which goes on from here, told of itself.
     pub fn follow(&self, step: &Step) {
-        if self.before.get() == 0 {
-            self.before.set(self.bar.position().max(1));
-        }
-        let before = self.before.get();
+        let before = self.before.get().unwrap_or_else(|| self.bar.position());
+        self.before.set(Some(before));
         self.bar.set_length(before + step.of);
         self.bar.set_position(before + step.done);
         self.bar.set_message(step.case.clone());
@@ -93,6 +91,33 @@ impl Progress {
                 of: self.bar.length().unwrap_or(0),
             };
             println!("{}", serde_json::json!({ "progress": step }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_counted_without_a_terminal_too() {
+        let progress = Progress::lines();
+        progress.expect(8);
+        progress.step();
+        assert_eq!(progress.bar.length(), Some(8));
+        assert_eq!(progress.bar.position(), 1);
+    }
+
+    #[test]
+    fn what_goes_on_elsewhere_is_added_to_what_was_done_here() {
+        let progress = Progress::bar();
+        progress.expect(8);
+        (0..8).for_each(|_| progress.step());
+        for done in [0, 5] {
+            let case = "send/latency/64".to_owned();
+            progress.follow(&Step { case, done, of: 16 });
+            assert_eq!(progress.bar.position(), 8 + done);
+            assert_eq!(progress.bar.length(), Some(24));
         }
     }
 }

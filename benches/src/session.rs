@@ -11,7 +11,8 @@ use crate::{
 pub struct Session<'a> {
     progress: &'a Progress,
     print: &'a mut dyn FnMut(Row),
-    failed: Vec<(String, BenchError)>,
+    /// Cases that could not be measured, or not to their end.
+    failed: Vec<String>,
 }
 
 impl<'a> Session<'a> {
@@ -26,8 +27,7 @@ impl<'a> Session<'a> {
 
     /// Measures pairs of one case and prints its row.
     ///
-    /// A pair that fails is measured once more; if it fails again, the row has the pairs there are,
-    /// and [`Session::end`] says why.
+    /// A pair that fails is measured once more; if it fails again, the row has the pairs there are.
     pub fn measure(
         &mut self,
         case: &Case,
@@ -57,7 +57,7 @@ impl<'a> Session<'a> {
             match pair().or_else(|_: BenchError| pair()) {
                 Ok(pair) => measured.push(pair),
                 Err(error) => {
-                    self.fail(&case.name, error);
+                    self.fail(&case.name, &error);
                     break;
                 }
             }
@@ -71,22 +71,22 @@ impl<'a> Session<'a> {
         self.progress.aside(|| (self.print)(row));
     }
 
-    /// Notes that a case could not be measured, or not to its end.
-    pub fn fail(&mut self, case: &str, error: BenchError) {
-        self.failed.push((case.to_owned(), error));
+    /// Says why a case could not be measured, or not to its end.
+    pub fn fail(&mut self, case: &str, error: &BenchError) {
+        self.progress
+            .aside(|| eprintln!("hack/bench: {case}: {error}"));
+        self.failed.push(case.to_owned());
     }
 
-    /// Whether every case was measured, or the reasons why not.
+    /// Whether every case was measured to its end.
     pub fn end(self) -> Result<(), BenchError> {
         if self.failed.is_empty() {
             return Ok(());
         }
-        let reasons: Vec<String> = self
-            .failed
-            .iter()
-            .map(|(case, error)| format!("{case}: {error}"))
-            .collect();
-        Err(BenchError::Unavailable(reasons.join("\n")))
+        Err(BenchError::Unavailable(format!(
+            "could not be measured, as said above: {}",
+            self.failed.join(", ")
+        )))
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!((rows[0].ours, rows[0].pairs), (None, 0));
         assert_eq!(rows[1].verdict, Verdict::Pass);
         let told = ended.expect_err("one case failed").to_string();
-        assert_eq!(told, "a: no such verb");
+        assert!(told.ends_with(": a"), "{told}");
     }
 
     #[test]

@@ -59,7 +59,10 @@ pub(super) fn measure(session: &mut Session<'_>, settings: &Settings, ends: &[En
             &mut || ours(&path, bytes, ends, settings),
             &mut || slower(&path, bytes, ends, settings),
         ),
-        Err(error) => session.fail(NAME, error),
+        Err(error) => {
+            session.fail(NAME, &error);
+            session.row(case.row(&[]));
+        }
     }
     // It may never have been made; there is nothing else to do about a failure.
     let _ = std::fs::remove_file(&path);

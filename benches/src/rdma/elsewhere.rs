@@ -40,7 +40,7 @@ pub(super) fn measure(
 ) {
     progress.case("starting the virtual machine");
     if let Err(error) = run(session, progress, vm, options, long) {
-        session.fail("in the virtual machine", error);
+        session.fail("in the virtual machine", &error);
     }
 }
 

@@ -79,7 +79,11 @@ pub(super) fn measure(session: &mut Session<'_>, settings: &Settings) {
         });
     let (shard, named) = match ready {
         Ok(ready) => ready,
-        Err(error) => return session.fail(NAMES[0], error),
+        Err(error) => {
+            session.fail(NAMES[0], &error);
+            session.row(read.row(&[]));
+            return session.row(user_time.row(&[]));
+        }
     };
     let mut user = Vec::new();
     session.measure(

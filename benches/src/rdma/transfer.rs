@@ -146,9 +146,13 @@ impl Transfer {
             port: NEXT_PORT.replace(NEXT_PORT.get().checked_add(1).unwrap_or(FIRST_PORT)),
         };
         let case = self.case(settings.long);
-        let count = match self.probe(ends, &run) {
+        let probe = || self.probe(ends, &run);
+        let count = match probe().or_else(|_| probe()) {
             Ok(count) => count,
-            Err(error) => return session.fail(&case.name, error),
+            Err(error) => {
+                session.fail(&case.name, &error);
+                return session.row(case.row(&[]));
+            }
         };
         session.measure(
             &case,

@@ -153,14 +153,9 @@ impl Reads {
             let Some(span) = there else { continue };
             // Free, should what is called panic.
             places.free.push(place);
-            let again = match outcome {
-                Ok(()) => {
-                    let (from, to) = (span.at, span.at + span.done);
-                    next(span.offset, Ok(&mut span.lease[from..to]))
-                }
-                Err(error) => next(span.offset, Err(error)),
-            };
-            match again {
+            let (from, to) = (span.at, span.at + span.done);
+            let brought = outcome.map(|()| &mut span.lease[from..to]);
+            match next(span.offset, brought) {
                 Some(offset) => {
                     places.free.pop();
                     span.offset = offset;
@@ -339,6 +334,12 @@ impl Places {
     }
 }
 
+/// Where the operations of a stream go.
+pub(super) trait Queue {
+    /// Takes the operation of a place.
+    fn push(&mut self, entry: squeue::Entry, place: u16);
+}
+
 /// A stream while the ring brings its results.
 pub(super) struct Results<'s>(RefMut<'s, Places>);
 
@@ -367,13 +368,26 @@ impl Stream {
         Results(self.places.borrow_mut())
     }
 
-    /// Hands what was pushed to `queue`, which gets each operation and its place.
-    pub(super) fn hand_over(&self, buffers: &Buffers, mut queue: impl FnMut(squeue::Entry, u16)) {
+    /// Hands the operations of what was pushed to `queue`.
+    #[inline]
+    pub(super) fn hand_over(&self, buffers: &Buffers, queue: &mut impl Queue) {
         let places = &mut *self.places.borrow_mut();
         places.announced = false;
         for place in places.pushed.drain(..) {
-            if let Some(span) = &places.all[place as usize].0 {
-                queue(self.entry(span, buffers), place);
+            let Some(span) = &places.all[place as usize].0 else {
+                continue;
+            };
+            let (at, len, offset) = span.rest();
+            // The pointer stays inside the slot: `push` checked the range.
+            let start = span.lease.start().wrapping_add(at);
+            // The usual way first and by itself: the entry is then made where it is to be.
+            match (buffers.index_of(&span.lease, at), self.target) {
+                (Some(index), FileTarget::Registered(file)) => {
+                    let file = types::Fixed(file);
+                    let read = opcode::ReadFixed::new(file, start, len, index);
+                    queue.push(read.offset(offset).build(), place);
+                }
+                (index, _) => queue.push(self.entry(start, len, offset, index), place),
             }
         }
     }
@@ -399,20 +413,12 @@ impl Stream {
         }
     }
 
-    /// The operation that brings a span further.
-    #[inline(always)]
-    fn entry(&self, span: &Span, buffers: &Buffers) -> squeue::Entry {
-        let (at, len, offset) = span.rest();
-        // The pointer stays inside the slot: `push` checked the range.
-        let start = span.lease.start().wrapping_add(at);
-        let fd = types::Fd(self.file.as_raw_fd());
-        match (buffers.index_of(&span.lease, at), self.target) {
-            (Some(index), FileTarget::Registered(file)) => {
-                opcode::ReadFixed::new(types::Fixed(file), start, len, index)
-                    .offset(offset)
-                    .build()
-            }
-            (Some(index), FileTarget::Descriptor) => opcode::ReadFixed::new(fd, start, len, index)
+    /// The operation of a read where not everything is registered.
+    #[cold]
+    fn entry(&self, start: *mut u8, len: u32, offset: u64, index: Option<u16>) -> squeue::Entry {
+        let descriptor = types::Fd(self.file.as_raw_fd());
+        match (index, self.target) {
+            (Some(index), _) => opcode::ReadFixed::new(descriptor, start, len, index)
                 .offset(offset)
                 .build(),
             (None, FileTarget::Registered(file)) => {
@@ -420,9 +426,9 @@ impl Stream {
                     .offset(offset)
                     .build()
             }
-            (None, FileTarget::Descriptor) => {
-                opcode::Read::new(fd, start, len).offset(offset).build()
-            }
+            (None, FileTarget::Descriptor) => opcode::Read::new(descriptor, start, len)
+                .offset(offset)
+                .build(),
         }
     }
 }

@@ -20,7 +20,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use super::buffers::Buffers;
 use super::files::Files;
 use super::ops::Held;
-use super::reads::{FileTarget, Results, Stream};
+use super::reads::{FileTarget, Queue, Results, Stream};
 use super::table::{Key, Table};
 use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
@@ -344,6 +344,27 @@ impl Drop for StandStill<'_> {
     }
 }
 
+/// Where the reads of a stream go.
+struct ReadQueue<'r> {
+    submission: io_uring::SubmissionQueue<'r>,
+    backlog: &'r mut VecDeque<squeue::Entry>,
+    /// What their user data has in common.
+    bits: u64,
+}
+
+impl Queue for ReadQueue<'_> {
+    #[inline(always)]
+    fn push(&mut self, entry: squeue::Entry, place: u16) {
+        let entry = entry.user_data(self.bits | u64::from(place));
+        // SAFETY: the stream keeps what the entry refers to, the lease in its place and the file,
+        // until `Results::ended` for that place; and the ring's table keeps the stream until all its
+        // places have ended.
+        if unsafe { self.submission.push(&entry) }.is_err() {
+            self.backlog.push_back(entry);
+        }
+    }
+}
+
 impl State {
     /// Queues an entry for the kernel and keeps what it refers to.
     ///
@@ -377,17 +398,12 @@ impl State {
             let Some(stream) = self.streams.get_mut(key) else {
                 continue;
             };
-            let mut submission = self.uring.submission();
-            let bits = Owner::stream_bits(key);
-            stream.hand_over(&self.buffers, |entry, place| {
-                let entry = entry.user_data(bits | u64::from(place));
-                // SAFETY: the stream keeps what the entry refers to, the lease in its place and the
-                // file, until `Results::ended` for that place; and this table keeps the stream until
-                // all its places have ended.
-                if unsafe { submission.push(&entry) }.is_err() {
-                    self.backlog.push_back(entry);
-                }
-            });
+            let mut queue = ReadQueue {
+                submission: self.uring.submission(),
+                backlog: &mut self.backlog,
+                bits: Owner::stream_bits(key),
+            };
+            stream.hand_over(&self.buffers, &mut queue);
         }
     }
 
