@@ -171,7 +171,7 @@ pub fn measure(
         match (case, &ends) {
             (CaseOf::Instructions, _) => {
                 if let Err(error) = instructions::measure(&mut |row| session.row(row)) {
-                    session.fail("instructions", error);
+                    session.fail("instructions", &error);
                 }
             }
             (CaseOf::IoUring, _) => io_uring::measure(&mut session, &settings),

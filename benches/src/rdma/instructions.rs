@@ -177,7 +177,7 @@ impl Counts {
             } else if let Some(word) = line.strip_prefix("cfn=") {
                 callee = name_of(word);
             } else if let Some(words) = line.strip_prefix("calls=") {
-                called = words.split(' ').next().and_then(|count| count.parse().ok());
+                called = words.split(' ').next().and_then(|count| count.parse::<u64>().ok());
             } else if line
                 .starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first))
             {
