@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The names of the rows.
-pub const NAMES: [&str; 3] = [
+pub(super) const NAMES: [&str; 3] = [
     "instructions/post",
     "instructions/poll",
     "allocations/request",
@@ -44,7 +44,7 @@ const BATCH: &str = "16";
 const LOOPS: [&str; 4] = ["ours_post", "ours_poll", "c_post", "c_poll"];
 
 /// Counts, and hands over a row for each of [`NAMES`].
-pub fn measure(print: &mut dyn FnMut(Row)) -> Result<(), BenchError> {
+pub(super) fn measure(print: &mut dyn FnMut(Row)) -> Result<(), BenchError> {
     let folder = tempfile::tempdir().map_err(BenchError::io("making a temporary folder"))?;
     let program = program()?;
     let library = compile(folder.path())?;
@@ -177,7 +177,10 @@ impl Counts {
             } else if let Some(word) = line.strip_prefix("cfn=") {
                 callee = name_of(word);
             } else if let Some(words) = line.strip_prefix("calls=") {
-                called = words.split(' ').next().and_then(|count| count.parse::<u64>().ok());
+                called = words
+                    .split(' ')
+                    .next()
+                    .and_then(|count| count.parse::<u64>().ok());
             } else if line
                 .starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first))
             {
