@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn each_side_goes_first_as_often_as_the_other() {
         let order = std::cell::RefCell::new(String::new());
-        rows(|session| {
+        let (_, ended) = rows(|session| {
             let mut ours = || {
                 order.borrow_mut().push('o');
                 Ok(1.0)
@@ -157,6 +157,7 @@ mod tests {
                 Ok(1.0)
             });
         });
+        assert!(ended.is_ok());
         assert_eq!(order.into_inner(), "oppooppo");
     }
 }

@@ -405,3 +405,59 @@ fn a_shard_has_more_streams_over_its_life_than_places_for_files() {
         );
     }
 }
+
+#[test]
+fn reading_on_into_the_same_slots_sees_every_block_once() {
+    const BLOCK: usize = 4096;
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(6, 100 * BLOCK);
+    let file = file_with(directory.path(), &bytes);
+    let shard = shard(4);
+    let slab = shard.slab().clone();
+    let seen = block_on(shard.with_reads(file, 4, move |mut reads| async move {
+        let mut seen = vec![0; 100];
+        for block in 0..4 {
+            let lease = slab.lease().await;
+            let offset = (block * BLOCK) as u64;
+            reads.push(offset, lease, BLOCK, BLOCK).expect("room");
+        }
+        let mut next = 4;
+        loop {
+            reads.ended().await;
+            let ended = reads.read_on(|offset, brought| {
+                let at = offset as usize;
+                assert!(*brought.expect("a sound file") == bytes[at..at + BLOCK]);
+                seen[at / BLOCK] += 1;
+                next += 1;
+                (next <= 100).then(|| ((next - 1) * BLOCK) as u64)
+            });
+            if ended == 0 {
+                break seen;
+            }
+        }
+    }));
+    assert_eq!(seen, [1; 100]);
+    assert_eq!(
+        shard.slab().free_slots(),
+        4,
+        "slots not read into again are back"
+    );
+}
+
+#[test]
+fn a_panic_while_looking_at_a_read_loses_no_slot_and_no_shard() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file_with(directory.path(), &pattern(7, 64));
+    let shard = shard(1);
+    let slab = shard.slab().clone();
+    let task = shard.with_reads(file.clone(), 1, move |mut reads| async move {
+        reads.push(0, slab.lease().await, 0, 64).expect("room");
+        reads.ended().await;
+        reads.read_on(|_, _| panic!("on purpose"));
+    });
+    let task = std::panic::AssertUnwindSafe(task);
+    assert!(block_on(task.catch_unwind()).is_err());
+    let lease = block_on(shard.slab().lease());
+    let (_, result) = block_on(shard.read_at(file, 0, lease, 0, 64));
+    assert_eq!(result.expect("the shard works on"), 64);
+}

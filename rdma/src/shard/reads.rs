@@ -203,8 +203,10 @@ impl Reads {
     }
 
     fn any_to_take(&self) -> bool {
-        let places = self.stream.places.borrow();
-        places.taken < places.ended.len() || places.free.len() == self.depth
+        let places = &mut *self.stream.places.borrow_mut();
+        let any = places.look(&self.stream.file);
+        self.announce(places);
+        any || places.free.len() == self.depth
     }
 
     /// Reads pushed and not yet taken back.
@@ -312,25 +314,37 @@ struct Places {
 struct Place(Option<Span>);
 
 impl Places {
-    /// Goes on to the next read that has ended; one that was short or interrupted is pushed again.
+    /// Has the kernel read on where a read was short or interrupted, up to the first that has ended.
+    /// True if there is one.
+    #[inline]
+    fn look(&mut self, file: &File) -> bool {
+        while let Some(&(place, result)) = self.ended.get(self.taken) {
+            let Some(span) = self.all[place as usize].0.as_mut() else {
+                return true;
+            };
+            match io_result(result) {
+                Ok(count) if span.is_short(count, file) => span.done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => return true,
+            }
+            self.taken += 1;
+            self.pushed.push(place);
+        }
+        self.ended.clear();
+        self.taken = 0;
+        false
+    }
+
+    /// Goes on to the next read that has ended.
     #[inline]
     fn next_ended(&mut self, file: &File) -> Option<(u16, io::Result<()>)> {
-        loop {
-            let Some(&(place, result)) = self.ended.get(self.taken) else {
-                self.ended.clear();
-                self.taken = 0;
-                return None;
-            };
-            self.taken += 1;
-            let span = self.all[place as usize].0.as_mut()?;
-            match io_result(result) {
-                Ok(count) if span.took(count, file) => return Some((place, Ok(()))),
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Some((place, Err(error)));
-                }
-                _ => self.pushed.push(place),
-            }
+        if !self.look(file) {
+            return None;
         }
+        let (place, result) = *self.ended.get(self.taken)?;
+        self.taken += 1;
+        let span = self.all[place as usize].0.as_mut()?;
+        Some((place, io_result(result).map(|count| span.done += count)))
     }
 }
 

@@ -167,7 +167,9 @@ impl Transfer {
             Kind::Read { mut span, reply } => {
                 let outcome = match io_result(result) {
                     Ok(count) => {
-                        if !span.took(count, &self.file) {
+                        let short = span.is_short(count, &self.file);
+                        span.done += count;
+                        if short {
                             self.kind = Kind::Read { span, reply };
                             return Some(self);
                         }
@@ -201,13 +203,12 @@ impl Transfer {
 }
 
 impl Span {
-    /// Counts what a read brought. True if there is no more to read: all came, or the file ended.
+    /// Whether a read that brought so many bytes more has some left to bring: neither all came, nor
+    /// did the file end.
     #[inline]
-    pub(super) fn took(&mut self, count: usize, file: &File) -> bool {
-        self.done += count;
-        self.done >= self.len
-            || count == 0
-            || (!self.done.is_multiple_of(SECTOR_BYTES) && is_direct(file))
+    pub(super) fn is_short(&self, count: usize, file: &File) -> bool {
+        let done = self.done + count;
+        done < self.len && count > 0 && (done.is_multiple_of(SECTOR_BYTES) || !is_direct(file))
     }
 
     /// Where in the slot, how many bytes, where in the file.

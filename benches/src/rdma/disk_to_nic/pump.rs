@@ -115,7 +115,12 @@ impl Link {
 
         let context = Context::open(&options.peer_device)?;
         let pd = ProtectionDomain::new(&context)?;
-        let peer_queue = CompletionQueue::new(&context, 4)?;
+        // It posts nothing, so it needs the smallest there is.
+        let config = QueuePairConfig {
+            send_depth: 1,
+            ..config
+        };
+        let peer_queue = CompletionQueue::new(&context, 8)?;
         let port = context.local_port(None, &gid)?;
         let peer = UnconnectedQueuePair::new(&pd, &peer_queue, port, &config)?;
         let window = RemoteWindow::new(&pd, SLOTS * BLOCK)?;
