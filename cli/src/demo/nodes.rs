@@ -33,6 +33,9 @@ const TAIL_LINES: usize = 12;
 /// at once the longer each takes where packets are made by software.
 const MEMORY: &str = "96MiB";
 
+/// No peer dies in a demo, but an emulated or busy machine may be slow.
+const PEER_TIMEOUT_SECONDS: &str = "60";
+
 /// Warnings of a node that are shown when the outcome is wrong.
 const WARNINGS_SHOWN: usize = 3;
 
@@ -115,7 +118,7 @@ impl Node {
             .arg("--csi-endpoint")
             .arg(format!("unix://{}", self.csi_socket().display()))
             .arg("--unmount-on-exit")
-            .args(["--memory", MEMORY])
+            .args(["--memory", MEMORY, "--peer-timeout", PEER_TIMEOUT_SECONDS])
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|error| refuse(&error))?)
             .stderr(log)
