@@ -156,6 +156,7 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unsliced;
 mod window;
 
 pub use address::{AddressHandle, DatagramAddress, PathOptions, Sender};

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::error::VerbsError;
-use super::mapping::Mapping;
-use super::memory::{MemoryRegion, Pinned, ProtectionDomain, RemoteAccess, RemoteMemory};
-use super::pages::{MappingOptions, map};
+use super::memory::{MemoryRegion, ProtectionDomain, RemoteAccess, RemoteMemory};
+use super::pages::MappingOptions;
+use super::unsliced::Unsliced;
 
 /// Memory that peers may use as its [`RemoteAccess`] says. There is never a slice of it: bytes are copied
 /// in and out, one volatile access a byte, and what is copied out may be of different writes.
 pub struct RemoteWindow {
-    mapping: Arc<Mapping>,
+    memory: Unsliced,
     region: Arc<MemoryRegion>,
 }
 
@@ -40,12 +40,10 @@ impl RemoteWindow {
         access: RemoteAccess,
         options: &MappingOptions,
     ) -> Result<RemoteWindow, VerbsError> {
-        let mapping = Arc::new(map(bytes.max(1), options)?);
-        // SAFETY: the mapping has no pieces, so no slice of it exists; this type only copies.
-        let region = unsafe {
-            MemoryRegion::register_remote(pd, Arc::clone(&mapping) as Arc<dyn Pinned>, access)
-        }?;
-        Ok(RemoteWindow { mapping, region })
+        let memory = Unsliced::map(bytes, options)?;
+        // SAFETY: no slice of unsliced memory ever exists; this type only copies.
+        let region = unsafe { MemoryRegion::register_remote(pd, memory.pinned(), access) }?;
+        Ok(RemoteWindow { memory, region })
     }
 
     /// How a peer addresses it.
@@ -62,91 +60,42 @@ impl RemoteWindow {
 
     /// Its length in bytes.
     pub fn len(&self) -> usize {
-        self.mapping.len()
+        self.memory.len()
     }
 
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.mapping.len() == 0
-    }
-
-    fn holds(&self, offset: usize, len: usize) -> bool {
-        offset.checked_add(len).is_some_and(|end| end <= self.len())
+        self.memory.len() == 0
     }
 
     /// The byte at `offset` now; `None` past the end.
     pub fn byte(&self, offset: usize) -> Option<u8> {
-        if !self.holds(offset, 1) {
-            return None;
-        }
-        // SAFETY: inside the mapping; volatile, since the adapter may write it meanwhile.
-        Some(unsafe { self.mapping.as_ptr().add(offset).read_volatile() })
+        self.memory.byte(offset)
     }
 
     /// Copies bytes from `offset` on into `target`; false, and nothing copied, past the end.
     #[must_use]
     pub fn copy_out(&self, offset: usize, target: &mut [u8]) -> bool {
-        if !self.holds(offset, target.len()) {
-            return false;
-        }
-        for (index, byte) in target.iter_mut().enumerate() {
-            // SAFETY: inside the mapping, as checked; volatile, as above.
-            *byte = unsafe { self.mapping.as_ptr().add(offset + index).read_volatile() };
-        }
-        true
+        self.memory.copy_out(offset, target)
     }
 
     /// Copies `bytes` to `offset` for peers to read; false, and nothing copied, past the end. A peer that
     /// reads meanwhile gets some of the old bytes and some of the new.
     #[must_use]
     pub fn copy_in(&mut self, offset: usize, bytes: &[u8]) -> bool {
-        if !self.holds(offset, bytes.len()) {
-            return false;
-        }
-        for (index, byte) in bytes.iter().enumerate() {
-            // SAFETY: inside the mapping, as checked; volatile, since the adapter may read or write it
-            // meanwhile; `&mut` keeps other threads of ours away.
-            unsafe {
-                self.mapping
-                    .as_ptr()
-                    .add(offset + index)
-                    .write_volatile(*byte);
-            }
-        }
-        true
+        self.memory.copy_in(offset, bytes)
     }
 
     /// The word at `offset`, as peers' atomics leave it: in one access, so never half of two values.
     /// `None` past the end or where `offset` isn't a multiple of 8.
     pub fn word(&self, offset: usize) -> Option<u64> {
-        if !offset.is_multiple_of(8) || !self.holds(offset, 8) {
-            return None;
-        }
-        // SAFETY: inside the mapping and aligned, since mappings start at a page; volatile, as above.
-        Some(unsafe {
-            self.mapping
-                .as_ptr()
-                .add(offset)
-                .cast::<u64>()
-                .read_volatile()
-        })
+        self.memory.word(offset)
     }
 
     /// Sets the word at `offset`; false where [`RemoteWindow::word`] is `None`. A peer's atomic at the
     /// same moment may be lost: give words their first value before a peer learns of them.
     #[must_use]
     pub fn set_word(&mut self, offset: usize, value: u64) -> bool {
-        if !offset.is_multiple_of(8) || !self.holds(offset, 8) {
-            return false;
-        }
-        // SAFETY: as for `word`; `&mut` keeps other threads of ours away.
-        unsafe {
-            self.mapping
-                .as_ptr()
-                .add(offset)
-                .cast::<u64>()
-                .write_volatile(value);
-        }
-        true
+        self.memory.set_word(offset, value)
     }
 }
