@@ -36,6 +36,8 @@ pub(super) struct Player<'a> {
     arrived: u32,
     /// Rounds begun, or messages said.
     total: u64,
+    /// Both ends have heard the last message: what the other end says next is for whoever comes after.
+    over: bool,
     quiet_since: Option<Instant>,
 }
 
@@ -69,6 +71,7 @@ impl<'a> Player<'a> {
             free,
             arrived: 0,
             total: 0,
+            over: false,
             quiet_since: None,
         })
     }
@@ -205,6 +208,7 @@ impl<'a> Player<'a> {
     /// Waits until all messages are completed, which the last one asks for; how many were said.
     pub(super) fn settle_all(&mut self) -> Result<u64, BenchError> {
         self.quiet_since = None;
+        self.over = true;
         while self.end.lanes[0].outstanding().0 > 0 {
             self.wait()?;
         }
@@ -262,7 +266,7 @@ impl<'a> Player<'a> {
         let now = Instant::now();
         let quiet = now.duration_since(*self.quiet_since.get_or_insert(now));
         // Rounds are much shorter than this, and looking costs a system call.
-        if quiet > Duration::from_millis(5) {
+        if quiet > Duration::from_millis(5) && !self.over {
             self.listen()?;
         }
         if quiet > STALLED {
@@ -292,8 +296,8 @@ impl<'a> Player<'a> {
             return Ok(true);
         }
         match self.end.nap(self.channel)? {
-            Woken::Message => self.listen()?,
-            Woken::Timeout => self.idle()?,
+            Woken::Message if !self.over => self.listen()?,
+            Woken::Message | Woken::Timeout => self.idle()?,
             Woken::Completion => {}
         }
         Ok(false)
