@@ -342,6 +342,7 @@ fn work_posted_after_a_failure_comes_back_flushed() {
     a.pair
         .post_receive(receive, &segments)
         .expect("accepted all the same");
+    a.pair.fail().expect("in the error state already");
     for byte in 0..3 {
         let done = a.next();
         assert_eq!(done.outcome.expect_err("flushed").status, Status::Flushed);

@@ -290,7 +290,8 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
     }
 
     /// Takes it to the error state: all that is outstanding comes back flushed. Ask for completions
-    /// until [`QueuePair::is_drained`].
+    /// until [`QueuePair::is_drained`]. Receives posted afterwards come back flushed too; on soft-RoCE
+    /// some only when this is called again.
     pub fn fail(&mut self) -> Result<(), VerbsError> {
         self.core.fail()
     }

@@ -373,10 +373,11 @@ impl<S, R> Core<S, R> {
     }
 
     pub(super) fn fail(&mut self) -> Result<(), VerbsError> {
+        // Each time: soft-RoCE looks at receives that were posted meanwhile only when told.
+        self.to_error()?;
         if self.failed {
             return Ok(());
         }
-        self.to_error()?;
         self.failed = true;
         if self.sends.len() == 0 {
             self.sends.shut();
