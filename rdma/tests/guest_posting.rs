@@ -24,7 +24,7 @@ struct End {
     pair: QueuePair<Piece, Piece>,
 }
 
-type Batch<'q> = SendBatch<'q, Piece, Piece>;
+type Batch<'q> = SendBatch<'q, Piece>;
 
 impl End {
     /// Posts one batch and waits for the next completion: how it went, with the first payload.

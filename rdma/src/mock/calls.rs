@@ -510,7 +510,8 @@ fn make_queue_pair(
         ..Default::default()
     };
     // libibverbs' structure stands first in it.
-    let raw: *mut sys::ibv_qp = Box::into_raw(extended::QueuePair::new(base, extended)).cast();
+    let raw: *mut sys::ibv_qp =
+        Box::into_raw(extended::QueuePair::new(base, attributes.qp_type, extended)).cast();
     // SAFETY: the context is open.
     let async_fd = unsafe { (*context).async_fd };
     fabric.reporters.insert(raw as usize, async_fd);

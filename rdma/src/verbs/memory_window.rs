@@ -281,7 +281,7 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
             let segment = part;
             return Err(Rejection::OutsidePayload { segment, len });
         }
-        let region = self.core.region_of(payload.as_ptr(), len)?;
+        let region = self.core.send.attached.region_of(payload.as_ptr(), len)?;
         let (Some(raw), true) = (window.raw, region.takes_windows()) else {
             return Err(Rejection::NoWindows);
         };
@@ -385,7 +385,7 @@ impl<P: Sink> ClosingWindow<P> {
         mut self,
         pair: &QueuePair<S, R>,
     ) -> Result<ClosedWindow<P>, ClosingWindow<P>> {
-        if self.bound.epoch != pair.core.epoch || pair.core.sends.holds(self.number) {
+        if self.bound.epoch != pair.core.epoch || pair.core.send.ring.holds(self.number) {
             return Err(self);
         }
         // A work request that fails takes its queue pair to the error state: in this one, none has.

@@ -36,14 +36,16 @@ fn datagrams_arrive_with_their_senders_address_and_are_answered() {
     assert_eq!(got.payload[1000], 0xff);
     let back = datagram.sender.address(0x1234).expect("an address");
     assert_eq!(back, a.address());
-    let SettledDatagram::Sent(done) = a.settle(left.next()) else {
+    let SettledDatagram::Sent(mut done) = a.settle(left.next()) else {
         panic!("not a sent datagram");
     };
-    done.outcome.expect("sent");
+    let (payload, outcome) = done.next_outcome().expect("its payload");
+    drop(done);
+    outcome.expect("sent");
 
     // The answer is as long as a packet can be.
     let peer = b.add_peer(to(&right, &back)).expect("added");
-    a.post_receive(done.payload, &whole()).expect("posted");
+    a.post_receive(payload, &whole()).expect("posted");
     let longest = [Segment::new(0, b.max_bytes())];
     b.send(got.payload, peer, &longest, None).expect("sent");
     let SettledDatagram::Received(answer) = a.settle(left.next()) else {

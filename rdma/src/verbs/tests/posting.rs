@@ -143,7 +143,7 @@ fn atomics_change_the_peers_word_and_bring_back_what_was_there() {
         );
         assert!(window.set_word(8, 40));
         let at = window.remote().at(8, 8).expect("inside");
-        let mut run = |post: &mut dyn FnMut(&mut SendBatch<'_, Piece, Piece>, Piece)| {
+        let mut run = |post: &mut dyn FnMut(&mut SendBatch<'_, Piece>, Piece)| {
             let mut batch = a.batch();
             post(&mut batch, left.filled(0xff));
             batch.commit().expect("posted");
