@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 use super::datagram::{create_ah, destroy_ah};
 use super::events::{self, ack_async_event, get_async_event};
 use super::extended;
-use super::fabric::{self, Queue, QueuePair, Region, Send};
+use super::fabric::{self, Holder, Queue, QueuePair, Region, Send};
 use super::shared_receive::{create_srq, destroy_srq, modify_srq, post_srq_recv, query_srq};
 use super::windows;
 use crate::sys::{self, Library};
@@ -133,6 +133,7 @@ pub(super) unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mu
     extended.context.ops.post_send = Some(post_send);
     extended.context.ops.post_recv = Some(post_recv);
     extended.context.ops.alloc_mw = Some(windows::alloc_mw);
+    extended.context.ops.bind_mw = Some(windows::bind_mw);
     extended.context.ops.dealloc_mw = Some(windows::dealloc_mw);
     extended.context.ops.post_srq_recv = Some(post_srq_recv);
     extended.context.ops.poll_cq = Some(poll_cq);
@@ -171,7 +172,11 @@ fn device_attributes(writes_only: bool) -> sys::ibv_device_attr {
         max_srq_sge: 16,
         max_ah: 1 << 16,
         max_mw: 1 << 16,
-        device_cap_flags: sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B,
+        device_cap_flags: if writes_only {
+            sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B
+        } else {
+            sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B | sys::IBV_DEVICE_MEM_WINDOW
+        },
         ..Default::default()
     };
     for (target, byte) in known.fw_ver.iter_mut().zip(b"1.0.0") {
@@ -333,7 +338,7 @@ unsafe extern "C" fn reg_mr(
         len: len as u64,
         access,
         pd: pd as usize,
-        window_of: None,
+        holder: Holder::Region,
     };
     fabric.regions.insert(key, region);
     // SAFETY: the protection domain is alive.

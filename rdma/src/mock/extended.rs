@@ -6,7 +6,7 @@
 
 use std::ffi::c_void;
 
-use super::fabric::{self, Part, Send, parts};
+use super::fabric::{self, Part, Send, Window, parts};
 use super::transfer::gather;
 use crate::sys;
 
@@ -66,7 +66,7 @@ impl QueuePair {
             signaled: self.table.wr_flags & sys::IBV_SEND_SIGNALED != 0,
             immediate: 0,
             remote,
-            window: (0, 0, 0, 0),
+            window: Window::default(),
             datagram: (0, 0),
             operands: (0, 0),
             inline: None,

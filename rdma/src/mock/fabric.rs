@@ -79,8 +79,29 @@ pub(super) struct Region {
     pub(super) len: u64,
     pub(super) access: u32,
     pub(super) pd: usize,
-    /// The one queue pair that a window is open to; none for a region.
-    pub(super) window_of: Option<u32>,
+    pub(super) holder: Holder,
+}
+
+/// Whose way to some memory a key is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// That of the memory's owner, and of peers: a region's.
+    Region,
+    /// Of the peers of a whole protection domain: a window's of type 1.
+    Domain,
+    /// Of the peer of one queue pair: a window's of type 2.
+    QueuePair(u32),
+}
+
+/// What a window is to be opened on.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Window {
+    pub(super) rkey: u32,
+    pub(super) start: u64,
+    pub(super) len: u64,
+    pub(super) access: u32,
+    /// Of type 1, the key that it had before.
+    pub(super) before: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -98,8 +119,8 @@ pub(super) struct Send {
     pub(super) remote: (u64, u32),
     /// What is added or compared with, and what is swapped in.
     pub(super) operands: (u64, u64),
-    /// What a window is to be opened on: key, address, length and rights; of no meaning elsewhere.
-    pub(super) window: (u32, u64, u64, u32),
+    /// Of no meaning where no window is to be opened.
+    pub(super) window: Window,
     /// The queue pair and key that a datagram goes to; of no meaning on a connection.
     pub(super) datagram: (u32, u32),
     pub(super) inline: Option<Vec<u8>>,
@@ -149,12 +170,13 @@ impl Send {
             } else {
                 (0, 0)
             },
-            window: (
-                bind.rkey,
-                bind.bind_info.addr,
-                bind.bind_info.length,
-                bind.bind_info.mw_access_flags,
-            ),
+            window: Window {
+                rkey: bind.rkey,
+                start: bind.bind_info.addr,
+                len: bind.bind_info.length,
+                access: bind.bind_info.mw_access_flags,
+                before: None,
+            },
             datagram: (ud.remote_qpn, ud.remote_qkey),
             inline: inline.then(|| gather(&parts)),
             parts,
@@ -453,8 +475,13 @@ impl Fabric {
         access: u32,
     ) -> bool {
         self.regions.get(&key).is_some_and(|region| {
+            let open = match region.holder {
+                Holder::Region => true,
+                Holder::Domain => peer.is_some(),
+                Holder::QueuePair(number) => peer == Some(number),
+            };
             region.pd == pd
-                && (region.window_of.is_none() || region.window_of == peer)
+                && open
                 && region.access & access == access
                 && address >= region.start
                 && address

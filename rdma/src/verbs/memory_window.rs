@@ -5,6 +5,13 @@
 //! back only when the adapter has carried out the invalidation (or the window itself is gone). What the
 //! peer was told then opens nothing, however late its writes arrive.
 //!
+//! There are two types (InfiniBand Architecture Specification, volume 1, section 10.6.7). One of type 2
+//! ([`MemoryWindow::new`]) is open to the peer of the queue pair that opened it, and to nobody else. One
+//! of type 1 ([`MemoryWindow::of_type_1`]), which older devices have, is open to the peers of every queue
+//! pair of its protection domain that grants such rights: the same where a domain has one peer, as it
+//! should. It is opened and closed by `ibv_bind_mw`, on a queue pair and in order with what is posted
+//! there, and is used in the same way.
+//!
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use trackbed_rdma::verbs::*;
@@ -59,11 +66,31 @@ use crate::sys;
 pub(super) type AllocateWindow =
     unsafe extern "C" fn(*mut sys::ibv_pd, sys::ibv_mw_type) -> *mut sys::ibv_mw;
 pub(super) type DeallocateWindow = unsafe extern "C" fn(*mut sys::ibv_mw) -> i32;
+pub(super) type BindWindow =
+    unsafe extern "C" fn(*mut sys::ibv_qp, *mut sys::ibv_mw, *mut sys::ibv_mw_bind) -> i32;
 
-/// A window of type 2 that opens nothing yet. It can be opened again and again, under a new key each time.
+/// The provider's operations on windows.
+pub(super) struct WindowOperations {
+    pub(super) allocate: AllocateWindow,
+    pub(super) deallocate: DeallocateWindow,
+    /// For type 1.
+    pub(super) bind: Option<BindWindow>,
+}
+
+/// How a window is opened and closed.
+#[derive(Clone, Copy)]
+enum Binding {
+    /// Type 1, by a call of the provider, which chooses the key.
+    Call(BindWindow),
+    /// Type 2, by work requests, under a key of ours.
+    WorkRequest,
+}
+
+/// A window that opens nothing yet. It can be opened again and again, under a new key each time.
 pub struct MemoryWindow {
     /// `None` once it is destroyed.
     raw: Option<NonNull<sys::ibv_mw>>,
+    binding: Binding,
     deallocate: DeallocateWindow,
     pd: Arc<ProtectionDomain>,
 }
@@ -74,25 +101,48 @@ unsafe impl Send for MemoryWindow {}
 unsafe impl Sync for MemoryWindow {}
 
 impl MemoryWindow {
-    /// Makes one.
+    /// Makes one of type 2: what it opens is open to the peer of one queue pair.
     pub fn new(pd: &Arc<ProtectionDomain>) -> Result<MemoryWindow, VerbsError> {
+        MemoryWindow::make(pd, sys::IBV_MW_TYPE_2)
+    }
+
+    /// Makes one of type 1: what it opens is open to the peers of all queue pairs of the protection domain
+    /// that grant its rights.
+    pub fn of_type_1(pd: &Arc<ProtectionDomain>) -> Result<MemoryWindow, VerbsError> {
+        MemoryWindow::make(pd, sys::IBV_MW_TYPE_1)
+    }
+
+    fn make(
+        pd: &Arc<ProtectionDomain>,
+        kind: sys::ibv_mw_type,
+    ) -> Result<MemoryWindow, VerbsError> {
         let context = pd.context();
         context.check_process()?;
+        let limits = context.limits();
+        let (has, what) = match kind {
+            sys::IBV_MW_TYPE_1 => (limits.windows_of_type_1, "memory windows of type 1"),
+            _ => (limits.windows_of_type_2, "memory windows of type 2"),
+        };
         let lacking = || VerbsError::Lacking {
             device: context.name().to_owned(),
-            what: "memory windows of type 2",
+            what,
         };
-        if !context.limits().windows_of_type_2 {
+        if !has {
             return Err(lacking());
         }
-        let (allocate, deallocate) = context.window_operations().ok_or_else(lacking)?;
+        let operations = context.window_operations().ok_or_else(lacking)?;
+        let binding = match kind {
+            sys::IBV_MW_TYPE_1 => Binding::Call(operations.bind.ok_or_else(lacking)?),
+            _ => Binding::WorkRequest,
+        };
         // SAFETY: the protection domain is alive.
-        let raw = unsafe { allocate(pd.as_ptr(), sys::IBV_MW_TYPE_2) };
+        let raw = unsafe { (operations.allocate)(pd.as_ptr(), kind) };
         let raw =
             NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_mw", context.name()))?;
         Ok(MemoryWindow {
             raw: Some(raw),
-            deallocate,
+            binding,
+            deallocate: operations.deallocate,
             pd: Arc::clone(pd),
         })
     }
@@ -160,6 +210,7 @@ impl<P: Sink> Bound<P> {
         let payload = self.payload.take()?;
         let window = MemoryWindow {
             raw: self.window.raw.take(),
+            binding: self.window.binding,
             deallocate: self.window.deallocate,
             pd: Arc::clone(&self.window.pd),
         };
@@ -288,11 +339,45 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
         if !Arc::ptr_eq(&window.pd, region.protection_domain()) {
             return Err(Rejection::NoWindows);
         }
+        let address = payload.as_ptr() as u64 + u64::from(part.offset);
+        let info = sys::ibv_mw_bind_info {
+            mr: region.as_ptr(),
+            addr: address,
+            length: u64::from(part.len),
+            mw_access_flags: access.raw(),
+        };
+        // SAFETY: the window and the region are alive, and the open window keeps both; the range lies in
+        // the payload, which moves into the open window, so that no slice of it exists while it is open.
+        let rkey = unsafe {
+            match window.binding {
+                Binding::Call(bind) => {
+                    self.core.post_bind(bind, raw, info)?;
+                    (*raw.as_ptr()).rkey
+                }
+                Binding::WorkRequest => self.post_bind_request(raw, info)?,
+            }
+        };
+        let remote = RemoteMemory {
+            address,
+            len: u64::from(part.len),
+            rkey,
+        };
+        Ok((remote, region))
+    }
+
+    /// Opens a window of type 2 by a work request; its key.
+    ///
+    /// # Safety
+    /// Window and region must live until the window is closed, and the range be no one's to look at.
+    unsafe fn post_bind_request(
+        &mut self,
+        raw: NonNull<sys::ibv_mw>,
+        info: sys::ibv_mw_bind_info,
+    ) -> Result<u32, Rejection> {
         // SAFETY: the window is alive.
         let before = unsafe { (*raw.as_ptr()).rkey };
         // The lowest byte is the owner's to choose, and must change.
         let rkey = before & !0xff | before.wrapping_add(1) & 0xff;
-        let address = payload.as_ptr() as u64 + u64::from(part.offset);
         let mut request = sys::ibv_send_wr {
             opcode: sys::IBV_WR_BIND_MW,
             ..Default::default()
@@ -300,24 +385,13 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
         request.__bindgen_anon_2.bind_mw = sys::ibv_send_wr__bindgen_ty_4__bindgen_ty_1 {
             mw: raw.as_ptr(),
             rkey,
-            bind_info: sys::ibv_mw_bind_info {
-                mr: region.as_ptr(),
-                addr: address,
-                length: u64::from(part.len),
-                mw_access_flags: access.raw(),
-            },
+            bind_info: info,
         };
-        // SAFETY: the window and the region are alive, and the open window keeps both; the range lies in
-        // the payload, which moves into the open window, so that no slice of it exists while it is open.
+        // SAFETY: as the caller says.
         unsafe { self.core.post_control(&mut request) }?;
         // SAFETY: the window is ours; with type 2 its key is for us to keep up (ibv_bind_mw(3)).
         unsafe { (*raw.as_ptr()).rkey = rkey };
-        let remote = RemoteMemory {
-            address,
-            len: u64::from(part.len),
-            rkey,
-        };
-        Ok((remote, region))
+        Ok(rkey)
     }
 
     /// Invalidates a window that was opened on this queue pair. Its memory comes back from
@@ -330,18 +404,44 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
             let reason = Rejection::NoWindows;
             return Err(CloseFailed { open, reason });
         }
-        let mut request = sys::ibv_send_wr {
-            opcode: sys::IBV_WR_LOCAL_INV,
-            ..Default::default()
-        };
-        request.__bindgen_anon_1.invalidate_rkey = open.bound.remote.rkey;
         // SAFETY: it names a window of this queue pair, which the closing window keeps.
-        match unsafe { self.core.post_control(&mut request) } {
+        match unsafe { self.post_close(&open.bound) } {
             Ok(number) => Ok(ClosingWindow {
                 bound: open.bound,
                 number,
             }),
             Err(reason) => Err(CloseFailed { open, reason }),
+        }
+    }
+}
+
+impl<S: Source, R: Sink> QueuePair<S, R> {
+    /// Has the adapter close a window: the number of the work request.
+    ///
+    /// # Safety
+    /// It must be one of this queue pair, and live until the work request has completed.
+    unsafe fn post_close<P: Sink>(&mut self, bound: &Bound<P>) -> Result<u64, Rejection> {
+        match (bound.window.binding, bound.window.raw) {
+            (Binding::Call(bind), Some(raw)) => {
+                // One of type 1 can't be invalidated, but be opened on nothing.
+                let nothing = sys::ibv_mw_bind_info {
+                    mr: bound.region.as_ptr(),
+                    addr: bound.remote.address,
+                    length: 0,
+                    mw_access_flags: 0,
+                };
+                // SAFETY: as the caller says.
+                unsafe { self.core.post_bind(bind, raw, nothing) }
+            }
+            _ => {
+                let mut request = sys::ibv_send_wr {
+                    opcode: sys::IBV_WR_LOCAL_INV,
+                    ..Default::default()
+                };
+                request.__bindgen_anon_1.invalidate_rkey = bound.remote.rkey;
+                // SAFETY: as the caller says.
+                unsafe { self.core.post_control(&mut request) }
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::verbs::endpoint::{ConnectOptions, Endpoint};
 use crate::verbs::error::VerbsError;
 use crate::verbs::event::Notes;
 use crate::verbs::memory::{MemoryRegion, ProtectionDomain, Segment, Sink, Source};
+use crate::verbs::memory_window::BindWindow;
 use crate::verbs::port::{LinkLayer, LocalPort};
 use crate::verbs::post::{Connected, Kind, Rejected, Rejection, SendQueue, Size, errno_of};
 use crate::verbs::ring::Ring;
@@ -383,6 +384,31 @@ impl<S, R> Core<S, R> {
             // SAFETY: the queue pair is ours and no batch is open; the caller vouches for the request,
             // which ends its list.
             unsafe { post_send(raw, request, &mut refused) }
+        })
+    }
+}
+
+impl<S, R> Core<S, R> {
+    /// As [`Core::post_control`], by the provider's call that opens windows of type 1.
+    ///
+    /// # Safety
+    /// `bind` must be the operation of this context; the window and the region named must live until the
+    /// work request has completed and, where it opens something, until that is closed.
+    pub(in crate::verbs) unsafe fn post_bind(
+        &mut self,
+        bind: BindWindow,
+        window: NonNull<sys::ibv_mw>,
+        bind_info: sys::ibv_mw_bind_info,
+    ) -> Result<u64, Rejection> {
+        let raw = self.raw.as_ptr();
+        self.send.post_control(|wr_id| {
+            let mut request = sys::ibv_mw_bind {
+                wr_id,
+                send_flags: sys::IBV_SEND_SIGNALED,
+                bind_info,
+            };
+            // SAFETY: the queue pair is ours and no batch is open; the rest is as the caller says.
+            unsafe { bind(raw, window.as_ptr(), &mut request) }
         })
     }
 }

@@ -437,6 +437,45 @@ fn what_is_posted_after_a_failure_comes_back_flushed_and_in_order() {
 }
 
 #[test]
+fn an_address_outside_the_peers_memory_changes_nothing_whatever_the_verb() {
+    let all = RemoteAccess {
+        write: true,
+        read: true,
+        atomic: true,
+    };
+    for interface in BOTH {
+        for verb in 0..3 {
+            for offset in [PIECE as u64, PIECE as u64 * 1000, 8u64.wrapping_neg()] {
+                let (mut left, mut a, right, _b) = pair(&QueuePairConfig {
+                    remote_reads: true,
+                    remote_atomics: true,
+                    ..through(interface, 4)
+                });
+                let kept = window(&right, all);
+                let at = start_of(&kept).offset(offset);
+                let payload = left.filled(9);
+                let segments = [Segment::new(0, 8)];
+                let mut batch = a.batch();
+                match verb {
+                    0 => batch.push(payload, &[Work::write(at, &segments).signaled()]),
+                    1 => batch.push_read(payload, at, &segments),
+                    _ => batch.push_fetch_add(payload, 0, at, 1),
+                }
+                .expect("nobody here knows the peer's bounds");
+                batch.commit().expect("posted");
+                let done = left.next();
+                let mut sent = sent(a.settle(done));
+                let (payload, outcome) = sent.next_outcome().expect("the payload");
+                let status = outcome.expect_err("refused").status;
+                assert_eq!(status, Status::RemoteAccess);
+                assert_eq!(payload[..8], [9; 8], "nothing was brought");
+                assert_eq!(kept.word(0), Some(0));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_region_stays_registered_while_it_is_posted_from() {
     for interface in BOTH {
         let (mut left, mut a, right, _b) = pair(&through(interface, 4));
