@@ -10,14 +10,20 @@
 
 mod calls;
 pub mod cm;
+mod completions;
 mod datagram;
+mod devices;
 mod events;
 mod extended;
 mod fabric;
+mod memory;
 pub mod null;
+mod queue_pairs;
+mod queues;
 mod shared_receive;
 mod transfer;
 mod windows;
+mod work;
 
 use std::sync::Arc;
 

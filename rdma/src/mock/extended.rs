@@ -6,8 +6,9 @@
 
 use std::ffi::c_void;
 
-use super::fabric::{self, Part, Send, Window, parts};
+use super::fabric;
 use super::transfer::gather;
+use super::work::{Part, Send, Window, parts};
 use crate::sys;
 
 /// A queue pair as its user holds it: libibverbs' structure, then the open batch.

@@ -5,7 +5,8 @@ use std::ffi::c_int;
 use std::ptr::null_mut;
 
 use super::calls::fail;
-use super::fabric::{self, Fabric, Holder, Region, Send};
+use super::fabric::{self, Fabric, Holder, Region};
+use super::work::Send;
 use crate::sys;
 
 impl Fabric {

@@ -49,140 +49,22 @@
 //! }
 //! ```
 
+mod window;
+
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::error::VerbsError;
-use super::memory::{
-    MemoryRegion, ProtectionDomain, RemoteAccess, RemoteMemory, Segment, Sink, Source,
-};
+use super::memory::{MemoryRegion, RemoteAccess, RemoteMemory, Segment, Sink, Source};
 use super::post::Rejection;
 use super::queue_pair::{QueuePair, QueuePairState};
 use crate::sys;
 
-pub(super) type AllocateWindow =
-    unsafe extern "C" fn(*mut sys::ibv_pd, sys::ibv_mw_type) -> *mut sys::ibv_mw;
-pub(super) type DeallocateWindow = unsafe extern "C" fn(*mut sys::ibv_mw) -> i32;
-pub(super) type BindWindow =
-    unsafe extern "C" fn(*mut sys::ibv_qp, *mut sys::ibv_mw, *mut sys::ibv_mw_bind) -> i32;
-
-/// The provider's operations on windows.
-pub(super) struct WindowOperations {
-    pub(super) allocate: AllocateWindow,
-    pub(super) deallocate: DeallocateWindow,
-    /// For type 1.
-    pub(super) bind: Option<BindWindow>,
-}
-
-/// How a window is opened and closed.
-#[derive(Clone, Copy)]
-enum Binding {
-    /// Type 1, by a call of the provider, which chooses the key.
-    Call(BindWindow),
-    /// Type 2, by work requests, under a key of ours.
-    WorkRequest,
-}
-
-/// A window that opens nothing yet. It can be opened again and again, under a new key each time.
-pub struct MemoryWindow {
-    /// `None` once it is destroyed.
-    raw: Option<NonNull<sys::ibv_mw>>,
-    binding: Binding,
-    deallocate: DeallocateWindow,
-    pd: Arc<ProtectionDomain>,
-}
-
-// SAFETY: libibverbs' control functions are thread safe, and the window has one owner.
-unsafe impl Send for MemoryWindow {}
-// SAFETY: nothing can be done with it through a shared reference.
-unsafe impl Sync for MemoryWindow {}
-
-impl MemoryWindow {
-    /// Makes one of type 2: what it opens is open to the peer of one queue pair.
-    pub fn new(pd: &Arc<ProtectionDomain>) -> Result<MemoryWindow, VerbsError> {
-        MemoryWindow::make(pd, sys::IBV_MW_TYPE_2)
-    }
-
-    /// Makes one of type 1: what it opens is open to the peers of all queue pairs of the protection domain
-    /// that grant its rights.
-    pub fn of_type_1(pd: &Arc<ProtectionDomain>) -> Result<MemoryWindow, VerbsError> {
-        MemoryWindow::make(pd, sys::IBV_MW_TYPE_1)
-    }
-
-    fn make(
-        pd: &Arc<ProtectionDomain>,
-        kind: sys::ibv_mw_type,
-    ) -> Result<MemoryWindow, VerbsError> {
-        let context = pd.context();
-        context.check_process()?;
-        let limits = context.limits();
-        let (has, what) = match kind {
-            sys::IBV_MW_TYPE_1 => (limits.windows_of_type_1, "memory windows of type 1"),
-            _ => (limits.windows_of_type_2, "memory windows of type 2"),
-        };
-        let lacking = || VerbsError::Lacking {
-            device: context.name().to_owned(),
-            what,
-        };
-        if !has {
-            return Err(lacking());
-        }
-        let operations = context.window_operations().ok_or_else(lacking)?;
-        let binding = match kind {
-            sys::IBV_MW_TYPE_1 => Binding::Call(operations.bind.ok_or_else(lacking)?),
-            _ => Binding::WorkRequest,
-        };
-        // SAFETY: the protection domain is alive.
-        let raw = unsafe { (operations.allocate)(pd.as_ptr(), kind) };
-        let raw =
-            NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_mw", context.name()))?;
-        Ok(MemoryWindow {
-            raw: Some(raw),
-            binding,
-            deallocate: operations.deallocate,
-            pd: Arc::clone(pd),
-        })
-    }
-
-    /// Destroys it; whether the device did: then nothing is open through it any more.
-    fn destroy(&mut self) -> bool {
-        let Some(raw) = self.raw else {
-            return true;
-        };
-        if self.pd.context().is_inherited() {
-            return false;
-        }
-        // SAFETY: the window is ours and was not destroyed before.
-        let destroyed = unsafe { (self.deallocate)(raw.as_ptr()) } == 0;
-        if destroyed {
-            self.raw = None;
-        }
-        destroyed
-    }
-
-    /// Leaves it to the device, with its protection domain, for ever.
-    fn leak(&mut self) {
-        self.raw = None;
-        std::mem::forget(Arc::clone(&self.pd));
-    }
-}
-
-impl Drop for MemoryWindow {
-    fn drop(&mut self) {
-        if !self.destroy() {
-            self.leak();
-        }
-    }
-}
-
-impl fmt::Debug for MemoryWindow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryWindow").finish_non_exhaustive()
-    }
-}
+use window::Binding;
+pub use window::MemoryWindow;
+pub(super) use window::{BindWindow, WindowOperations};
 
 /// Memory behind a window, which a peer may use at any time.
 struct Bound<P: Sink> {
@@ -208,15 +90,9 @@ impl<P: Sink> Bound<P> {
     /// Hands both back, when the adapter has carried the invalidation out.
     fn release(&mut self) -> Option<ClosedWindow<P>> {
         let payload = self.payload.take()?;
-        let window = MemoryWindow {
-            raw: self.window.raw.take(),
-            binding: self.window.binding,
-            deallocate: self.window.deallocate,
-            pd: Arc::clone(&self.window.pd),
-        };
         Some(ClosedWindow {
             payload,
-            window: Some(window),
+            window: Some(self.window.take()),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Reliable connected queue pairs: brought up step by step, owners of what is posted on them.
 
+mod bring_up;
 mod core;
 mod create;
 mod managed;

@@ -10,7 +10,8 @@ use socket2::{SockAddr, SockAddrStorage};
 
 use super::Answer;
 use super::world::{self, Channel, Identifier, State, Waiting, World};
-use crate::mock::calls::{fail, gid, take_signal};
+use crate::mock::calls::{fail, take_signal};
+use crate::mock::devices::gid;
 use crate::sys::{self, ConnectionManager};
 
 /// What the fields of the wire are long: what arrives is padded with zeros.
