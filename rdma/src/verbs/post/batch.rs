@@ -75,7 +75,7 @@ impl<'q, S: Source> SendBatch<'q, S> {
                 } = *request;
                 let flags = request.flags();
                 self.queue
-                    .push_one(payload, to, verb, remote, immediate, flags, segment)
+                    .push_one::<D, true>(payload, to, verb, remote, immediate, flags, segment)
             }
             work => self.queue.push_any(payload, to, work.iter().copied()),
         }
@@ -86,12 +86,21 @@ impl<'q, S: Source> SendBatch<'q, S> {
     /// succeeded.
     ///
     /// [`Sent::next_outcome`]: crate::verbs::Sent::next_outcome
+    #[inline]
     pub fn push_fetch(&mut self, payload: S, fetches: &[Fetch<'_>]) -> Result<(), Rejected<S>>
     where
         S: Sink,
     {
-        let work = fetches.iter().map(Fetch::work);
-        self.queue.push_any(payload, Connected, work)
+        match fetches {
+            // As in `push_to`.
+            [fetch] if self.queue.reads_issued > 0 && self.queue.last_range.writable => {
+                self.queue.push_fetch(payload, fetch.work())
+            }
+            fetches => {
+                let work = fetches.iter().map(Fetch::work);
+                self.queue.push_any(payload, Connected, work)
+            }
+        }
     }
 
     /// Adds one signalled [`Fetch::read`].
@@ -183,10 +192,25 @@ impl<S: Source> Drop for SendBatch<'_, S> {
 }
 
 impl<S: Source> SendQueue<S> {
-    /// Adds one work request of one segment to the open batch.
+    /// Adds a read or an atomic to the open batch, most likely a read into the region of the last payload,
+    /// which may be written.
+    #[inline]
+    fn push_fetch(&mut self, payload: S, work: Work<'_>) -> Result<(), Rejected<S>> {
+        match *work.segments {
+            [segment] if work.verb == Verb::Read => {
+                let (flags, remote) = (work.flags(), work.remote);
+                let to = Connected;
+                self.push_one::<_, false>(payload, to, Verb::Read, remote, 0, flags, segment)
+            }
+            _ => self.push_any(payload, Connected, std::iter::once(work)),
+        }
+    }
+
+    /// Adds one work request of one segment to the open batch. If it `COPIES`, a short message is copied;
+    /// one that brings something doesn't, and needs a last region that may be written.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "each in a register of its own")]
-    fn push_one<D: Destination>(
+    fn push_one<D: Destination, const COPIES: bool>(
         &mut self,
         payload: S,
         to: D,
@@ -212,7 +236,10 @@ impl<S: Source> SendQueue<S> {
         if until > self.last_range.end {
             return self.push_one_elsewhere(payload, to, verb, remote, immediate, flags, segment);
         }
-        debug_assert!(!verb.writes_payload(), "those go through `push_any`");
+        debug_assert!(
+            !verb.writes_payload() || (!COPIES && self.last_range.writable),
+            "what comes is written here"
+        );
         let flags = self.signal(flags);
         // SAFETY: there is room.
         let number = unsafe { self.ring.push_unchecked(Some(payload)) };
@@ -220,7 +247,7 @@ impl<S: Source> SendQueue<S> {
         // stays registered, and in a payload that the ring owns until it completes, or, copied, that is
         // valid now. The caller of `push_to` vouches for the destination.
         unsafe {
-            if segment.len < self.inline_below {
+            if COPIES && segment.len < self.inline_below {
                 cold_path();
                 let request = (number, flags | sys::IBV_SEND_INLINE);
                 self.work.add(request, verb, remote, immediate, (0, 0));
