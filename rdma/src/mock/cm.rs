@@ -6,6 +6,8 @@
 //! identifier asks for or listens on, so tests that use different ports do not meet.
 
 mod calls;
+mod connecting;
+mod identifiers;
 mod world;
 
 use std::net::SocketAddr;

@@ -119,7 +119,7 @@ impl World {
     pub(super) fn remove_device(&mut self, address: SocketAddr) {
         for (raw, id) in &self.ids {
             if [id.address, id.via].contains(&Some(address)) {
-                super::calls::take_device(*raw);
+                super::identifiers::take_device(*raw);
             }
         }
     }
