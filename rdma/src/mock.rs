@@ -5,17 +5,25 @@
 //! [`hold`] stops a queue pair from doing so, and other functions here make calls fail that a healthy
 //! device would not. Devices are called `mock0` (with the extended operation table, extended queue pairs
 //! among it), `mock1` (with the classic one only) and `mock2` (with neither reads nor atomics); queue
-//! pairs of the whole process reach each other. [`null`] is another provider, which does next to nothing.
+//! pairs of the whole process reach each other. [`null`] is another provider, which does next to nothing;
+//! [`cm`] stands for librdmacm.
 
 mod calls;
+pub mod cm;
+mod completions;
 mod datagram;
+mod devices;
 mod events;
 mod extended;
 mod fabric;
+mod memory;
 pub mod null;
+mod queue_pairs;
+mod queues;
 mod shared_receive;
 mod transfer;
 mod windows;
+mod work;
 
 use std::sync::Arc;
 

@@ -163,8 +163,8 @@ pub use address::{AddressHandle, DatagramAddress, PathOptions, Sender};
 pub use completion::{Completion, CompletionQueue, Operation, Queue, WorkCompletion};
 pub use context::{Context, device_names};
 pub use datagram::{
-    Datagram, DatagramConfig, DatagramPeer, DatagramQueuePair, ReceivedDatagram, SentDatagram,
-    SettledDatagram,
+    Datagram, DatagramBatch, DatagramConfig, DatagramPeer, DatagramQueuePair, DatagramWork,
+    ReceivedDatagram, SettledDatagram,
 };
 pub use endpoint::{ConnectOptions, Endpoint, EndpointError, Mtu};
 pub use error::VerbsError;
@@ -184,7 +184,7 @@ pub use memory_window::{
 };
 pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, Pages};
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};
-pub use post::{PostError, PostingInterface, Rejected, Rejection, SendBatch, Work};
+pub use post::{Fetch, PostError, PostingInterface, Rejected, Rejection, SendBatch, Work};
 pub use queue_pair::{
     ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
 };

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use soft_roce::device;
 use trackbed_rdma::verbs::{
-    Access, Atomics, Completion, CompletionError, CompletionQueue, ConnectOptions, Context,
+    Access, Atomics, Completion, CompletionError, CompletionQueue, ConnectOptions, Context, Fetch,
     GidChoice, Mapping, MemoryRegion, Operation, Piece, PostingInterface, ProtectionDomain,
     QueuePair, QueuePairConfig, RemoteAccess, RemoteWindow, Segment, SendBatch, Settled, Status,
-    UnconnectedQueuePair, Work,
+    UnconnectedQueuePair, Work, WorkCompletion,
 };
 
 const PIECE: usize = 4096;
@@ -24,7 +24,7 @@ struct End {
     pair: QueuePair<Piece, Piece>,
 }
 
-type Batch<'q> = SendBatch<'q, Piece, Piece>;
+type Batch<'q> = SendBatch<'q, Piece>;
 
 impl End {
     /// Posts one batch and waits for the next completion: how it went, with the first payload.
@@ -37,14 +37,20 @@ impl End {
         let mut batch = self.pair.batch();
         post(&mut batch, piece);
         batch.commit().expect("posted");
+        let done = self.next();
+        let Settled::Sent(mut sent) = self.pair.settle(done) else {
+            panic!("only sends were posted");
+        };
+        let outcome = *sent.outcome();
+        (outcome, sent.next().expect("the payload"))
+    }
+
+    /// Waits for the next completion.
+    fn next(&mut self) -> WorkCompletion {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(done) = self.queue.poll().expect("a sound queue") {
-                let Settled::Sent(mut sent) = self.pair.settle(done) else {
-                    panic!("only sends were posted");
-                };
-                let outcome = *sent.outcome();
-                return (outcome, sent.next().expect("the payload"));
+                return done;
             }
             assert!(Instant::now() < deadline, "no completion for a minute");
             std::thread::yield_now();
@@ -231,6 +237,119 @@ fn reads_and_atomics_bring_the_right_values_through_either_interface() {
             assert_eq!(outcome.expect("compared").operation, Operation::CompareSwap);
             assert_eq!((word(&piece), window.word(1024)), (there, Some(left)));
         }
+    }
+}
+
+#[test]
+fn unsignalled_reads_and_atomics_are_proven_done_by_a_later_completion() {
+    let Some(device) = device() else { return };
+    for interface in BOTH {
+        let (mut a, b) = ends(&device, interface, 0);
+        let mut window = RemoteWindow::new_with(&b.pd, PIECE, EVERYTHING).expect("a window");
+        for index in 0..16 {
+            assert!(window.set_word(index * 8, index as u64 + 1));
+        }
+        let at = |index: usize| window.remote().at(index as u64 * 8, 8).expect("inside");
+        let word = |piece: &Piece| u64::from_ne_bytes(piece[..8].try_into().expect("eight bytes"));
+        let segments = [Segment::new(0, 8)];
+        for round in 0..20 {
+            let pieces: Vec<Piece> = a.pieces.drain(..6).collect();
+            let mut batch = a.pair.batch();
+            for (index, piece) in pieces.into_iter().enumerate() {
+                let fetch = match index {
+                    4 => Fetch::fetch_add(at(0), 0, 1),
+                    _ => Fetch::read(at(1 + index), &segments),
+                };
+                let fetch = if index == 5 { fetch.signaled() } else { fetch };
+                batch.push_fetch(piece, &[fetch]).expect("room");
+            }
+            batch.commit().expect("posted");
+            let mut back = Vec::new();
+            while back.len() < 6 {
+                let done = a.next();
+                let Settled::Sent(mut sent) = a.pair.settle(done) else {
+                    panic!("only sends were posted");
+                };
+                while let Some((piece, outcome)) = sent.next_outcome() {
+                    outcome.expect("brought");
+                    back.push(word(&piece));
+                    a.pieces.push(piece);
+                }
+            }
+            assert_eq!(back, [2, 3, 4, 5, round + 1, 7]);
+        }
+        // One in the middle that fails: those before it are good, those after it are not.
+        let beyond = at(0).offset(PIECE as u64);
+        let pieces: Vec<Piece> = a.pieces.drain(..4).collect();
+        let mut batch = a.pair.batch();
+        for (index, piece) in pieces.into_iter().enumerate() {
+            let from = if index == 2 { beyond } else { at(1) };
+            batch
+                .push_fetch(piece, &[Fetch::read(from, &segments)])
+                .expect("room");
+        }
+        batch.commit().expect("posted");
+        let mut back = Vec::new();
+        while back.len() < 4 {
+            let done = a.next();
+            let Settled::Sent(mut sent) = a.pair.settle(done) else {
+                panic!("only sends were posted");
+            };
+            while let Some((piece, outcome)) = sent.next_outcome() {
+                back.push(outcome.map(|()| word(&piece)).map_err(|error| error.status));
+            }
+        }
+        let expected = [
+            Ok(2),
+            Ok(2),
+            Err(Status::RemoteAccess),
+            Err(Status::Flushed),
+        ];
+        assert_eq!(back, expected);
+    }
+}
+
+#[test]
+fn memory_stays_while_it_is_posted_whoever_lets_go_of_it() {
+    let Some(device) = device() else { return };
+    for interface in BOTH {
+        let (a, b) = ends(&device, interface, 0);
+        let window = RemoteWindow::new(&b.pd, PIECE).expect("a window");
+        let at = window.remote().at(0, PIECE as u64).expect("inside");
+        let End {
+            pd,
+            mut queue,
+            mut pieces,
+            mut pair,
+        } = a;
+        let whole = [Segment::new(0, PIECE as u32)];
+        let mut batch = pair.batch();
+        for byte in 1..=15 {
+            let mut piece = pieces.pop().expect("a piece left");
+            piece.fill(byte);
+            let work = Work::write(at, &whole);
+            let work = if byte == 15 { work.signaled() } else { work };
+            batch.push(piece, &[work]).expect("room");
+        }
+        batch.commit().expect("posted");
+        // The last handles of the region and its memory but those of the queue pair.
+        drop((pieces, pd));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut back = Vec::new();
+        while back.len() < 15 {
+            assert!(Instant::now() < deadline, "{} came back", back.len());
+            let Some(done) = queue.poll().expect("a sound queue") else {
+                std::thread::yield_now();
+                continue;
+            };
+            let Settled::Sent(sent) = pair.settle(done) else {
+                panic!("only sends were posted");
+            };
+            (*sent.outcome()).expect("written");
+            back.extend(sent.map(|piece| piece[PIECE - 1]));
+        }
+        assert_eq!(back, (1..=15).collect::<Vec<u8>>());
+        assert_eq!(window.byte(PIECE - 1), Some(15));
     }
 }
 

@@ -4,9 +4,11 @@
 use std::ffi::c_int;
 use std::ptr::null_mut;
 
-use super::calls::{fail, gid};
-use super::fabric::{Fabric, Send};
+use super::calls::fail;
+use super::devices::gid;
+use super::fabric::Fabric;
 use super::transfer::{room, scatter};
+use super::work::Send;
 use crate::sys;
 
 /// As [`super::calls`] reports the port's.

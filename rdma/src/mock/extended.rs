@@ -6,8 +6,9 @@
 
 use std::ffi::c_void;
 
-use super::fabric::{self, Part, Send, parts};
+use super::fabric;
 use super::transfer::gather;
+use super::work::{Part, Send, Window, parts};
 use crate::sys;
 
 /// A queue pair as its user holds it: libibverbs' structure, then the open batch.
@@ -21,7 +22,8 @@ pub(super) struct QueuePair {
 }
 
 impl QueuePair {
-    pub(super) fn new(base: sys::ibv_qp, extended: bool) -> Box<QueuePair> {
+    /// With the operations that queue pairs of this kind have, when it is to be an extended one.
+    pub(super) fn new(base: sys::ibv_qp, kind: sys::ibv_qp_type, extended: bool) -> Box<QueuePair> {
         let mut table = sys::ibv_qp_ex {
             qp_base: base,
             ..Default::default()
@@ -32,15 +34,19 @@ impl QueuePair {
             table.wr_abort = Some(abort);
             table.wr_send = Some(send);
             table.wr_send_imm = Some(send_imm);
-            table.wr_rdma_write = Some(rdma_write);
-            table.wr_rdma_write_imm = Some(rdma_write_imm);
-            table.wr_rdma_read = Some(rdma_read);
-            table.wr_atomic_fetch_add = Some(fetch_add);
-            table.wr_atomic_cmp_swp = Some(compare_swap);
             table.wr_set_sge = Some(set_sge);
             table.wr_set_sge_list = Some(set_sge_list);
             table.wr_set_inline_data = Some(set_inline_data);
             table.wr_set_inline_data_list = Some(set_inline_data_list);
+            if kind == sys::IBV_QPT_UD {
+                table.wr_set_ud_addr = Some(set_ud_addr);
+            } else {
+                table.wr_rdma_write = Some(rdma_write);
+                table.wr_rdma_write_imm = Some(rdma_write_imm);
+                table.wr_rdma_read = Some(rdma_read);
+                table.wr_atomic_fetch_add = Some(fetch_add);
+                table.wr_atomic_cmp_swp = Some(compare_swap);
+            }
         }
         Box::new(QueuePair {
             table,
@@ -61,7 +67,7 @@ impl QueuePair {
             signaled: self.table.wr_flags & sys::IBV_SEND_SIGNALED != 0,
             immediate: 0,
             remote,
-            window: (0, 0, 0, 0),
+            window: Window::default(),
             datagram: (0, 0),
             operands: (0, 0),
             inline: None,
@@ -196,6 +202,20 @@ unsafe extern "C" fn compare_swap(
     unsafe { of(table) }
         .add(sys::IBV_WR_ATOMIC_CMP_AND_SWP, (address, rkey))
         .operands = (expected, new);
+}
+
+unsafe extern "C" fn set_ud_addr(
+    table: *mut sys::ibv_qp_ex,
+    _handle: *mut sys::ibv_ah,
+    qp_number: u32,
+    queue_key: u32,
+) {
+    // SAFETY: the caller's queue pair.
+    let queue_pair = unsafe { of(table) };
+    match queue_pair.batch.last_mut() {
+        Some(last) => last.datagram = (qp_number, queue_key),
+        None => queue_pair.error = libc::EINVAL,
+    }
 }
 
 unsafe extern "C" fn set_sge(table: *mut sys::ibv_qp_ex, lkey: u32, address: u64, len: u32) {

@@ -10,6 +10,7 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
 use super::calls;
+use super::devices;
 use crate::sys::{self, Library};
 use crate::verbs::{Context, VerbsError};
 
@@ -188,7 +189,7 @@ unsafe fn of<'a>(table: *mut sys::ibv_qp_ex) -> &'a mut QueuePair {
 
 unsafe extern "C" fn open_device(device: *mut sys::ibv_device) -> *mut sys::ibv_context {
     // SAFETY: the caller's device.
-    let context = unsafe { calls::open_device(device) };
+    let context = unsafe { devices::open_device(device) };
     let head = std::mem::offset_of!(sys::verbs_context, context);
     // SAFETY: the context is the last field of a verbs_context, which nobody else uses yet.
     unsafe {

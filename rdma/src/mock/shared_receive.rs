@@ -6,7 +6,8 @@ use std::ptr::null_mut;
 
 use super::calls::fail;
 use super::events;
-use super::fabric::{self, Fabric, Receive, parts};
+use super::fabric::{self, Fabric};
+use super::work::{Receive, parts};
 use crate::sys;
 
 #[derive(Default)]

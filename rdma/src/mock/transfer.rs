@@ -1,6 +1,7 @@
 //! How the mock provider carries one work request out, and with which status it ends.
 
-use super::fabric::{Fabric, Part, Receive, Send};
+use super::fabric::Fabric;
+use super::work::{Part, Receive, Send};
 use crate::sys;
 
 /// The status of a work request that fails.

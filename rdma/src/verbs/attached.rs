@@ -1,4 +1,4 @@
-//! The regions that the payloads of a queue may lie in.
+//! The regions that the payloads of a queue, or of a queue pair, may lie in.
 
 use std::sync::Arc;
 
@@ -36,6 +36,7 @@ impl Attached {
     }
 
     /// The attached region that a payload lies in.
+    #[inline]
     pub(super) fn range_of(&self, start: *const u8, len: usize) -> Result<LocalRange, Rejection> {
         let start = start as usize;
         self.ranges
@@ -45,7 +46,22 @@ impl Attached {
             .ok_or(Rejection::NotAttached)
     }
 
+    /// As [`Attached::range_of`], the region itself.
+    pub(super) fn region_of(
+        &self,
+        start: *const u8,
+        len: usize,
+    ) -> Result<Arc<MemoryRegion>, Rejection> {
+        let range = self.range_of(start, len)?;
+        self.regions
+            .iter()
+            .find(|region| region.local().lkey == range.lkey)
+            .map(Arc::clone)
+            .ok_or(Rejection::NotAttached)
+    }
+
     /// Writes down the segments of a receive, which must lie in a payload of writable memory.
+    #[inline]
     pub(super) fn receive_into<R: Sink>(
         &self,
         payload: &R,
@@ -60,7 +76,10 @@ impl Attached {
         if !range.writable {
             return Err(Rejection::ReadOnly);
         }
-        write_down(segments, payload.as_ptr(), range.lkey, list);
+        let base = payload.as_ptr() as u64;
+        for (target, segment) in list.iter_mut().zip(segments) {
+            *target = segment.within(base, range.lkey);
+        }
         Ok(())
     }
 
@@ -68,21 +87,5 @@ impl Attached {
     pub(super) fn leak(&mut self) {
         std::mem::forget(std::mem::take(&mut self.regions));
         std::mem::forget(Arc::clone(&self.pd));
-    }
-}
-
-/// Writes down parts of a payload as the adapter takes them.
-pub(super) fn write_down(
-    segments: &[Segment],
-    base: *const u8,
-    lkey: u32,
-    list: &mut [sys::ibv_sge],
-) {
-    for (target, segment) in list.iter_mut().zip(segments) {
-        *target = sys::ibv_sge {
-            addr: base as u64 + u64::from(segment.offset),
-            length: segment.len,
-            lkey,
-        };
     }
 }

@@ -65,6 +65,8 @@ mod error;
 mod id;
 mod listener;
 mod private_data;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};

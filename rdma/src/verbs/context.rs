@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::error::VerbsError;
 use super::event;
 use super::limits::DeviceLimits;
-use super::memory_window::{AllocateWindow, DeallocateWindow};
+use super::memory_window::WindowOperations;
 use super::shared_receive::PostSharedReceive;
 use crate::sys::{self, Library};
 
@@ -176,10 +176,14 @@ impl Context {
     }
 
     /// How memory windows are made and destroyed, when the provider has them.
-    pub(super) fn window_operations(&self) -> Option<(AllocateWindow, DeallocateWindow)> {
+    pub(super) fn window_operations(&self) -> Option<WindowOperations> {
         // SAFETY: a provider fills its table before it returns the context, and leaves it alone.
         let table = unsafe { &(*self.raw.as_ptr()).ops };
-        table.alloc_mw.zip(table.dealloc_mw)
+        Some(WindowOperations {
+            allocate: table.alloc_mw?,
+            deallocate: table.dealloc_mw?,
+            bind: table.bind_mw,
+        })
     }
 
     /// How receives are posted on shared receive queues, when the provider has them.

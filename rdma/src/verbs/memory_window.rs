@@ -5,6 +5,13 @@
 //! back only when the adapter has carried out the invalidation (or the window itself is gone). What the
 //! peer was told then opens nothing, however late its writes arrive.
 //!
+//! There are two types (InfiniBand Architecture Specification, volume 1, section 10.6.7). One of type 2
+//! ([`MemoryWindow::new`]) is open to the peer of the queue pair that opened it, and to nobody else. One
+//! of type 1 ([`MemoryWindow::of_type_1`]), which older devices have, is open to the peers of every queue
+//! pair of its protection domain that grants such rights: the same where a domain has one peer, as it
+//! should. It is opened and closed by `ibv_bind_mw`, on a queue pair and in order with what is posted
+//! there, and is used in the same way.
+//!
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use trackbed_rdma::verbs::*;
@@ -42,97 +49,22 @@
 //! }
 //! ```
 
+mod window;
+
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::error::VerbsError;
-use super::memory::{
-    MemoryRegion, ProtectionDomain, RemoteAccess, RemoteMemory, Segment, Sink, Source,
-};
+use super::memory::{MemoryRegion, RemoteAccess, RemoteMemory, Segment, Sink, Source};
 use super::post::Rejection;
 use super::queue_pair::{QueuePair, QueuePairState};
 use crate::sys;
 
-pub(super) type AllocateWindow =
-    unsafe extern "C" fn(*mut sys::ibv_pd, sys::ibv_mw_type) -> *mut sys::ibv_mw;
-pub(super) type DeallocateWindow = unsafe extern "C" fn(*mut sys::ibv_mw) -> i32;
-
-/// A window of type 2 that opens nothing yet. It can be opened again and again, under a new key each time.
-pub struct MemoryWindow {
-    /// `None` once it is destroyed.
-    raw: Option<NonNull<sys::ibv_mw>>,
-    deallocate: DeallocateWindow,
-    pd: Arc<ProtectionDomain>,
-}
-
-// SAFETY: libibverbs' control functions are thread safe, and the window has one owner.
-unsafe impl Send for MemoryWindow {}
-// SAFETY: nothing can be done with it through a shared reference.
-unsafe impl Sync for MemoryWindow {}
-
-impl MemoryWindow {
-    /// Makes one.
-    pub fn new(pd: &Arc<ProtectionDomain>) -> Result<MemoryWindow, VerbsError> {
-        let context = pd.context();
-        context.check_process()?;
-        let lacking = || VerbsError::Lacking {
-            device: context.name().to_owned(),
-            what: "memory windows of type 2",
-        };
-        if !context.limits().windows_of_type_2 {
-            return Err(lacking());
-        }
-        let (allocate, deallocate) = context.window_operations().ok_or_else(lacking)?;
-        // SAFETY: the protection domain is alive.
-        let raw = unsafe { allocate(pd.as_ptr(), sys::IBV_MW_TYPE_2) };
-        let raw =
-            NonNull::new(raw).ok_or_else(|| VerbsError::last("ibv_alloc_mw", context.name()))?;
-        Ok(MemoryWindow {
-            raw: Some(raw),
-            deallocate,
-            pd: Arc::clone(pd),
-        })
-    }
-
-    /// Destroys it; whether the device did: then nothing is open through it any more.
-    fn destroy(&mut self) -> bool {
-        let Some(raw) = self.raw else {
-            return true;
-        };
-        if self.pd.context().is_inherited() {
-            return false;
-        }
-        // SAFETY: the window is ours and was not destroyed before.
-        let destroyed = unsafe { (self.deallocate)(raw.as_ptr()) } == 0;
-        if destroyed {
-            self.raw = None;
-        }
-        destroyed
-    }
-
-    /// Leaves it to the device, with its protection domain, for ever.
-    fn leak(&mut self) {
-        self.raw = None;
-        std::mem::forget(Arc::clone(&self.pd));
-    }
-}
-
-impl Drop for MemoryWindow {
-    fn drop(&mut self) {
-        if !self.destroy() {
-            self.leak();
-        }
-    }
-}
-
-impl fmt::Debug for MemoryWindow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryWindow").finish_non_exhaustive()
-    }
-}
+use window::Binding;
+pub use window::MemoryWindow;
+pub(super) use window::{BindWindow, WindowOperations};
 
 /// Memory behind a window, which a peer may use at any time.
 struct Bound<P: Sink> {
@@ -158,14 +90,9 @@ impl<P: Sink> Bound<P> {
     /// Hands both back, when the adapter has carried the invalidation out.
     fn release(&mut self) -> Option<ClosedWindow<P>> {
         let payload = self.payload.take()?;
-        let window = MemoryWindow {
-            raw: self.window.raw.take(),
-            deallocate: self.window.deallocate,
-            pd: Arc::clone(&self.window.pd),
-        };
         Some(ClosedWindow {
             payload,
-            window: Some(window),
+            window: Some(self.window.take()),
         })
     }
 }
@@ -281,18 +208,52 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
             let segment = part;
             return Err(Rejection::OutsidePayload { segment, len });
         }
-        let region = self.core.region_of(payload.as_ptr(), len)?;
+        let region = self.core.send.attached.region_of(payload.as_ptr(), len)?;
         let (Some(raw), true) = (window.raw, region.takes_windows()) else {
             return Err(Rejection::NoWindows);
         };
         if !Arc::ptr_eq(&window.pd, region.protection_domain()) {
             return Err(Rejection::NoWindows);
         }
+        let address = payload.as_ptr() as u64 + u64::from(part.offset);
+        let info = sys::ibv_mw_bind_info {
+            mr: region.as_ptr(),
+            addr: address,
+            length: u64::from(part.len),
+            mw_access_flags: access.raw(),
+        };
+        // SAFETY: the window and the region are alive, and the open window keeps both; the range lies in
+        // the payload, which moves into the open window, so that no slice of it exists while it is open.
+        let rkey = unsafe {
+            match window.binding {
+                Binding::Call(bind) => {
+                    self.core.post_bind(bind, raw, info)?;
+                    (*raw.as_ptr()).rkey
+                }
+                Binding::WorkRequest => self.post_bind_request(raw, info)?,
+            }
+        };
+        let remote = RemoteMemory {
+            address,
+            len: u64::from(part.len),
+            rkey,
+        };
+        Ok((remote, region))
+    }
+
+    /// Opens a window of type 2 by a work request; its key.
+    ///
+    /// # Safety
+    /// Window and region must live until the window is closed, and the range be no one's to look at.
+    unsafe fn post_bind_request(
+        &mut self,
+        raw: NonNull<sys::ibv_mw>,
+        info: sys::ibv_mw_bind_info,
+    ) -> Result<u32, Rejection> {
         // SAFETY: the window is alive.
         let before = unsafe { (*raw.as_ptr()).rkey };
         // The lowest byte is the owner's to choose, and must change.
         let rkey = before & !0xff | before.wrapping_add(1) & 0xff;
-        let address = payload.as_ptr() as u64 + u64::from(part.offset);
         let mut request = sys::ibv_send_wr {
             opcode: sys::IBV_WR_BIND_MW,
             ..Default::default()
@@ -300,24 +261,13 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
         request.__bindgen_anon_2.bind_mw = sys::ibv_send_wr__bindgen_ty_4__bindgen_ty_1 {
             mw: raw.as_ptr(),
             rkey,
-            bind_info: sys::ibv_mw_bind_info {
-                mr: region.as_ptr(),
-                addr: address,
-                length: u64::from(part.len),
-                mw_access_flags: access.raw(),
-            },
+            bind_info: info,
         };
-        // SAFETY: the window and the region are alive, and the open window keeps both; the range lies in
-        // the payload, which moves into the open window, so that no slice of it exists while it is open.
+        // SAFETY: as the caller says.
         unsafe { self.core.post_control(&mut request) }?;
         // SAFETY: the window is ours; with type 2 its key is for us to keep up (ibv_bind_mw(3)).
         unsafe { (*raw.as_ptr()).rkey = rkey };
-        let remote = RemoteMemory {
-            address,
-            len: u64::from(part.len),
-            rkey,
-        };
-        Ok((remote, region))
+        Ok(rkey)
     }
 
     /// Invalidates a window that was opened on this queue pair. Its memory comes back from
@@ -330,18 +280,44 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
             let reason = Rejection::NoWindows;
             return Err(CloseFailed { open, reason });
         }
-        let mut request = sys::ibv_send_wr {
-            opcode: sys::IBV_WR_LOCAL_INV,
-            ..Default::default()
-        };
-        request.__bindgen_anon_1.invalidate_rkey = open.bound.remote.rkey;
         // SAFETY: it names a window of this queue pair, which the closing window keeps.
-        match unsafe { self.core.post_control(&mut request) } {
+        match unsafe { self.post_close(&open.bound) } {
             Ok(number) => Ok(ClosingWindow {
                 bound: open.bound,
                 number,
             }),
             Err(reason) => Err(CloseFailed { open, reason }),
+        }
+    }
+}
+
+impl<S: Source, R: Sink> QueuePair<S, R> {
+    /// Has the adapter close a window: the number of the work request.
+    ///
+    /// # Safety
+    /// It must be one of this queue pair, and live until the work request has completed.
+    unsafe fn post_close<P: Sink>(&mut self, bound: &Bound<P>) -> Result<u64, Rejection> {
+        match (bound.window.binding, bound.window.raw) {
+            (Binding::Call(bind), Some(raw)) => {
+                // One of type 1 can't be invalidated, but be opened on nothing.
+                let nothing = sys::ibv_mw_bind_info {
+                    mr: bound.region.as_ptr(),
+                    addr: bound.remote.address,
+                    length: 0,
+                    mw_access_flags: 0,
+                };
+                // SAFETY: as the caller says.
+                unsafe { self.core.post_bind(bind, raw, nothing) }
+            }
+            _ => {
+                let mut request = sys::ibv_send_wr {
+                    opcode: sys::IBV_WR_LOCAL_INV,
+                    ..Default::default()
+                };
+                request.__bindgen_anon_1.invalidate_rkey = bound.remote.rkey;
+                // SAFETY: as the caller says.
+                unsafe { self.core.post_control(&mut request) }
+            }
         }
     }
 }
@@ -385,7 +361,7 @@ impl<P: Sink> ClosingWindow<P> {
         mut self,
         pair: &QueuePair<S, R>,
     ) -> Result<ClosedWindow<P>, ClosingWindow<P>> {
-        if self.bound.epoch != pair.core.epoch || pair.core.sends.holds(self.number) {
+        if self.bound.epoch != pair.core.epoch || pair.core.send.ring.holds(self.number) {
             return Err(self);
         }
         // A work request that fails takes its queue pair to the error state: in this one, none has.

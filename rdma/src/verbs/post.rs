@@ -6,6 +6,8 @@
 
 mod batch;
 mod classic;
+mod fetch;
+mod send_queue;
 mod work_requests;
 
 use std::fmt;
@@ -14,7 +16,9 @@ use std::io;
 use thiserror::Error;
 
 pub use self::batch::SendBatch;
-pub(super) use self::work_requests::{ATOMICS, OPERATIONS, WorkRequests};
+pub use self::fetch::Fetch;
+pub(super) use self::send_queue::{Connected, Destination, SendQueue, Size, errno_of};
+pub(super) use self::work_requests::{Kind, WorkRequests};
 use super::memory::{RemoteAddress, Segment};
 use crate::sys;
 
@@ -56,7 +60,12 @@ impl Verb {
     /// Whether the payload is where the result goes.
     #[inline(always)]
     fn writes_payload(self) -> bool {
-        matches!(self, Verb::Read | Verb::FetchAdd | Verb::CompareSwap)
+        matches!(self, Verb::Read) || self.is_atomic()
+    }
+
+    #[inline(always)]
+    fn is_atomic(self) -> bool {
+        matches!(self, Verb::FetchAdd | Verb::CompareSwap)
     }
 }
 

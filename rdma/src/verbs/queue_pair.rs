@@ -1,5 +1,6 @@
 //! Reliable connected queue pairs: brought up step by step, owners of what is posted on them.
 
+mod bring_up;
 mod core;
 mod create;
 mod managed;
@@ -19,7 +20,9 @@ use super::port::LocalPort;
 use super::post::{PostingInterface, Rejected, SendBatch};
 use super::settle::{Settled, settle};
 use super::shared_receive::{SharedReceiveQueue, SharedReceives};
-pub(super) use core::Core;
+use core::Core;
+pub(super) use core::next_epoch;
+pub(super) use create::{Wanted, create};
 
 /// How large a queue pair is and what its peer may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,20 +256,20 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
 
     /// Starts a batch of sends, writes, reads and atomics.
     #[inline(always)]
-    pub fn batch(&mut self) -> SendBatch<'_, S, R> {
-        SendBatch::new(&mut self.core)
+    pub fn batch(&mut self) -> SendBatch<'_, S> {
+        SendBatch::new(&mut self.core.send)
     }
 
     /// Hands back the payloads that a completion is about.
     #[inline(always)]
     pub fn settle(&mut self, done: WorkCompletion) -> Settled<'_, S, R> {
         let core = &mut self.core;
-        settle(&done, &mut core.sends, &mut core.receives)
+        settle(&done, &mut core.send.ring, &mut core.receives)
     }
 
     /// Work requests that can be posted on the send queue now.
     pub fn send_room(&self) -> u32 {
-        self.core.sends.free()
+        self.core.send.ring.free()
     }
 
     /// Receives that can be posted now.
@@ -276,7 +279,7 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
 
     /// Work requests whose completion is not settled: on the send and on the receive queue.
     pub fn outstanding(&self) -> (u32, u32) {
-        (self.core.sends.len(), self.core.receives.len())
+        (self.core.send.ring.len(), self.core.receives.len())
     }
 
     /// Whether every payload has come back.

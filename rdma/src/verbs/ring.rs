@@ -7,6 +7,8 @@
 
 use std::mem::MaybeUninit;
 
+use super::status::{CompletionError, Status};
+
 /// Slots `head` to `tail` (exclusive, wrapping) hold a value, the others are vacant.
 pub(super) struct Ring<B> {
     head: u64,
@@ -16,6 +18,8 @@ pub(super) struct Ring<B> {
     /// A power of two less one, and less than the number of slots.
     mask: u64,
     slots: Box<[MaybeUninit<Option<B>>]>,
+    /// The first work request that failed, and how.
+    failure: Option<(u64, CompletionError)>,
 }
 
 impl<B> Ring<B> {
@@ -30,6 +34,7 @@ impl<B> Ring<B> {
             limit,
             mask: slots - 1,
             slots: (0..slots).map(|_| MaybeUninit::uninit()).collect(),
+            failure: None,
         }
     }
 
@@ -135,6 +140,37 @@ impl<B> Ring<B> {
             before + 1
         } else {
             0
+        }
+    }
+
+    /// Whether this work request, which had a place here once, is done, and so are all before it.
+    pub(super) fn is_past(&self, number: u64) -> bool {
+        let ago = self.head.wrapping_sub(number);
+        self.len() == 0 || (ago != 0 && ago <= u64::MAX / 2)
+    }
+
+    /// Notes that a work request failed. None after it can succeed.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_failure(&mut self, number: u64, error: CompletionError) {
+        self.failure.get_or_insert((number, error));
+    }
+
+    /// How the work request went that was taken last, when its completion is known by a later one only.
+    pub(super) fn unsignaled_outcome(&self) -> Result<(), CompletionError> {
+        match self.failure {
+            // The adapter flushes what comes after a failure; whether or not it said so of this one, it
+            // can't have carried it out.
+            Some((first, error))
+                if self.head.wrapping_sub(1).wrapping_sub(first) <= u64::MAX / 2 =>
+            {
+                Err(CompletionError {
+                    status: Status::Flushed,
+                    vendor_code: 0,
+                    ..error
+                })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -59,6 +59,22 @@ impl<S> Sent<'_, S> {
         &self.outcome
     }
 
+    /// The next payload, as the iterator gives it, and how its last work request went. What a read or an
+    /// atomic should have brought into it is there only if that is `Ok`.
+    ///
+    /// A completion tells of one work request; those before it that asked for none are done with it, and
+    /// have succeeded unless one failed earlier (InfiniBand Architecture Specification, volume 1, section
+    /// 10.8.6). So in what a failure hands back, the payloads before the last may well be good.
+    pub fn next_outcome(&mut self) -> Option<(S, Result<(), CompletionError>)> {
+        let payload = self.payloads.next()?;
+        let outcome = if self.payloads.left == 0 {
+            self.outcome.map(drop)
+        } else {
+            self.payloads.ring.unsignaled_outcome()
+        };
+        Some((payload, outcome))
+    }
+
     /// Work requests that are done with this completion and not yet taken, those without payload too.
     pub fn work_requests(&self) -> u32 {
         self.payloads.left as u32
@@ -125,18 +141,35 @@ fn drop_oldest<S>(ring: &mut Ring<S>, left: u64) {
     }
 }
 
+/// The sends that a completion is about; `None` when it is of no outstanding one.
+#[inline(always)]
+pub(super) fn settle_sends<'q, S>(
+    done: &WorkCompletion,
+    sends: &'q mut Ring<S>,
+) -> Option<Sent<'q, S>> {
+    let left = sends.done_with(done.id());
+    if left == 0 {
+        return None;
+    }
+    let outcome = done.outcome(Queue::Send);
+    if let Err(error) = outcome {
+        cold_path();
+        sends.note_failure(done.id(), error);
+    }
+    Some(Sent {
+        outcome,
+        payloads: Payloads { ring: sends, left },
+    })
+}
+
 #[inline(always)]
 pub(super) fn settle<'q, S, R>(
     done: &WorkCompletion,
     sends: &'q mut Ring<S>,
     receives: &mut Ring<R>,
 ) -> Settled<'q, S, R> {
-    let left = sends.done_with(done.id());
-    if left > 0 {
-        return Settled::Sent(Sent {
-            outcome: done.outcome(Queue::Send),
-            payloads: Payloads { ring: sends, left },
-        });
+    if let Some(sent) = settle_sends(done, sends) {
+        return Settled::Sent(sent);
     }
     // Earlier ones are left only when their completions were thrown away unsettled.
     let mut newest = None;

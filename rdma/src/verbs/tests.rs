@@ -2,6 +2,7 @@
 
 mod datagram;
 mod events;
+mod fetching;
 mod fork;
 mod posting;
 mod regions;

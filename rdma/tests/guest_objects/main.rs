@@ -130,7 +130,8 @@ fn the_device_tells_its_limits_and_is_held_to_them() {
     let side = Side::new(&device);
     let limits = *side.context.limits();
     assert_ne!(limits.atomics, Atomics::None);
-    assert!(limits.shared_receive_queues > 0 && limits.windows_of_type_2);
+    assert!(limits.shared_receive_queues > 0);
+    assert!(limits.windows_of_type_1 && limits.windows_of_type_2);
     assert!(limits.address_handles > 0 && limits.capability_flags != 0);
     let error = CompletionQueue::new(&side.context, limits.completion_queue_entries + 1);
     let error = error.expect_err("one too many");

@@ -5,12 +5,20 @@ use super::*;
 #[test]
 fn a_window_is_open_to_one_peer_until_it_is_closed() {
     let Some(device) = device() else { return };
+    for make in [MemoryWindow::new, MemoryWindow::of_type_1] {
+        opens_and_closes(&device, make);
+    }
+}
+
+type Make = fn(&Arc<ProtectionDomain>) -> Result<MemoryWindow, VerbsError>;
+
+fn opens_and_closes(device: &str, make_window: Make) {
     let rights = RemoteAccess {
         write: true,
         ..RemoteAccess::default()
     };
     for interface in [PostingInterface::Extended, PostingInterface::Classic] {
-        let (mut left, mut right) = (Side::new(&device), Side::new(&device));
+        let (mut left, mut right) = (Side::new(device), Side::new(device));
         let config = QueuePairConfig {
             interface: Some(interface),
             ..config()
@@ -30,7 +38,7 @@ fn a_window_is_open_to_one_peer_until_it_is_closed() {
         let region = MemoryRegion::register_for_windows(&right.pd, mapping).expect("a region");
         b.attach(&region).expect("the same domain");
 
-        let window = MemoryWindow::new(&right.pd).expect("a window");
+        let window = make_window(&right.pd).expect("a window");
         let piece = pieces.pop().expect("a piece");
         let open = b
             .open_window(window, piece, Segment::new(64, 128), rights)

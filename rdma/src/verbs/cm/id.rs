@@ -175,8 +175,20 @@ impl Id {
         self.channel.descriptor()
     }
 
-    /// Takes the next event, if there is one.
+    /// Takes the next event that is of this identifier, or a request to it, if there is one. Others are
+    /// of connections that were asked for here and are over: a request comes with an identifier of its
+    /// own, which shares this channel until somebody takes it over.
     pub(super) fn next_event(&mut self) -> Result<Option<CmEvent>, ConnectError> {
+        while let Some((event, own)) = self.take_event()? {
+            if own {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the next event of the channel; with it, whether it is for this identifier.
+    fn take_event(&mut self) -> Result<Option<(CmEvent, bool)>, ConnectError> {
         let mut raw = null_mut();
         // SAFETY: the channel is ours alone and doesn't block; the out pointer is ours.
         let code = unsafe { (self.library.get_cm_event)(self.channel.raw.as_ptr(), &mut raw) };
@@ -189,9 +201,14 @@ impl Id {
         }
         // SAFETY: an event was taken; it lives until it is acknowledged below.
         let event = unsafe { copy(raw, self.library) };
+        // SAFETY: as above.
+        let about = unsafe { raw.as_ref() }.map(|event| match event.event {
+            sys::RDMA_CM_EVENT_CONNECT_REQUEST => event.listen_id,
+            _ => event.id,
+        });
         // SAFETY: taken a moment ago, and not used any more.
         unsafe { (self.library.ack_cm_event)(raw) };
-        Ok(event)
+        Ok(event.map(|event| (event, about == Some(self.raw.as_ptr()))))
     }
 
     /// Calls a function of librdmacm that returns 0 or sets errno.

@@ -1,32 +1,27 @@
 //! The queue pair for datagrams.
 
 use std::fmt;
-use std::io;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::headers::Headers;
+use super::peers::Peers;
 use super::{
-    Datagram, DatagramConfig, DatagramPeer, ReceivedDatagram, SentDatagram, SettledDatagram,
+    Datagram, DatagramBatch, DatagramConfig, DatagramPeer, DatagramWork, ReceivedDatagram,
+    SettledDatagram,
 };
 use crate::sys;
 use crate::verbs::address::{AddressHandle, DatagramAddress, HEADER_BYTES, Sender, source};
-use crate::verbs::attached::{Attached, write_down};
+use crate::verbs::attached::Attached;
 use crate::verbs::completion::{CompletionQueue, Queue, SharedQueue, WorkCompletion};
 use crate::verbs::context::Operations;
 use crate::verbs::error::VerbsError;
 use crate::verbs::memory::{MemoryRegion, ProtectionDomain, Segment, Sink, Source};
 use crate::verbs::port::LocalPort;
-use crate::verbs::post::{Rejected, Rejection, check_segments};
-use crate::verbs::table::Table;
-
-/// A destination and how many datagrams are on their way there.
-struct PeerSlot {
-    uses: u32,
-    handle: Option<AddressHandle>,
-    outstanding: u32,
-}
+use crate::verbs::post::{Kind, Rejected, Rejection, SendBatch, SendQueue, Size, errno_of};
+use crate::verbs::queue_pair::{Granted, Wanted, create, next_epoch};
+use crate::verbs::settle::{first_number, settle_sends};
+use crate::verbs::table::{Table, is_of_table};
 
 /// A queue pair for datagrams, ready from the start. `S` are the payloads it sends from, `R` those it
 /// receives into.
@@ -35,18 +30,16 @@ struct PeerSlot {
 /// should the device refuse, they are leaked. To have them back use [`DatagramQueuePair::fail`] and settle
 /// until [`DatagramQueuePair::is_drained`].
 pub struct DatagramQueuePair<S: Source, R: Sink> {
+    send: SendQueue<S>,
     raw: NonNull<sys::ibv_qp>,
-    id: u64,
     qp_number: u32,
     queue_key: u32,
     local: LocalPort,
+    granted: Granted,
     operations: Operations,
-    sends: Table<(S, u32)>,
     receives: Table<(R, u32)>,
-    peers: Vec<PeerSlot>,
-    attached: Attached,
+    peers: Peers,
     headers: Headers,
-    send_segments: Box<[sys::ibv_sge]>,
     /// The header's first, then the payload's.
     receive_segments: Box<[sys::ibv_sge]>,
     reserved: u32,
@@ -55,7 +48,7 @@ pub struct DatagramQueuePair<S: Source, R: Sink> {
 }
 
 // SAFETY: the adapter's queue pair may be used from any thread, from one at a time, which `&mut` sees to;
-// the segments point into payloads and headers that are `Send`.
+// the pointers inside are to boxes of the same value, to it, or to payloads and headers that are `Send`.
 unsafe impl<S: Source, R: Sink> Send for DatagramQueuePair<S, R> {}
 
 impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
@@ -77,10 +70,11 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
         let (send_depth, receive_depth) = (config.send_depth.max(1), config.receive_depth.max(1));
         let segments = config.segments.max(1);
         let (name, limits) = (context.name(), context.limits());
+        // One more send than asked for: the marker that tells when a failed queue is drained.
         limits.check(
             name,
             "work requests in a queue",
-            send_depth.max(receive_depth).into(),
+            (u64::from(send_depth) + 1).max(receive_depth.into()),
             limits.queue_depth.into(),
         )?;
         // A receive has one more, for the header.
@@ -92,46 +86,52 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
         )?;
         let headers = Headers::new(pd, receive_depth)?;
         let queue = queue.shared();
-        let reserved = send_depth.saturating_add(receive_depth);
+        let reserved = send_depth.saturating_add(1).saturating_add(receive_depth);
         queue.reserve(reserved)?;
-        let mut attributes = sys::ibv_qp_init_attr {
-            send_cq: queue.as_ptr(),
-            recv_cq: queue.as_ptr(),
-            cap: sys::ibv_qp_cap {
-                max_send_wr: send_depth,
+        let wanted = Wanted {
+            kind: Kind::Datagrams,
+            capacities: sys::ibv_qp_cap {
+                max_send_wr: send_depth.saturating_add(1),
                 max_recv_wr: receive_depth,
                 max_send_sge: segments,
                 max_recv_sge: segments + 1,
-                max_inline_data: 0,
+                max_inline_data: config.inline_bytes,
             },
-            qp_type: sys::IBV_QPT_UD,
-            ..Default::default()
+            interface: config.interface,
+            shared_receives: null_mut(),
+            tag: null_mut(),
         };
-        // SAFETY: protection domain and queue are alive and of one context.
-        let raw = unsafe { (context.library().create_qp)(pd.as_ptr(), &mut attributes) };
-        let Some(raw) = NonNull::new(raw) else {
-            let object = format!(
-                "{name} (datagrams, depth {send_depth} and {receive_depth}, {segments} segments)"
-            );
-            let error = VerbsError::last("ibv_create_qp", object);
-            queue.release(reserved);
-            return Err(error);
+        let created = create(pd, queue, &wanted).inspect_err(|_| queue.release(reserved))?;
+        let raw = created.raw;
+        // SAFETY: the queue pair was just made; its number never changes.
+        let qp_number = unsafe { (*raw.as_ptr()).qp_num };
+        let inline_bytes = config.inline_bytes.min(created.inline_bytes);
+        let interface = created.work.interface();
+        let size = Size {
+            depth: send_depth,
+            segments,
+            inline_bytes,
         };
-        static IDS: AtomicU64 = AtomicU64::new(1);
+        let epoch = next_epoch();
+        let first = first_number(epoch, Queue::Send);
+        let attached = Attached::new(pd);
         let made = DatagramQueuePair {
+            send: SendQueue::new(created.work, qp_number, first, &size, attached),
             raw,
-            id: IDS.fetch_add(1, Ordering::Relaxed),
-            // SAFETY: the queue pair was just made; its number never changes.
-            qp_number: unsafe { (*raw.as_ptr()).qp_num },
+            qp_number,
             queue_key: config.queue_key,
             local: port,
+            granted: Granted {
+                send_depth,
+                receive_depth,
+                segments,
+                inline_bytes,
+                interface,
+            },
             operations: context.operations(),
-            sends: Table::new(send_depth),
             receives: Table::new(receive_depth),
-            peers: Vec::new(),
-            attached: Attached::new(pd),
+            peers: Peers::new(epoch),
             headers,
-            send_segments: vec![sys::ibv_sge::default(); segments as usize].into_boxed_slice(),
             receive_segments: vec![sys::ibv_sge::default(); segments as usize + 1]
                 .into_boxed_slice(),
             reserved,
@@ -207,9 +207,14 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
         self.local.mtu.bytes()
     }
 
+    /// What the device granted.
+    pub fn granted(&self) -> Granted {
+        self.granted
+    }
+
     /// Makes the payloads in a region postable, and keeps the region registered.
     pub fn attach(&mut self, region: &Arc<MemoryRegion>) -> Result<(), VerbsError> {
-        self.attached.attach(region)
+        self.send.attached.attach(region)
     }
 
     /// Adds a destination, by a handle of the same protection domain.
@@ -220,48 +225,26 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
                 owner: "protection domain",
             });
         }
-        let free = self.peers.iter().position(|slot| slot.handle.is_none());
-        let index = free.unwrap_or_else(|| {
-            self.peers.push(PeerSlot {
-                uses: 0,
-                handle: None,
-                outstanding: 0,
-            });
-            self.peers.len() - 1
-        });
-        let slot = &mut self.peers[index];
-        slot.handle = Some(handle);
-        Ok(DatagramPeer {
-            pair: self.id,
-            index: index as u32,
-            uses: slot.uses,
-        })
+        Ok(self.peers.add(handle))
     }
 
-    /// Forgets a destination and frees its handle. False, and it stays, while a datagram to it is under
-    /// way; also false when it isn't there.
+    /// Forgets a destination and frees its handle. False, and it stays, while a datagram to it may be
+    /// under way (one that was gathered counts until later ones have completed); also false when it isn't
+    /// there.
     #[must_use = "false says that the destination is still there"]
     pub fn remove_peer(&mut self, peer: DatagramPeer) -> bool {
-        match self.slot(peer) {
-            Some(index) if self.peers[index].outstanding == 0 => {
-                let slot = &mut self.peers[index];
-                slot.handle = None;
-                slot.uses = slot.uses.wrapping_add(1);
-                true
-            }
-            _ => false,
-        }
+        self.peers.remove(peer, &self.send.ring)
     }
 
-    fn slot(&self, peer: DatagramPeer) -> Option<usize> {
-        let index = peer.index as usize;
-        let slot = self.peers.get(index)?;
-        let known = peer.pair == self.id && slot.uses == peer.uses && slot.handle.is_some();
-        known.then_some(index)
+    /// Starts a batch of datagrams.
+    pub fn batch(&mut self) -> DatagramBatch<'_, S> {
+        let max_bytes = self.max_bytes();
+        let batch = SendBatch::new(&mut self.send);
+        DatagramBatch::new(batch, &mut self.peers, max_bytes)
     }
 
     /// Sends the given parts of a payload as one datagram, with 32 bits that the receiver's completion
-    /// carries or without. Each datagram completes.
+    /// carries or without: a batch of one that asks for a completion.
     pub fn send(
         &mut self,
         payload: S,
@@ -269,75 +252,21 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
         segments: &[Segment],
         immediate: Option<u32>,
     ) -> Result<(), Rejected<S>> {
-        let peer = match self.check_send(&payload, to, segments) {
-            Ok(peer) => peer,
-            Err(reason) => return Err(Rejected { payload, reason }),
+        let datagram = match immediate {
+            Some(immediate) => DatagramWork::with_immediate(immediate, segments),
+            None => DatagramWork::new(segments),
         };
-        let slot = &mut self.peers[peer];
-        let Some(handle) = &slot.handle else {
-            let reason = Rejection::UnknownPeer;
-            return Err(Rejected { payload, reason });
-        };
-        let mut request = sys::ibv_send_wr {
-            sg_list: self.send_segments.as_mut_ptr(),
-            num_sge: segments.len() as i32,
-            opcode: match immediate {
-                Some(_) => sys::IBV_WR_SEND_WITH_IMM,
-                None => sys::IBV_WR_SEND,
-            },
-            send_flags: sys::IBV_SEND_SIGNALED,
-            ..Default::default()
-        };
-        request.__bindgen_anon_1.imm_data = immediate.unwrap_or(0).to_be();
-        request.wr.ud = sys::ibv_send_wr__bindgen_ty_2__bindgen_ty_3 {
-            ah: handle.as_ptr(),
-            remote_qpn: handle.to().qp_number,
-            remote_qkey: handle.to().queue_key,
-        };
-        let id = self.sends.insert((payload, peer as u32));
-        request.wr_id = id;
-        let mut refused = null_mut();
-        // SAFETY: the queue pair is ours; the segments lie in attached regions and in the payload, which
-        // the table owns until it completes; the handle stays while a datagram to it is under way.
-        let code =
-            unsafe { (self.operations.post_send)(self.raw.as_ptr(), &mut request, &mut refused) };
-        if code == 0 {
-            slot.outstanding += 1;
-            return Ok(());
-        }
-        let errno = errno(code);
-        let back = self.sends.take(id);
-        let (payload, _) = back.expect("the payload put there a moment ago");
-        let reason = Rejection::SendRefused { errno };
-        Err(Rejected { payload, reason })
-    }
-
-    fn check_send(
-        &mut self,
-        payload: &S,
-        to: DatagramPeer,
-        segments: &[Segment],
-    ) -> Result<usize, Rejection> {
-        if self.sends.room() == 0 {
-            return Err(Rejection::QueueFull { room: 0, wanted: 1 });
-        }
-        let peer = self.slot(to).ok_or(Rejection::UnknownPeer)?;
-        check_segments(segments, payload.len(), self.send_segments.len() as u32)?;
-        let bytes = segments.iter().map(|segment| u64::from(segment.len)).sum();
-        let limit = self.max_bytes();
-        if bytes > u64::from(limit) {
-            return Err(Rejection::TooLong { limit, bytes });
-        }
-        if !segments.is_empty() {
-            let range = self.attached.range_of(payload.as_ptr(), payload.len())?;
-            write_down(
-                segments,
-                payload.as_ptr(),
-                range.lkey,
-                &mut self.send_segments,
-            );
-        }
-        Ok(peer)
+        let mut batch = self.batch();
+        batch.push(payload, to, datagram.signaled())?;
+        batch.commit().map(drop).map_err(|mut error| {
+            let payload = error.payloads.pop();
+            Rejected {
+                payload: payload.expect("of one datagram, refused, nothing was posted"),
+                reason: Rejection::SendRefused {
+                    errno: error.source.raw_os_error().unwrap_or(0),
+                },
+            }
+        })
     }
 
     /// Posts a receive into the given parts of a payload. A datagram that is longer fails the receive, and
@@ -349,6 +278,7 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
             .expect("a segment for the header");
         let checked = match (self.receives.room(), self.headers.free.last()) {
             (1.., Some(header)) => self
+                .send
                 .attached
                 .receive_into(&payload, segments, rest)
                 .map(|()| *header),
@@ -377,23 +307,26 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
             self.headers.free.pop();
             return Ok(());
         }
-        let errno = errno(code);
+        let errno = errno_of(code);
         let back = self.receives.take(id);
         let (payload, _) = back.expect("the payload put there a moment ago");
         let reason = Rejection::Refused { errno };
         Err(Rejected { payload, reason })
     }
 
-    /// Hands back the payload that a completion is about.
-    pub fn settle(&mut self, done: WorkCompletion) -> SettledDatagram<S, R> {
-        if self.sends.made(done.id()) {
-            let Some((payload, peer)) = self.sends.take(done.id()) else {
-                return SettledDatagram::Stale;
-            };
-            self.peers[peer as usize].outstanding -= 1;
-            let outcome = done.outcome(Queue::Send).map(drop);
-            return SettledDatagram::Sent(SentDatagram { payload, outcome });
+    /// Hands back the payloads that a completion is about.
+    pub fn settle(&mut self, done: WorkCompletion) -> SettledDatagram<'_, S, R> {
+        if is_of_table(done.id()) {
+            return self.settle_receive(done);
         }
+        match settle_sends(&done, &mut self.send.ring) {
+            Some(sent) => SettledDatagram::Sent(sent),
+            None if done.qp_number() == self.qp_number => SettledDatagram::Stale,
+            None => SettledDatagram::Other(done),
+        }
+    }
+
+    fn settle_receive(&mut self, done: WorkCompletion) -> SettledDatagram<'_, S, R> {
         if !self.receives.made(done.id()) {
             return SettledDatagram::Other(done);
         }
@@ -419,7 +352,7 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
 
     /// Datagrams that can be sent now.
     pub fn send_room(&self) -> u32 {
-        self.sends.room()
+        self.send.ring.free()
     }
 
     /// Receives that can be posted now.
@@ -429,7 +362,7 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
 
     /// Whether every payload has come back.
     pub fn is_drained(&self) -> bool {
-        self.sends.len() == 0 && self.receives.len() == 0
+        self.send.ring.len() == 0 && self.receives.len() == 0
     }
 
     /// Takes it to the error state: all that is outstanding comes back flushed. Ask for completions until
@@ -439,15 +372,17 @@ impl<S: Source, R: Sink> DatagramQueuePair<S, R> {
             qp_state: sys::IBV_QPS_ERR,
             ..Default::default()
         };
-        self.modify(failed, 0, "ERR")
-    }
-}
-
-/// The errno of a refused post.
-fn errno(code: i32) -> i32 {
-    match code {
-        -1 => io::Error::last_os_error().raw_os_error().unwrap_or(0),
-        code => code.saturating_abs(),
+        self.modify(failed, 0, "ERR")?;
+        let newest = self.send.ring.next().wrapping_sub(1);
+        let Some(target) = self.peers.hold_until(newest) else {
+            // What is outstanding has a destination: nothing is.
+            return Ok(());
+        };
+        // SAFETY: the destination is one of this queue pair, and stays until the marker is settled.
+        unsafe { self.send.shut(target) }.map_err(|code| {
+            let object = format!("{} queue pair {}", self.pd.context().name(), self.qp_number);
+            VerbsError::code("ibv_post_send", object, code)
+        })
     }
 }
 
@@ -456,6 +391,7 @@ impl<S: Source, R: Sink> Drop for DatagramQueuePair<S, R> {
         if self.pd.context().is_inherited() {
             return;
         }
+        self.send.close_forgotten_batch();
         // SAFETY: the queue pair is ours and not used again. Once destroyed, the adapter no longer
         // touches what was posted on it, and the payloads can be dropped.
         let code = unsafe { (self.pd.context().library().destroy_qp)(self.raw.as_ptr()) };
@@ -464,11 +400,10 @@ impl<S: Source, R: Sink> Drop for DatagramQueuePair<S, R> {
             return;
         }
         // It may still be writing: keep what it may touch for ever.
-        self.sends.leak();
+        self.send.leak();
         self.receives.leak();
-        self.attached.leak();
+        self.peers.leak();
         std::mem::forget(Arc::clone(&self.headers.region));
-        std::mem::forget(std::mem::take(&mut self.peers));
         std::mem::forget(Arc::clone(&self.queue));
     }
 }

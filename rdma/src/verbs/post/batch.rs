@@ -5,10 +5,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 
-use super::{PostError, PostingInterface, Rejected, Rejection, Verb, Work, check_segments};
+use super::send_queue::{Connected, Destination, SendQueue, errno_of};
+use super::{Fetch, PostError, PostingInterface, Rejected, Rejection, Verb, Work, check_segments};
 use crate::sys;
 use crate::verbs::memory::{LocalRange, RemoteAddress, Segment, Sink, Source};
-use crate::verbs::queue_pair::Core;
 
 /// Work requests being gathered. Dropping it posts nothing and drops its payloads.
 ///
@@ -22,24 +22,24 @@ use crate::verbs::queue_pair::Core;
 ///     std::thread::scope(|scope| { scope.spawn(move || batch.commit().ok()); });
 /// }
 /// ```
-pub struct SendBatch<'q, S: Source, R: Sink> {
-    core: &'q mut Core<S, R>,
+pub struct SendBatch<'q, S: Source> {
+    queue: &'q mut SendQueue<S>,
     start: u64,
     _stays_on_its_thread: PhantomData<*mut ()>,
 }
 
-impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
+impl<'q, S: Source> SendBatch<'q, S> {
     #[inline]
-    pub(in crate::verbs) fn new(core: &'q mut Core<S, R>) -> SendBatch<'q, S, R> {
-        if core.batch_open {
-            core.close_forgotten_batch();
+    pub(in crate::verbs) fn new(queue: &'q mut SendQueue<S>) -> SendBatch<'q, S> {
+        if queue.batch_open {
+            queue.close_forgotten_batch();
         }
-        core.batch_open = true;
+        queue.batch_open = true;
         // SAFETY: none is open.
-        unsafe { core.work.start() };
+        unsafe { queue.work.start() };
         SendBatch {
-            start: core.sends.next(),
-            core,
+            start: queue.ring.next(),
+            queue,
             _stays_on_its_thread: PhantomData,
         }
     }
@@ -47,6 +47,22 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     /// Adds the work requests of one payload, which moves in and comes back when the last is done.
     #[inline(always)]
     pub fn push(&mut self, payload: S, work: &[Work<'_>]) -> Result<(), Rejected<S>> {
+        // SAFETY: a connection names nothing else.
+        unsafe { self.push_to(payload, Connected, work) }
+    }
+
+    /// As [`SendBatch::push`], to a destination.
+    ///
+    /// # Safety
+    /// The destination must be of the queue pair's kind, and what it names live until the work requests
+    /// have completed.
+    #[inline(always)]
+    pub(in crate::verbs) unsafe fn push_to<D: Destination>(
+        &mut self,
+        payload: S,
+        to: D,
+        work: &[Work<'_>],
+    ) -> Result<(), Rejected<S>> {
         match work {
             // The usual case, taken apart so that nothing of it has to be in memory.
             [request] if request.segments.len() == 1 => {
@@ -57,14 +73,37 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
                     immediate,
                     ..
                 } = *request;
-                self.core
-                    .push_one(payload, verb, remote, immediate, request.flags(), segment)
+                let flags = request.flags();
+                self.queue
+                    .push_one::<D, true>(payload, to, verb, remote, immediate, flags, segment)
             }
-            work => self.core.push_any(payload, work),
+            work => self.queue.push_any(payload, to, work.iter().copied()),
         }
     }
 
-    /// Adds a read from the peer's memory into a payload of ours. It is signalled.
+    /// Adds reads and atomics that bring something into one payload, which moves in and comes back when
+    /// the last is done. What they brought is to be relied on when [`Sent::next_outcome`] says that they
+    /// succeeded.
+    ///
+    /// [`Sent::next_outcome`]: crate::verbs::Sent::next_outcome
+    #[inline]
+    pub fn push_fetch(&mut self, payload: S, fetches: &[Fetch<'_>]) -> Result<(), Rejected<S>>
+    where
+        S: Sink,
+    {
+        match fetches {
+            // As in `push_to`.
+            [fetch] if self.queue.reads_issued > 0 && self.queue.last_range.writable => {
+                self.queue.push_fetch(payload, fetch.work())
+            }
+            fetches => {
+                let work = fetches.iter().map(Fetch::work);
+                self.queue.push_any(payload, Connected, work)
+            }
+        }
+    }
+
+    /// Adds one signalled [`Fetch::read`].
     pub fn push_read(
         &mut self,
         payload: S,
@@ -74,15 +113,10 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     where
         S: Sink,
     {
-        self.core.push_any(
-            payload,
-            &[Work::new(Verb::Read, segments).at(remote).signaled()],
-        )
+        self.push_fetch(payload, &[Fetch::read(remote, segments).signaled()])
     }
 
-    /// Adds `add` to the 8 bytes at `remote`, which must be a multiple of 8, in one step. What was there
-    /// before comes into the payload at `result_at`, as a number in this machine's byte order. It is
-    /// signalled.
+    /// Adds one signalled [`Fetch::fetch_add`].
     pub fn push_fetch_add(
         &mut self,
         payload: S,
@@ -93,12 +127,11 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     where
         S: Sink,
     {
-        self.push_atomic(payload, result_at, remote, Verb::FetchAdd, (add, 0))
+        let fetch = Fetch::fetch_add(remote, result_at, add);
+        self.push_fetch(payload, &[fetch.signaled()])
     }
 
-    /// Sets the 8 bytes at `remote`, which must be a multiple of 8, to `new` if they are `expected`, in
-    /// one step. What was there before comes into the payload at `result_at`, as a number in this
-    /// machine's byte order: `expected` when the exchange took place. It is signalled.
+    /// Adds one signalled [`Fetch::compare_swap`].
     pub fn push_compare_swap(
         &mut self,
         payload: S,
@@ -110,35 +143,19 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     where
         S: Sink,
     {
-        let operands = (expected, new);
-        self.push_atomic(payload, result_at, remote, Verb::CompareSwap, operands)
+        let fetch = Fetch::compare_swap(remote, result_at, expected, new);
+        self.push_fetch(payload, &[fetch.signaled()])
     }
 
-    fn push_atomic(
-        &mut self,
-        payload: S,
-        result_at: u32,
-        remote: RemoteAddress,
-        verb: Verb,
-        operands: (u64, u64),
-    ) -> Result<(), Rejected<S>> {
-        let address = remote.address;
-        let reason = if !self.core.work.has_atomics() {
-            Rejection::NoAtomics
-        } else if !address.is_multiple_of(8) {
-            Rejection::Unaligned { address }
-        } else {
-            let result = [Segment::new(result_at, 8)];
-            let work = Work::new(verb, &result).at(remote).with(operands);
-            return self.core.push_any(payload, &[work.signaled()]);
-        };
-        Err(Rejected { payload, reason })
+    /// The number of the work request added last.
+    pub(in crate::verbs) fn last_number(&self) -> u64 {
+        self.queue.ring.next().wrapping_sub(1)
     }
 
     /// Work requests in the batch.
     #[inline]
     pub fn len(&self) -> usize {
-        self.core.sends.next().wrapping_sub(self.start) as usize
+        self.queue.ring.next().wrapping_sub(self.start) as usize
     }
 
     /// Whether it has none.
@@ -155,31 +172,48 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
             return Ok(0);
         }
         let mut batch = ManuallyDrop::new(self);
-        batch.core.batch_open = false;
+        batch.queue.batch_open = false;
         // SAFETY: the batch is open; its segments lie in attached regions, which the queue pair keeps
         // registered, and in payloads that the ring owns until they complete.
-        let code = unsafe { batch.core.work.complete() };
+        let code = unsafe { batch.queue.work.complete() };
         if code == 0 {
             return Ok(count);
         }
         let start = batch.start;
-        Err(batch.core.refused(code, start))
+        Err(batch.queue.refused(code, start))
     }
 }
 
-impl<S: Source, R: Sink> Drop for SendBatch<'_, S, R> {
+impl<S: Source> Drop for SendBatch<'_, S> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.core.abandon(self.start);
+        self.queue.abandon(self.start);
     }
 }
 
-impl<S: Source, R: Sink> Core<S, R> {
-    /// Adds one work request of one segment to the open batch.
+impl<S: Source> SendQueue<S> {
+    /// Adds a read or an atomic to the open batch, most likely a read into the region of the last payload,
+    /// which may be written.
+    #[inline]
+    fn push_fetch(&mut self, payload: S, work: Work<'_>) -> Result<(), Rejected<S>> {
+        match *work.segments {
+            [segment] if work.verb == Verb::Read => {
+                let (flags, remote) = (work.flags(), work.remote);
+                let to = Connected;
+                self.push_one::<_, false>(payload, to, Verb::Read, remote, 0, flags, segment)
+            }
+            _ => self.push_any(payload, Connected, std::iter::once(work)),
+        }
+    }
+
+    /// Adds one work request of one segment to the open batch. If it `COPIES`, a short message is copied;
+    /// one that brings something doesn't, and needs a last region that may be written.
     #[inline(always)]
-    fn push_one(
+    #[allow(clippy::too_many_arguments, reason = "each in a register of its own")]
+    fn push_one<D: Destination, const COPIES: bool>(
         &mut self,
         payload: S,
+        to: D,
         verb: Verb,
         remote: RemoteAddress,
         immediate: u32,
@@ -188,36 +222,41 @@ impl<S: Source, R: Sink> Core<S, R> {
     ) -> Result<(), Rejected<S>> {
         let from = (payload.as_ptr() as usize).wrapping_add(segment.offset as usize);
         let until = from.wrapping_add(segment.len as usize);
-        if !self.sends.has_room() {
+        if !self.ring.has_room() {
             return Err(full(payload));
         }
         // In the region of the last one, and in the payload? In this order and with an exit each, the
         // compiler tests and branches; otherwise it computes both sides first.
         if from < self.last_range.start {
-            return self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment);
+            return self.push_one_elsewhere(payload, to, verb, remote, immediate, flags, segment);
         }
         if !segment.lies_within(payload.len()) {
             return Err(outside(payload, segment));
         }
         if until > self.last_range.end {
-            return self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment);
+            return self.push_one_elsewhere(payload, to, verb, remote, immediate, flags, segment);
         }
-        debug_assert!(!verb.writes_payload(), "those go through `push_any`");
+        debug_assert!(
+            !verb.writes_payload() || (!COPIES && self.last_range.writable),
+            "what comes is written here"
+        );
         let flags = self.signal(flags);
         // SAFETY: there is room.
-        let number = unsafe { self.sends.push_unchecked(Some(payload)) };
+        let number = unsafe { self.ring.push_unchecked(Some(payload)) };
         // SAFETY: the batch is open and there was room. The segment lies in a region of that key, which
         // stays registered, and in a payload that the ring owns until it completes, or, copied, that is
-        // valid now.
+        // valid now. The caller of `push_to` vouches for the destination.
         unsafe {
-            if segment.len < self.inline_below {
+            if COPIES && segment.len < self.inline_below {
                 cold_path();
                 let request = (number, flags | sys::IBV_SEND_INLINE);
                 self.work.add(request, verb, remote, immediate, (0, 0));
+                to.set(&self.work);
                 self.work.set_inline(from as u64, segment.len);
             } else {
                 self.work
                     .add((number, flags), verb, remote, immediate, (0, 0));
+                to.set(&self.work);
                 self.work.set_segment(sys::ibv_sge {
                     addr: from as u64,
                     length: segment.len,
@@ -228,12 +267,14 @@ impl<S: Source, R: Sink> Core<S, R> {
         Ok(())
     }
 
-    /// As [`Core::push_one`], wherever the payload lies.
+    /// As [`SendQueue::push_one`], wherever the payload lies.
     #[cold]
     #[inline(never)]
-    fn push_one_elsewhere(
+    #[allow(clippy::too_many_arguments, reason = "as its caller has them")]
+    fn push_one_elsewhere<D: Destination>(
         &mut self,
         payload: S,
+        to: D,
         verb: Verb,
         remote: RemoteAddress,
         immediate: u32,
@@ -249,13 +290,13 @@ impl<S: Source, R: Sink> Core<S, R> {
             operands: (0, 0),
             segments: &[segment],
         };
-        self.push_any(payload, &[work])
+        self.push_any(payload, to, std::iter::once(work))
     }
 
     /// The flags of the next work request, which is signalled when asked, and now and then unasked.
     #[inline(always)]
     fn signal(&mut self, flags: u32) -> u32 {
-        let number = self.sends.next();
+        let number = self.ring.next();
         if flags & sys::IBV_SEND_SIGNALED != 0
             || number.wrapping_sub(self.signaled_until) >= self.unsignaled_limit
         {
@@ -267,27 +308,39 @@ impl<S: Source, R: Sink> Core<S, R> {
 
     /// Adds any work requests to the open batch.
     #[inline(never)]
-    fn push_any(&mut self, payload: S, work: &[Work<'_>]) -> Result<(), Rejected<S>> {
-        match self.check(&payload, work) {
-            Ok(range) => self.add(payload, work, range),
+    fn push_any<'w, D: Destination>(
+        &mut self,
+        payload: S,
+        to: D,
+        work: impl ExactSizeIterator<Item = Work<'w>> + Clone,
+    ) -> Result<(), Rejected<S>> {
+        match self.check(&payload, work.clone()) {
+            Ok(range) => self.add(payload, to, work, range),
             Err(reason) => return Err(Rejected { payload, reason }),
         }
         Ok(())
     }
 
     /// What a payload's work requests need, or why they can't be.
-    fn check(&mut self, payload: &S, work: &[Work<'_>]) -> Result<Option<LocalRange>, Rejection> {
-        let room = self.sends.free();
+    fn check<'w>(
+        &mut self,
+        payload: &S,
+        work: impl ExactSizeIterator<Item = Work<'w>>,
+    ) -> Result<Option<LocalRange>, Rejection> {
+        let room = self.ring.free();
         let wanted = u32::try_from(work.len()).unwrap_or(u32::MAX);
         if wanted > room {
             return Err(Rejection::QueueFull { room, wanted });
         }
-        if work.is_empty() {
+        if wanted == 0 {
             return Err(Rejection::NoWork);
         }
         let (mut any, mut writes) = (false, false);
         for request in work {
             check_segments(request.segments, payload.len(), self.max_segments)?;
+            if request.verb.is_atomic() {
+                self.check_atomic(request.remote)?;
+            }
             any |= !request.segments.is_empty();
             writes |= request.verb.writes_payload();
         }
@@ -297,7 +350,7 @@ impl<S: Source, R: Sink> Core<S, R> {
         if !any {
             return Ok(None);
         }
-        let range = self.range_of(payload.as_ptr(), payload.len())?;
+        let range = self.attached.range_of(payload.as_ptr(), payload.len())?;
         if writes && !range.writable {
             return Err(Rejection::ReadOnly);
         }
@@ -305,18 +358,36 @@ impl<S: Source, R: Sink> Core<S, R> {
         Ok(Some(range))
     }
 
-    fn add(&mut self, payload: S, work: &[Work<'_>], range: Option<LocalRange>) {
+    fn check_atomic(&self, remote: RemoteAddress) -> Result<(), Rejection> {
+        let address = remote.address;
+        if !self.work.has_atomics() {
+            return Err(Rejection::NoAtomics);
+        }
+        if !address.is_multiple_of(8) {
+            return Err(Rejection::Unaligned { address });
+        }
+        Ok(())
+    }
+
+    fn add<'w, D: Destination>(
+        &mut self,
+        payload: S,
+        to: D,
+        work: impl ExactSizeIterator<Item = Work<'w>>,
+        range: Option<LocalRange>,
+    ) {
         let base = payload.as_ptr() as u64;
         let lkey = range.map_or(0, |range| range.lkey);
         let mut payload = Some(payload);
-        for (position, request) in work.iter().enumerate() {
-            let kept = if position + 1 == work.len() {
+        let last = work.len() - 1;
+        for (position, request) in work.enumerate() {
+            let kept = if position == last {
                 payload.take()
             } else {
                 None
             };
             let mut flags = self.signal(request.flags());
-            let number = self.sends.push(kept);
+            let number = self.ring.push(kept);
             let bytes: u64 = request
                 .segments
                 .iter()
@@ -330,7 +401,8 @@ impl<S: Source, R: Sink> Core<S, R> {
             }
             // SAFETY: the batch is open, there is room and not too many segments, as `check` found.
             // They lie in a region of that key, which stays registered, and in a payload that the ring
-            // owns until its last work request completes, or, copied, that is valid now.
+            // owns until its last work request completes, or, copied, that is valid now. The caller of
+            // `push_to` vouches for the destination.
             unsafe {
                 self.work.add(
                     (number, flags),
@@ -339,6 +411,7 @@ impl<S: Source, R: Sink> Core<S, R> {
                     request.immediate,
                     request.operands,
                 );
+                to.set(&self.work);
                 if copied {
                     let list = &mut self.inline_list[..request.segments.len()];
                     for (target, segment) in list.iter_mut().zip(request.segments) {
@@ -361,11 +434,8 @@ impl<S: Source, R: Sink> Core<S, R> {
     #[cold]
     #[inline(never)]
     fn refused(&mut self, code: i32, start: u64) -> PostError<S> {
-        let source = match code {
-            -1 => io::Error::last_os_error(),
-            code => io::Error::from_raw_os_error(code.saturating_abs()),
-        };
-        let wanted = self.sends.next().wrapping_sub(start) as usize;
+        let source = io::Error::from_raw_os_error(errno_of(code));
+        let wanted = self.ring.next().wrapping_sub(start) as usize;
         let posted = self.work.posted();
         PostError {
             verb: match self.work.interface() {
@@ -394,16 +464,16 @@ impl<S: Source, R: Sink> Core<S, R> {
     fn take_back(&mut self, start: u64, posted: usize) -> Vec<S> {
         let mut payloads = Vec::new();
         let end = start.wrapping_add(posted as u64);
-        while let Some(payload) = self.sends.pop_back(end) {
+        while let Some(payload) = self.ring.pop_back(end) {
             payloads.extend(payload);
         }
         // The adapter still reads a payload whose work requests were cut: those posted keep it.
         let last = end.wrapping_sub(1);
         if posted > 0
-            && !self.sends.has_payload(last)
+            && !self.ring.has_payload(last)
             && let Some(payload) = payloads.pop()
         {
-            self.sends.keep_with(last, payload);
+            self.ring.keep_with(last, payload);
         }
         // What asked for a completion may be among those taken back.
         self.signal_next();

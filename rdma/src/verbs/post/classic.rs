@@ -46,6 +46,7 @@ impl Classic {
             wr_rdma_read: Some(read),
             wr_atomic_fetch_add: Some(fetch_add),
             wr_atomic_cmp_swp: Some(compare_swap),
+            wr_set_ud_addr: Some(set_address),
             wr_set_sge: Some(set_segment),
             wr_set_sge_list: Some(set_segments),
             wr_set_inline_data: Some(set_inline),
@@ -113,8 +114,13 @@ impl Classic {
         }
     }
 
+    /// The work request added last.
+    fn last(&mut self) -> Option<&mut sys::ibv_send_wr> {
+        self.work.get_mut(self.count.wrapping_sub(1))
+    }
+
     fn set_immediate(&mut self, immediate: u32) {
-        if let Some(work) = self.work.get_mut(self.count.wrapping_sub(1)) {
+        if let Some(work) = self.last() {
             work.__bindgen_anon_1.imm_data = immediate;
         }
     }
@@ -237,6 +243,22 @@ unsafe extern "C" fn compare_swap(
         expected,
         new,
     );
+}
+
+unsafe extern "C" fn set_address(
+    table: *mut sys::ibv_qp_ex,
+    ah: *mut sys::ibv_ah,
+    remote_qpn: u32,
+    remote_qkey: u32,
+) {
+    // SAFETY: a table of ours.
+    if let Some(work) = unsafe { Classic::of(table) }.last() {
+        work.wr.ud = sys::ibv_send_wr__bindgen_ty_2__bindgen_ty_3 {
+            ah,
+            remote_qpn,
+            remote_qkey,
+        };
+    }
 }
 
 unsafe extern "C" fn set_segment(table: *mut sys::ibv_qp_ex, lkey: u32, addr: u64, length: u32) {

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use super::classic::Classic;
+use super::send_queue::Destination;
 use super::{PostingInterface, Verb};
 use crate::sys;
 use crate::verbs::context::PostSend;
@@ -16,20 +17,51 @@ type Remote = unsafe extern "C" fn(*mut sys::ibv_qp_ex, u32, u64);
 type WriteImmediate = unsafe extern "C" fn(*mut sys::ibv_qp_ex, u32, u64, u32);
 type FetchAdd = unsafe extern "C" fn(*mut sys::ibv_qp_ex, u32, u64, u64);
 type CompareSwap = unsafe extern "C" fn(*mut sys::ibv_qp_ex, u32, u64, u64, u64);
+type SetAddress = unsafe extern "C" fn(*mut sys::ibv_qp_ex, *mut sys::ibv_ah, u32, u32);
 type SetSegment = unsafe extern "C" fn(*mut sys::ibv_qp_ex, u32, u64, u32);
 type SetSegments = unsafe extern "C" fn(*mut sys::ibv_qp_ex, usize, *const sys::ibv_sge);
 type SetInline = unsafe extern "C" fn(*mut sys::ibv_qp_ex, *mut std::ffi::c_void, usize);
 type SetInlineList = unsafe extern "C" fn(*mut sys::ibv_qp_ex, usize, *const sys::ibv_data_buf);
 
-/// What queue pairs ask the provider for (`send_ops_flags`), without atomics.
-pub(in crate::verbs) const OPERATIONS: u32 = sys::IBV_QP_EX_WITH_RDMA_WRITE
-    | sys::IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM
-    | sys::IBV_QP_EX_WITH_SEND
-    | sys::IBV_QP_EX_WITH_SEND_WITH_IMM
-    | sys::IBV_QP_EX_WITH_RDMA_READ;
-/// And with.
-pub(in crate::verbs) const ATOMICS: u32 =
-    sys::IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP | sys::IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD;
+/// What a queue pair's work requests can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::verbs) enum Kind {
+    /// All that a reliable connection carries, with atomics or without.
+    Connected {
+        /// Whether there are atomics.
+        atomics: bool,
+    },
+    /// Sends, each with a destination of its own.
+    Datagrams,
+}
+
+impl Kind {
+    /// What is asked of the provider (`send_ops_flags`).
+    pub(in crate::verbs) fn operations(self) -> u32 {
+        let sends = sys::IBV_QP_EX_WITH_SEND | sys::IBV_QP_EX_WITH_SEND_WITH_IMM;
+        let connected = sends
+            | sys::IBV_QP_EX_WITH_RDMA_WRITE
+            | sys::IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM
+            | sys::IBV_QP_EX_WITH_RDMA_READ;
+        match self {
+            Kind::Datagrams => sends,
+            Kind::Connected { atomics: false } => connected,
+            Kind::Connected { atomics: true } => {
+                connected
+                    | sys::IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP
+                    | sys::IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD
+            }
+        }
+    }
+
+    /// The type of such queue pairs.
+    pub(in crate::verbs) fn queue_pair_type(self) -> sys::ibv_qp_type {
+        match self {
+            Kind::Connected { .. } => sys::IBV_QPT_RC,
+            Kind::Datagrams => sys::IBV_QPT_UD,
+        }
+    }
+}
 
 const NOWHERE: RemoteAddress = RemoteAddress {
     address: 0,
@@ -48,6 +80,8 @@ pub(in crate::verbs) struct WorkRequests {
     write_immediate: WriteImmediate,
     read: Remote,
     atomics: Option<(FetchAdd, CompareSwap)>,
+    /// Of a queue pair for datagrams.
+    set_address: Option<SetAddress>,
     set_segment: SetSegment,
     set_segments: SetSegments,
     set_inline: SetInline,
@@ -57,16 +91,30 @@ pub(in crate::verbs) struct WorkRequests {
 }
 
 impl WorkRequests {
-    /// The provider's, if all that [`OPERATIONS`] asks for are there.
+    /// The provider's, if all that a queue pair of this kind needs are there.
     ///
     /// # Safety
     /// The queue pair must live as long as the value is used, with its operations as they are now.
     pub(in crate::verbs) unsafe fn extended(
         queue_pair: NonNull<sys::ibv_qp_ex>,
-        with_atomics: bool,
+        kind: Kind,
     ) -> Option<WorkRequests> {
         // SAFETY: the caller vouches for the queue pair.
         let table = unsafe { queue_pair.as_ref() };
+        let (write, write_immediate, read, set_address) = match kind {
+            Kind::Connected { .. } => (
+                table.wr_rdma_write?,
+                table.wr_rdma_write_imm?,
+                table.wr_rdma_read?,
+                None,
+            ),
+            Kind::Datagrams => (
+                no_remote as Remote,
+                no_write_immediate as WriteImmediate,
+                no_remote as Remote,
+                Some(table.wr_set_ud_addr?),
+            ),
+        };
         Some(WorkRequests {
             queue_pair,
             start: table.wr_start?,
@@ -74,13 +122,14 @@ impl WorkRequests {
             abort: table.wr_abort?,
             send: table.wr_send?,
             send_immediate: table.wr_send_imm?,
-            write: table.wr_rdma_write?,
-            write_immediate: table.wr_rdma_write_imm?,
-            read: table.wr_rdma_read?,
+            write,
+            write_immediate,
+            read,
             atomics: table
                 .wr_atomic_fetch_add
                 .zip(table.wr_atomic_cmp_swp)
-                .filter(|_| with_atomics),
+                .filter(|_| kind == Kind::Connected { atomics: true }),
+            set_address,
             set_segment: table.wr_set_sge?,
             set_segments: table.wr_set_sge_list?,
             set_inline: table.wr_set_inline_data?,
@@ -98,13 +147,13 @@ impl WorkRequests {
         post_send: PostSend,
         depth: u32,
         segments: u32,
-        with_atomics: bool,
+        kind: Kind,
     ) -> WorkRequests {
         let classic = Classic::new(queue_pair, post_send, depth as usize, segments as usize);
         let made = NonNull::from(Box::leak(classic));
         // SAFETY: the table was just made, stays where it is until the value is dropped, and begins with
         // the structure that its operations are called with.
-        let found = unsafe { WorkRequests::extended(made.cast(), with_atomics) };
+        let found = unsafe { WorkRequests::extended(made.cast(), kind) };
         WorkRequests {
             classic: Some(made),
             ..found.expect("our own table has all operations")
@@ -205,6 +254,24 @@ impl WorkRequests {
         }
     }
 
+    /// Sets the destination of the datagram just added.
+    ///
+    /// # Safety
+    /// One was just added, on a queue pair for datagrams; the handle must live until it completes.
+    #[inline]
+    pub(in crate::verbs) unsafe fn set_address(
+        &self,
+        handle: *mut sys::ibv_ah,
+        qp_number: u32,
+        queue_key: u32,
+    ) {
+        let Some(set_address) = self.set_address else {
+            unreachable!("a connection has no destinations");
+        };
+        // SAFETY: as the caller says.
+        unsafe { set_address(self.queue_pair.as_ptr(), handle, qp_number, queue_key) };
+    }
+
     /// Sets the only segment of the work request just added.
     ///
     /// # Safety
@@ -264,18 +331,26 @@ impl WorkRequests {
     /// Posts a batch of one signalled send without bytes; 0 or an errno.
     ///
     /// # Safety
-    /// No batch may be open, and the queue pair must have room.
-    pub(in crate::verbs) unsafe fn post_empty_send(&self, id: u64) -> i32 {
+    /// No batch may be open, the queue pair must have room, and the destination be as
+    /// [`Destination::set`] asks.
+    pub(super) unsafe fn post_empty_send<D: Destination>(&self, id: u64, to: D) -> i32 {
         // SAFETY: as the caller says; a send without segments names no memory.
         unsafe {
             self.start();
             let request = (id, sys::IBV_SEND_SIGNALED);
             self.add(request, Verb::Send, NOWHERE, 0, (0, 0));
+            to.set(self);
             self.set_segments(&[]);
             self.complete()
         }
     }
 }
+
+// What stands where a queue pair for datagrams has no operation; its batches have none that would call it.
+
+unsafe extern "C" fn no_remote(_: *mut sys::ibv_qp_ex, _: u32, _: u64) {}
+
+unsafe extern "C" fn no_write_immediate(_: *mut sys::ibv_qp_ex, _: u32, _: u64, _: u32) {}
 
 impl Drop for WorkRequests {
     fn drop(&mut self) {

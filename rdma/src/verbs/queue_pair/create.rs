@@ -9,38 +9,48 @@ use crate::verbs::completion::SharedQueue;
 use crate::verbs::error::VerbsError;
 use crate::verbs::limits::Atomics;
 use crate::verbs::memory::ProtectionDomain;
-use crate::verbs::post::{ATOMICS, OPERATIONS, PostingInterface, WorkRequests};
+use crate::verbs::post::{Kind, PostingInterface, WorkRequests};
 
 /// A new queue pair of the adapter, not yet owned by anything.
-pub(super) struct Made {
-    pub(super) raw: NonNull<sys::ibv_qp>,
-    pub(super) work: WorkRequests,
+pub(in crate::verbs) struct Made {
+    pub(in crate::verbs) raw: NonNull<sys::ibv_qp>,
+    pub(in crate::verbs) work: WorkRequests,
     /// Bytes it takes inline at most.
-    pub(super) inline_bytes: u32,
+    pub(in crate::verbs) inline_bytes: u32,
 }
 
 /// What is asked for.
-pub(super) struct Wanted {
-    pub(super) capacities: sys::ibv_qp_cap,
-    pub(super) interface: Option<PostingInterface>,
+pub(in crate::verbs) struct Wanted {
+    /// Atomics only count where the device has some.
+    pub(in crate::verbs) kind: Kind,
+    pub(in crate::verbs) capacities: sys::ibv_qp_cap,
+    pub(in crate::verbs) interface: Option<PostingInterface>,
     /// Null when it has receives of its own.
-    pub(super) shared_receives: *mut sys::ibv_srq,
-    /// What events name it by: a pointer that stays good until it is destroyed.
-    pub(super) tag: *mut c_void,
+    pub(in crate::verbs) shared_receives: *mut sys::ibv_srq,
+    /// What events name it by: null, or a pointer that stays good until it is destroyed.
+    pub(in crate::verbs) tag: *mut c_void,
 }
 
 /// Makes a queue pair with all its completions on one queue.
-pub(super) fn create(
+pub(in crate::verbs) fn create(
     pd: &Arc<ProtectionDomain>,
     queue: &SharedQueue,
     wanted: &Wanted,
 ) -> Result<Made, VerbsError> {
     let interface = wanted.interface;
+    let with_atomics = Kind::Connected { atomics: true };
+    let without = Kind::Connected { atomics: false };
+    let has_atomics = pd.context().limits().atomics != Atomics::None;
+    // What can be had, best first: a provider without atomics refuses them at the extended call.
+    let kinds: &[Kind] = match wanted.kind {
+        Kind::Connected { atomics: true } if has_atomics => &[with_atomics, without],
+        Kind::Connected { .. } => &[without],
+        Kind::Datagrams => &[Kind::Datagrams],
+    };
     if interface != Some(PostingInterface::Classic) {
-        // A provider without atomics refuses them here.
-        let made = (has_atomics(pd).then_some(OPERATIONS | ATOMICS))
-            .and_then(|operations| extended(pd, queue, wanted, operations))
-            .or_else(|| extended(pd, queue, wanted, OPERATIONS));
+        let made = kinds
+            .iter()
+            .find_map(|kind| extended(pd, queue, wanted, *kind));
         if let Some(made) = made {
             return Ok(made);
         }
@@ -51,11 +61,7 @@ pub(super) fn create(
             });
         }
     }
-    classic(pd, queue, wanted)
-}
-
-fn has_atomics(pd: &ProtectionDomain) -> bool {
-    pd.context().limits().atomics != Atomics::None
+    classic(pd, queue, wanted, kinds[0])
 }
 
 /// `None` when library or provider doesn't have all that is asked for, or refuses the queue pair: the
@@ -64,7 +70,7 @@ fn extended(
     pd: &Arc<ProtectionDomain>,
     queue: &SharedQueue,
     wanted: &Wanted,
-    operations: u32,
+    kind: Kind,
 ) -> Option<Made> {
     let context = pd.context();
     let library = context.library();
@@ -77,10 +83,10 @@ fn extended(
         recv_cq: queue.as_ptr(),
         srq: wanted.shared_receives,
         cap: wanted.capacities,
-        qp_type: sys::IBV_QPT_RC,
+        qp_type: kind.queue_pair_type(),
         comp_mask: sys::IBV_QP_INIT_ATTR_PD | sys::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS,
         pd: pd.as_ptr(),
-        send_ops_flags: u64::from(operations),
+        send_ops_flags: u64::from(kind.operations()),
         ..Default::default()
     };
     // SAFETY: protection domain and queue are alive and of this context; the attributes are ours.
@@ -88,7 +94,7 @@ fn extended(
     // SAFETY: the queue pair was just made.
     let found = NonNull::new(unsafe { to_extended(raw.as_ptr()) })
         // SAFETY: it is the same queue pair, whose owner keeps it as long as the operations.
-        .and_then(|found| unsafe { WorkRequests::extended(found, operations & ATOMICS != 0) });
+        .and_then(|found| unsafe { WorkRequests::extended(found, kind) });
     let Some(work) = found else {
         // SAFETY: the queue pair was just made and is not used.
         unsafe { (library.destroy_qp)(raw.as_ptr()) };
@@ -105,6 +111,7 @@ fn classic(
     pd: &Arc<ProtectionDomain>,
     queue: &SharedQueue,
     wanted: &Wanted,
+    kind: Kind,
 ) -> Result<Made, VerbsError> {
     let context = pd.context();
     let mut attributes = sys::ibv_qp_init_attr {
@@ -113,7 +120,7 @@ fn classic(
         recv_cq: queue.as_ptr(),
         srq: wanted.shared_receives,
         cap: wanted.capacities,
-        qp_type: sys::IBV_QPT_RC,
+        qp_type: kind.queue_pair_type(),
         sq_sig_all: 0,
     };
     // SAFETY: protection domain and queue are alive and of one context.
@@ -123,8 +130,12 @@ fn classic(
         VerbsError::last(
             "ibv_create_qp",
             format!(
-                "{} (depth {} and {}, {} segments, {} bytes inline)",
+                "{} ({}, depth {} and {}, {} segments, {} bytes inline)",
                 context.name(),
+                match kind {
+                    Kind::Connected { .. } => "connected",
+                    Kind::Datagrams => "datagrams",
+                },
                 capacities.max_send_wr,
                 capacities.max_recv_wr,
                 capacities.max_send_sge,
@@ -135,7 +146,7 @@ fn classic(
     let (depth, segments) = (capacities.max_send_wr, capacities.max_send_sge);
     let post_send = context.operations().post_send;
     // SAFETY: the queue pair was just made, and its owner keeps it as long as the operations.
-    let work = unsafe { WorkRequests::classic(raw, post_send, depth, segments, has_atomics(pd)) };
+    let work = unsafe { WorkRequests::classic(raw, post_send, depth, segments, kind) };
     Ok(Made {
         raw,
         work,

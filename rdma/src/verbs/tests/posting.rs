@@ -143,7 +143,7 @@ fn atomics_change_the_peers_word_and_bring_back_what_was_there() {
         );
         assert!(window.set_word(8, 40));
         let at = window.remote().at(8, 8).expect("inside");
-        let mut run = |post: &mut dyn FnMut(&mut SendBatch<'_, Piece, Piece>, Piece)| {
+        let mut run = |post: &mut dyn FnMut(&mut SendBatch<'_, Piece>, Piece)| {
             let mut batch = a.batch();
             post(&mut batch, left.filled(0xff));
             batch.commit().expect("posted");
@@ -433,6 +433,45 @@ fn what_is_posted_after_a_failure_comes_back_flushed_and_in_order() {
             .push(left.filled(4), &[Work::write(at, &whole())])
             .expect_err("shut");
         assert_eq!(rejected.reason, Rejection::QueueFull { room: 0, wanted: 1 });
+    }
+}
+
+#[test]
+fn an_address_outside_the_peers_memory_changes_nothing_whatever_the_verb() {
+    let all = RemoteAccess {
+        write: true,
+        read: true,
+        atomic: true,
+    };
+    for interface in BOTH {
+        for verb in 0..3 {
+            for offset in [PIECE as u64, PIECE as u64 * 1000, 8u64.wrapping_neg()] {
+                let (mut left, mut a, right, _b) = pair(&QueuePairConfig {
+                    remote_reads: true,
+                    remote_atomics: true,
+                    ..through(interface, 4)
+                });
+                let kept = window(&right, all);
+                let at = start_of(&kept).offset(offset);
+                let payload = left.filled(9);
+                let segments = [Segment::new(0, 8)];
+                let mut batch = a.batch();
+                match verb {
+                    0 => batch.push(payload, &[Work::write(at, &segments).signaled()]),
+                    1 => batch.push_read(payload, at, &segments),
+                    _ => batch.push_fetch_add(payload, 0, at, 1),
+                }
+                .expect("nobody here knows the peer's bounds");
+                batch.commit().expect("posted");
+                let done = left.next();
+                let mut sent = sent(a.settle(done));
+                let (payload, outcome) = sent.next_outcome().expect("the payload");
+                let status = outcome.expect_err("refused").status;
+                assert_eq!(status, Status::RemoteAccess);
+                assert_eq!(payload[..8], [9; 8], "nothing was brought");
+                assert_eq!(kept.word(0), Some(0));
+            }
+        }
     }
 }
 

@@ -46,6 +46,13 @@ fn open(right: &Side, b: &mut Pair, payload: Piece) -> OpenWindow<Piece> {
         .expect("opened")
 }
 
+/// As [`open`], with a window of the other type.
+fn open_to_all(right: &Side, b: &mut Pair, payload: Piece) -> OpenWindow<Piece> {
+    let window = MemoryWindow::of_type_1(&right.pd).expect("a window");
+    b.open_window(window, payload, Segment::new(64, 128), RIGHTS)
+        .expect("opened")
+}
+
 fn settle_all(side: &mut Side, pair: &mut Pair) {
     while let Some(done) = side.queue.poll().expect("sound") {
         drop(sent(pair.settle(done)));
@@ -54,6 +61,12 @@ fn settle_all(side: &mut Side, pair: &mut Pair) {
 
 #[test]
 fn a_window_lets_the_peer_write_its_range_and_gives_it_back_closed() {
+    for open in [open, open_to_all] {
+        opens_and_closes(open);
+    }
+}
+
+fn opens_and_closes(open: fn(&Side, &mut Pair, Piece) -> OpenWindow<Piece>) {
     let (mut left, mut a, mut right, mut b, mut pieces) = with_windows();
     let window = open(&right, &mut b, pieces.pop().expect("a piece"));
     let remote = window.remote();
@@ -200,4 +213,57 @@ fn what_does_not_go_together_is_refused_and_comes_back() {
         .expect_err("the provider refuses");
     assert_eq!(failed.reason, Rejection::SendRefused { errno: libc::EIO });
     b.close_window(failed.open).expect("posted");
+}
+
+#[test]
+fn a_window_of_type_1_is_open_to_its_domain_until_it_is_closed_or_its_queue_pair_fails() {
+    let (_left, _a, mut right, mut b, mut pieces) = with_windows();
+    let mut other = side("mock0", 64);
+    let connect = |other: &Side, own: &Side| {
+        let (there, own) = (other.unconnected(&config(4)), own.unconnected(&config(4)));
+        let (at_there, at_own) = (there.endpoint(), own.endpoint());
+        let options = ConnectOptions::default();
+        let there = there.connect(&at_own, &options).expect("connected");
+        (there, own.connect(&at_there, &options).expect("connected"))
+    };
+    let (mut second, _own) = connect(&other, &right);
+    let window = open_to_all(&right, &mut b, pieces.pop().expect("a piece"));
+    let remote = window.remote();
+    let at = remote.at(0, 8).expect("inside");
+    write(&mut other, &mut second, at, 5, 8).expect("another queue pair, the same domain");
+    let mut seen = [0; 8];
+    assert!(window.copy_out(0, &mut seen) && seen == [5; 8]);
+    let stranger = side("mock0", 64);
+    let (mut third, _apart) = connect(&other, &stranger);
+    let refused = write(&mut other, &mut third, at, 6, 8);
+    assert_eq!(refused, Err(Status::RemoteAccess), "another domain");
+
+    mock::refuse_sends_after(b.qp_number(), 0, libc::ENOMEM);
+    let failed = b.close_window(window).expect_err("the provider refuses");
+    let errno = libc::ENOMEM;
+    assert_eq!(failed.reason, Rejection::SendRefused { errno });
+    let closing = b.close_window(failed.open).expect("posted");
+    settle_all(&mut right, &mut b);
+    let closed = closing.finish(&b).expect("settled");
+    let refused = write(&mut other, &mut second, at, 7, 8);
+    assert_eq!(refused, Err(Status::RemoteAccess), "closed");
+    assert_eq!(closed.payload[64..72], [5; 8]);
+
+    let again = closed.window.expect("the queue pair is well");
+    let part = Segment::new(64, 128);
+    let open = b
+        .open_window(again, closed.payload, part, RIGHTS)
+        .expect("opened again");
+    assert_ne!(open.remote().rkey, remote.rkey);
+    mock::hold(b.qp_number());
+    let closing = b.close_window(open).expect("posted");
+    b.fail().expect("to the error state");
+    settle_all(&mut right, &mut b);
+    let closed = closing.finish(&b).expect("destroyed instead");
+    assert!(closed.window.is_none());
+
+    let plain = side("mock2", 64);
+    let error = MemoryWindow::of_type_1(&plain.pd).expect_err("it has none");
+    let text = error.to_string();
+    assert!(text.contains("memory windows of type 1"), "{text}");
 }
