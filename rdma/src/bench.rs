@@ -28,6 +28,7 @@ mod report;
 mod roles;
 mod security;
 mod series;
+mod size;
 mod statistics;
 mod target;
 mod transfer;
