@@ -13,6 +13,8 @@ mod coordinator;
 mod journal;
 mod line;
 mod message;
+#[cfg(test)]
+mod noise;
 mod outliers;
 mod robust;
 mod schedule;
