@@ -18,6 +18,7 @@ mod noise;
 mod outliers;
 mod robust;
 mod schedule;
+mod session;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::bench::{BenchError, Length, Measure, Plan, Verb};
+use crate::security::HandshakeError;
 
 pub use agent::{AgentOptions, AgentProgress, AgentRail, join};
 pub use coordinate::{CoordinateOptions, Progress, coordinate};
@@ -103,6 +105,12 @@ pub enum MeshError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<HandshakeError> for MeshError {
+    fn from(error: HandshakeError) -> MeshError {
+        MeshError::Stranger(error.to_string())
+    }
 }
 
 /// What each pair measures.
