@@ -4,7 +4,7 @@
 //! each of its tests has: reported by both ends, or given up at its deadline. An end that has not
 //! reported by then is dropped, so nobody who might still be busy is asked to measure again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use super::schedule::{estimate, round, rounds};
@@ -117,6 +117,51 @@ struct Test {
     client_done: bool,
 }
 
+/// The tests that are under way, in the order of their beginning, so that the same events give the same
+/// actions. Their numbers are consecutive, and those of one round end together.
+#[derive(Default)]
+struct Tests {
+    /// The number of the first place.
+    first: u64,
+    /// `None` where one has ended.
+    places: VecDeque<Option<Test>>,
+}
+
+impl Tests {
+    /// Its number.
+    fn begin(&mut self, test: Test) -> u64 {
+        self.places.push_back(Some(test));
+        self.first + self.places.len() as u64 - 1
+    }
+
+    fn place(&mut self, id: u64) -> Option<&mut Option<Test>> {
+        let place = usize::try_from(id.checked_sub(self.first)?).ok()?;
+        self.places.get_mut(place)
+    }
+
+    fn get_mut(&mut self, id: u64) -> Option<&mut Test> {
+        self.place(id)?.as_mut()
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Test> {
+        let test = self.place(id)?.take();
+        while let Some(None) = self.places.front() {
+            self.places.pop_front();
+            self.first += 1;
+        }
+        test
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u64, &Test)> {
+        let numbered = (self.first..).zip(&self.places);
+        numbered.filter_map(|(id, place)| Some((id, place.as_ref()?)))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+}
+
 pub(super) struct Coordinator {
     plan: MeshPlan,
     /// The rails of each node.
@@ -126,9 +171,9 @@ pub(super) struct Coordinator {
     known: HashSet<(usize, usize, usize)>,
     /// The next round, and the rail whose turn it is when they take turns.
     next: (usize, usize),
-    next_test: u64,
-    /// In the order of their beginning, so that the same events give the same actions.
-    tests: BTreeMap<u64, Test>,
+    tests: Tests,
+    /// No test is late before.
+    earliest_deadline: Duration,
     finished: bool,
     now: Duration,
 }
@@ -146,8 +191,8 @@ impl Coordinator {
             rails,
             known,
             next: (0, 0),
-            next_test: 0,
-            tests: BTreeMap::new(),
+            tests: Tests::default(),
+            earliest_deadline: Duration::MAX,
             finished: false,
             now: Duration::ZERO,
         }
@@ -184,7 +229,7 @@ impl Coordinator {
     }
 
     fn listening(&mut self, node: usize, id: u64, port: u16, actions: &mut Vec<Action>) {
-        let Some(test) = self.tests.get_mut(&id) else {
+        let Some(test) = self.tests.get_mut(id) else {
             return;
         };
         if test.server != node || test.started || test.server_done || test.client_done {
@@ -209,7 +254,7 @@ impl Coordinator {
         outcome: Result<Option<f64>, String>,
         actions: &mut Vec<Action>,
     ) {
-        let Some(test) = self.tests.get_mut(&id) else {
+        let Some(test) = self.tests.get_mut(id) else {
             return;
         };
         match (node == test.server, node == test.client) {
@@ -249,10 +294,10 @@ impl Coordinator {
             .tests
             .iter()
             .filter(|(_, test)| test.server == node || test.client == node)
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in touched {
-            let Some(test) = self.tests.get_mut(&id) else {
+            let Some(test) = self.tests.get_mut(id) else {
                 continue;
             };
             test.failure.get_or_insert_with(|| failure.clone());
@@ -273,9 +318,13 @@ impl Coordinator {
 
     /// Drops whoever has not reported in time.
     fn expire(&mut self, actions: &mut Vec<Action>) {
+        if self.now < self.earliest_deadline {
+            return;
+        }
         let late: Vec<usize> = self
             .tests
-            .values()
+            .iter()
+            .map(|(_, test)| test)
             .filter(|test| test.deadline <= self.now)
             .flat_map(|test| {
                 let server = (!test.server_done).then_some(test.server);
@@ -293,11 +342,13 @@ impl Coordinator {
                 self.leave(node, reason, actions);
             }
         }
+        let deadlines = self.tests.iter().map(|(_, test)| test.deadline);
+        self.earliest_deadline = deadlines.min().unwrap_or(Duration::MAX);
     }
 
     /// Both ends are done: the pair's next step, or its end.
     fn settle(&mut self, id: u64, actions: &mut Vec<Action>) {
-        let Some(test) = self.tests.remove(&id) else {
+        let Some(test) = self.tests.remove(id) else {
             return;
         };
         let mut pair = test.pair;
@@ -330,27 +381,26 @@ impl Coordinator {
             Step::There | Step::Latency => (pair.a, pair.b),
             Step::Back => (pair.b, pair.a),
         };
-        let id = self.next_test;
-        self.next_test += 1;
+        let deadline = self.now + estimate(step.plan(&self.plan)) * SLOWER + SLACK;
+        let id = self.tests.begin(Test {
+            pair: pair.clone(),
+            step,
+            server,
+            client,
+            deadline,
+            started: false,
+            figure: None,
+            failure: None,
+            server_done: false,
+            client_done: false,
+        });
+        self.earliest_deadline = self.earliest_deadline.min(deadline);
         actions.push(Action::Serve {
             node: server,
             test: id,
             rail: pair.rail,
             step,
         });
-        let test = Test {
-            pair,
-            step,
-            server,
-            client,
-            deadline: self.now + estimate(step.plan(&self.plan)) * SLOWER + SLACK,
-            started: false,
-            figure: None,
-            failure: None,
-            server_done: false,
-            client_done: false,
-        };
-        self.tests.insert(id, test);
     }
 
     /// Begins rounds until one has something to wait for.

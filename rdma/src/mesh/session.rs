@@ -2,10 +2,14 @@
 //! told comes out.
 //!
 //! It waits for the nodes, has every pair measured, and keeps what comes of it in the journal. The sockets
-//! of [`super::coordinate`] drive it.
+//! of [`super::coordinate`] and the simulated nodes of the tests drive the same code.
 
 mod gathering;
 mod measuring;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::time::Duration;
