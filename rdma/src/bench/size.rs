@@ -5,7 +5,7 @@ use super::channel::{Channel, unexpected};
 use super::contents::{Counts, Seeds, are_intact, prepare};
 use super::end::End;
 use super::message::Message;
-use super::plan::Plan;
+use super::plan::{Measure, Plan};
 
 /// Has both ends make ready for a size.
 pub(super) fn begin(
@@ -14,10 +14,17 @@ pub(super) fn begin(
     plan: &Plan,
     (bytes, seed): (u64, u64),
 ) -> Result<Seeds, BenchError> {
-    // Before the other end is told of this size: what it begins with must find our memory ready.
     let seeds = Seeds::client(seed);
-    prepare(end, plan, bytes, seeds)?;
+    // The first message of a latency may come as soon as the other end is told, and must find our memory
+    // ready; otherwise both ends make ready at the same time.
+    let is_first = plan.measure == Measure::Latency;
+    if is_first {
+        prepare(end, plan, bytes, seeds)?;
+    }
     channel.send(&Message::Begin { bytes, seed })?;
+    if !is_first {
+        prepare(end, plan, bytes, seeds)?;
+    }
     match channel.receive("waiting for it to be ready")? {
         Message::Ready => Ok(seeds),
         other => Err(unexpected(&other, "that it is ready")),
