@@ -4,12 +4,15 @@
 //! each of its tests has: reported by both ends, or given up at its deadline. An end that has not
 //! reported by then is dropped, so nobody who might still be busy is asked to measure again.
 
-use std::collections::{HashSet, VecDeque};
+mod under_way;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::schedule::{estimate, round, rounds};
 use super::{MeshPlan, Pair};
 use crate::bench::Plan;
+use under_way::{Test, Tests};
 
 /// What a test may take besides measuring. A node that is gone is noticed sooner, by its silence, and a
 /// measurement that hangs by bench's own limits; so this may be generous with slow ones.
@@ -99,66 +102,6 @@ impl Step {
             Step::There | Step::Back => &plan.bandwidth,
             Step::Latency => &plan.latency,
         }
-    }
-}
-
-/// A test: one step of one pair.
-struct Test {
-    pair: Pair,
-    step: Step,
-    server: usize,
-    client: usize,
-    deadline: Duration,
-    /// Whether the client was told to begin.
-    started: bool,
-    figure: Option<f64>,
-    failure: Option<String>,
-    server_done: bool,
-    client_done: bool,
-}
-
-/// The tests that are under way, in the order of their beginning, so that the same events give the same
-/// actions. Their numbers are consecutive, and those of one round end together.
-#[derive(Default)]
-struct Tests {
-    /// The number of the first place.
-    first: u64,
-    /// `None` where one has ended.
-    places: VecDeque<Option<Test>>,
-}
-
-impl Tests {
-    /// Its number.
-    fn begin(&mut self, test: Test) -> u64 {
-        self.places.push_back(Some(test));
-        self.first + self.places.len() as u64 - 1
-    }
-
-    fn place(&mut self, id: u64) -> Option<&mut Option<Test>> {
-        let place = usize::try_from(id.checked_sub(self.first)?).ok()?;
-        self.places.get_mut(place)
-    }
-
-    fn get_mut(&mut self, id: u64) -> Option<&mut Test> {
-        self.place(id)?.as_mut()
-    }
-
-    fn remove(&mut self, id: u64) -> Option<Test> {
-        let test = self.place(id)?.take();
-        while let Some(None) = self.places.front() {
-            self.places.pop_front();
-            self.first += 1;
-        }
-        test
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (u64, &Test)> {
-        let numbered = (self.first..).zip(&self.places);
-        numbered.filter_map(|(id, place)| Some((id, place.as_ref()?)))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.places.is_empty()
     }
 }
 
