@@ -110,6 +110,16 @@ fn coordinator_of(
     (thread, told)
 }
 
+/// All of them did, to the end.
+fn took_part(agents: Vec<thread::JoinHandle<Result<(), MeshError>>>) {
+    for agent in agents {
+        agent
+            .join()
+            .expect("no panic")
+            .expect("it took part to the end");
+    }
+}
+
 const LONG: Duration = Duration::from_secs(60);
 
 fn whole(nodes: usize, rails: usize, journal: Journal) -> (Mesh, Vec<String>) {
@@ -121,12 +131,7 @@ fn whole(nodes: usize, rails: usize, journal: Journal) -> (Mesh, Vec<String>) {
             thread::spawn(move || join(&options, &mut |_| {}))
         })
         .collect();
-    for agent in agents {
-        agent
-            .join()
-            .expect("no panic")
-            .expect("it took part to the end");
-    }
+    took_part(agents);
     let mesh = thread.join().expect("no panic").expect("a mesh");
     (mesh, told.into_iter().collect())
 }
@@ -222,12 +227,7 @@ fn a_node_that_dies_is_named_and_the_others_are_measured() {
         }
     }
     drop(dying);
-    for agent in agents {
-        agent
-            .join()
-            .expect("no panic")
-            .expect("it took part to the end");
-    }
+    took_part(agents);
     let mesh = thread.join().expect("no panic").expect("a mesh");
     assert_eq!(mesh.pairs.len(), 6, "every pair has an outcome");
     assert_eq!(mesh.left.len(), 1);
@@ -295,12 +295,7 @@ fn nodes_with_certificates_of_one_authority_measure_whatever_names_those_have() 
             thread::spawn(move || join(&options, &mut |_| {}))
         })
         .collect();
-    for agent in agents {
-        agent
-            .join()
-            .expect("no panic")
-            .expect("it took part to the end");
-    }
+    took_part(agents);
     let mesh = thread.join().expect("no panic").expect("a mesh");
     assert_eq!(mesh.pairs.len(), 3);
     assert!(

@@ -357,6 +357,17 @@ mod tests {
     }
 
     #[test]
+    fn a_coordinator_that_is_none_of_ours_is_a_matter_of_set_up_and_one_that_is_lost_a_failure() {
+        let reason = "mutual TLS failed: it doesn't speak TLS".to_owned();
+        assert_eq!(failure(MeshError::Stranger(reason)).code(), 3);
+        let lost = MeshError::Lost {
+            doing: "waiting for what to measure",
+            source: std::io::ErrorKind::ConnectionReset.into(),
+        };
+        assert_eq!(failure(lost).code(), 1);
+    }
+
+    #[test]
     fn times_are_said_as_people_do() {
         assert_eq!(words(Duration::from_secs(50)), "50 s");
         assert_eq!(words(Duration::from_secs(3000)), "50 min");
