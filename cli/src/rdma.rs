@@ -7,6 +7,7 @@ mod devices;
 mod input;
 mod mesh;
 mod report;
+mod tls;
 
 use crate::exit::Failure;
 use crate::output::print;

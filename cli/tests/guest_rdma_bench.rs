@@ -200,3 +200,49 @@ fn ends_that_differ_and_wrong_addresses_end_with_3_and_a_sentence() {
         assert!(said.contains(says), "{says}: {said}");
     }
 }
+
+/// Huge pages of 2 MiB that nobody uses, after asking for so many.
+fn reserve_huge_pages(count: u32) {
+    std::fs::write("/proc/sys/vm/nr_hugepages", format!("{count}\n")).expect("root may");
+}
+
+#[test]
+fn memory_on_huge_pages_and_a_numa_node_is_measured_like_any_other() {
+    let Some((here, there)) = devices() else {
+        return;
+    };
+    reserve_huge_pages(64);
+    for (what, options) in [
+        ("write bandwidth", "--size 64K,1M --iterations 64"),
+        ("send latency", "--size 2 --iterations 64 --warmup 8"),
+        ("read bandwidth", "--size 64K --iterations 64"),
+        ("atomic bandwidth", "--iterations 64"),
+    ] {
+        for memory in [
+            "--memory hugepages",
+            "--numa 0",
+            "--memory hugepages --numa 0",
+        ] {
+            let server = server(what, &there, memory);
+            let ours = client(what, &here, &format!("{options} {memory}"));
+            let theirs = server.wait_with_output().expect("the server ends");
+            for output in [&ours, &theirs] {
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{what} {memory}: {said}");
+            }
+        }
+    }
+    reserve_huge_pages(0);
+    for (options, says) in [
+        ("--memory hugepages", "nr_hugepages"),
+        ("--numa 7", "NUMA node 7"),
+    ] {
+        let mut server = server("write bandwidth", &there, "");
+        let ours = client("write bandwidth", &here, options);
+        server.kill().expect("killed, or gone before");
+        server.wait().expect("the server ends");
+        let said = String::from_utf8_lossy(&ours.stderr);
+        assert_eq!(ours.status.code(), Some(3), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}

@@ -26,8 +26,8 @@ mod pattern;
 mod plan;
 mod report;
 mod roles;
-mod security;
 mod series;
+mod size;
 mod statistics;
 mod target;
 mod transfer;
@@ -39,13 +39,14 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::security::HandshakeError;
 use crate::verbs::{CompletionError, VerbsError};
 
+pub use crate::security::{Identity, IdentityError};
 pub use memory::Memory;
 pub use plan::{AtomicKind, Length, Measure, Plan, PlanError, Rate, Sizes, Verb};
 pub use report::{Cpu, Interval, Latency, Limit, Percentile, Report, Row, SCHEMA, Steady};
 pub use roles::{Progress, Serve, Stage, run, run_local, serve, serve_all};
-pub use security::{Identity, IdentityError};
 pub use target::{DeviceChoice, Target};
 pub use verdict::{Expectation, Figure, Outcome, Verdict, judge};
 
@@ -169,5 +170,13 @@ impl BenchError {
             self,
             BenchError::Transfer { .. } | BenchError::Stalled { .. } | BenchError::Corrupted { .. }
         )
+    }
+}
+
+impl From<HandshakeError> for BenchError {
+    fn from(error: HandshakeError) -> BenchError {
+        BenchError::Stranger {
+            reason: error.to_string(),
+        }
     }
 }

@@ -10,6 +10,7 @@ pub mod fabric;
 pub mod mesh;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+mod security;
 pub mod shard;
 pub mod slab;
 pub mod sys;

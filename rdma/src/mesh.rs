@@ -13,9 +13,12 @@ mod coordinator;
 mod journal;
 mod line;
 mod message;
+#[cfg(test)]
+mod noise;
 mod outliers;
 mod robust;
 mod schedule;
+mod session;
 
 use std::io;
 use std::path::PathBuf;
@@ -25,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::bench::{BenchError, Length, Measure, Plan, Verb};
+use crate::security::HandshakeError;
 
 pub use agent::{AgentOptions, AgentProgress, AgentRail, join};
 pub use coordinate::{CoordinateOptions, Progress, coordinate};
@@ -101,6 +105,12 @@ pub enum MeshError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<HandshakeError> for MeshError {
+    fn from(error: HandshakeError) -> MeshError {
+        MeshError::Stranger(error.to_string())
+    }
 }
 
 /// What each pair measures.

@@ -14,7 +14,7 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use peers::bulk::{self, is_right, soak, soak_bytes};
 use peers::{Harm, Wire, behind_a_wire, chunk, loopback, roll, wait_until};
-use trackbed_rdma::fabric::{FabricConfig, FetchError};
+use trackbed_rdma::fabric::{FabricConfig, FetchError, PeerLink};
 use trackbed_rdma::{mock, sys};
 
 /// Four pieces over verbs.
@@ -136,6 +136,37 @@ fn data_that_trickles_is_a_sign_of_life() {
     });
 }
 
+/// While nothing of what `slow_link` fetches arrives, another node gets all that it asks for; when the
+/// receiver takes things again, the rest arrives too.
+async fn stalls_only_its_own_link(
+    slow_link: &PeerLink,
+    quick: &bulk::Node,
+    server: &bulk::Node,
+    takes_again: impl FnOnce(),
+) {
+    let mut waiting: Vec<_> = (0..16)
+        .map(|number| Box::pin(slow_link.fetch(chunk(number))))
+        .collect();
+    for fetch in &mut waiting {
+        assert!(fetch.as_mut().now_or_never().is_none());
+    }
+    wait_until(|| server.fabric.counters().requests_received == 16);
+    let quick_link = quick.link_to(server).await.unwrap();
+    for number in 0..40 {
+        assert!(is_right(
+            number,
+            &quick_link.fetch(chunk(number)).await.unwrap()
+        ));
+    }
+    for fetch in &mut waiting {
+        assert!(fetch.as_mut().now_or_never().is_none());
+    }
+    takes_again();
+    for (number, fetch) in (0..16).zip(waiting) {
+        assert!(is_right(number, &fetch.await.unwrap()));
+    }
+}
+
 #[test]
 fn over_verbs_a_receiver_that_takes_nothing_stalls_only_its_own_link() {
     let config = || FabricConfig::verbs(None);
@@ -146,29 +177,12 @@ fn over_verbs_a_receiver_that_takes_nothing_stalls_only_its_own_link() {
         let (slow_link, numbers) = slow.meet(&server).await.unwrap();
         let (_, to_slow) = numbers.expect("over verbs");
         mock::hold(to_slow);
-        let mut waiting: Vec<_> = (0..16)
-            .map(|number| Box::pin(slow_link.fetch(chunk(number))))
-            .collect();
-        for fetch in &mut waiting {
-            assert!(fetch.as_mut().now_or_never().is_none());
-        }
-        wait_until(|| server.fabric.counters().requests_received == 16);
-        let quick_link = quick.link_to(&server).await.unwrap();
-        for number in 0..40 {
-            assert!(is_right(
-                number,
-                &quick_link.fetch(chunk(number)).await.unwrap()
-            ));
-        }
-        for fetch in &mut waiting {
-            assert!(fetch.as_mut().now_or_never().is_none());
-        }
-        // It holds what it may, and not a slot more.
-        wait_until(|| server.shard.slab().free_slots() >= 16 - config().serves_per_peer);
-        mock::release(to_slow);
-        for (number, fetch) in (0..16).zip(waiting) {
-            assert!(is_right(number, &fetch.await.unwrap()));
-        }
+        stalls_only_its_own_link(&slow_link, &quick, &server, || {
+            // It holds what it may, and not a slot more.
+            wait_until(|| server.shard.slab().free_slots() >= 16 - config().serves_per_peer);
+            mock::release(to_slow);
+        })
+        .await;
     });
 }
 
@@ -180,27 +194,7 @@ fn over_tcp_a_receiver_that_takes_nothing_stalls_only_its_own_link() {
     let wire = Wire::before(&server.fabric, Harm::StallFirst(100_000));
     block_on(async {
         let slow_link = slow.link_to(&server).await.unwrap();
-        let mut waiting: Vec<_> = (0..16)
-            .map(|number| Box::pin(slow_link.fetch(chunk(number))))
-            .collect();
-        for fetch in &mut waiting {
-            assert!(fetch.as_mut().now_or_never().is_none());
-        }
-        wait_until(|| server.fabric.counters().requests_received == 16);
-        let quick_link = quick.link_to(&server).await.unwrap();
-        for number in 0..40 {
-            assert!(is_right(
-                number,
-                &quick_link.fetch(chunk(number)).await.unwrap()
-            ));
-        }
-        for fetch in &mut waiting {
-            assert!(fetch.as_mut().now_or_never().is_none());
-        }
-        wire.set(Harm::None);
-        for (number, fetch) in (0..16).zip(waiting) {
-            assert!(is_right(number, &fetch.await.unwrap()));
-        }
+        stalls_only_its_own_link(&slow_link, &quick, &server, || wire.set(Harm::None)).await;
     });
 }
 

@@ -88,6 +88,7 @@ fn two_nodes_on_a_link_measure_each_other_in_all_ways() {
     let agents: Vec<_> = devices
         .into_iter()
         .map(|device| AgentOptions {
+            identity: None,
             name: format!("node-of-{device}"),
             rails: vec![AgentRail {
                 target: Target {
@@ -104,6 +105,7 @@ fn two_nodes_on_a_link_measure_each_other_in_all_ways() {
         .map(|options| thread::spawn(move || join(&options, &mut |_| {})))
         .collect();
     let options = CoordinateOptions {
+        identity: None,
         listener,
         nodes: 2,
         patience: Duration::from_secs(60),

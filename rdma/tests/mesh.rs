@@ -4,15 +4,18 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use trackbed_rdma::bench::{DeviceChoice, Length, Target};
+use authority::Authority;
+use trackbed_rdma::bench::{DeviceChoice, Identity, Length, Target};
 use trackbed_rdma::mesh::{
     AgentOptions, AgentProgress, AgentRail, CoordinateOptions, Journal, Mesh, MeshError, MeshPlan,
     NodePort, Progress, coordinate, join,
 };
+
+mod authority;
 
 fn quick() -> MeshPlan {
     let usual = MeshPlan::default();
@@ -48,6 +51,7 @@ fn agent(name: &str, rails: usize, meet: SocketAddr) -> AgentOptions {
         name: name.to_owned(),
         rails: (0..rails).map(rail).collect(),
         meet: meet.to_string(),
+        identity: None,
         address: None,
         patience: Duration::from_secs(10),
         client_patience: Duration::from_secs(3),
@@ -60,20 +64,33 @@ fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Coordinates in a thread; what it tells comes as sentences.
+type Coordinating = (
+    thread::JoinHandle<Result<Mesh, MeshError>>,
+    mpsc::Receiver<String>,
+);
+
+/// Coordinates in a thread over plain TCP; what it tells comes as sentences.
 fn coordinator(
     listener: TcpListener,
     nodes: usize,
     journal: Journal,
     patience: Duration,
-) -> (
-    thread::JoinHandle<Result<Mesh, MeshError>>,
-    mpsc::Receiver<String>,
-) {
+) -> Coordinating {
+    coordinator_of(listener, None, nodes, journal, patience)
+}
+
+fn coordinator_of(
+    listener: TcpListener,
+    identity: Option<Arc<Identity>>,
+    nodes: usize,
+    journal: Journal,
+    patience: Duration,
+) -> Coordinating {
     let (tell, told) = mpsc::channel();
     let thread = thread::spawn(move || {
         let options = CoordinateOptions {
             listener,
+            identity,
             nodes,
             patience,
             journal,
@@ -93,6 +110,16 @@ fn coordinator(
     (thread, told)
 }
 
+/// All of them did, to the end.
+fn took_part(agents: Vec<thread::JoinHandle<Result<(), MeshError>>>) {
+    for agent in agents {
+        agent
+            .join()
+            .expect("no panic")
+            .expect("it took part to the end");
+    }
+}
+
 const LONG: Duration = Duration::from_secs(60);
 
 fn whole(nodes: usize, rails: usize, journal: Journal) -> (Mesh, Vec<String>) {
@@ -104,12 +131,7 @@ fn whole(nodes: usize, rails: usize, journal: Journal) -> (Mesh, Vec<String>) {
             thread::spawn(move || join(&options, &mut |_| {}))
         })
         .collect();
-    for agent in agents {
-        agent
-            .join()
-            .expect("no panic")
-            .expect("it took part to the end");
-    }
+    took_part(agents);
     let mesh = thread.join().expect("no panic").expect("a mesh");
     (mesh, told.into_iter().collect())
 }
@@ -205,12 +227,7 @@ fn a_node_that_dies_is_named_and_the_others_are_measured() {
         }
     }
     drop(dying);
-    for agent in agents {
-        agent
-            .join()
-            .expect("no panic")
-            .expect("it took part to the end");
-    }
+    took_part(agents);
     let mesh = thread.join().expect("no panic").expect("a mesh");
     assert_eq!(mesh.pairs.len(), 6, "every pair has an outcome");
     assert_eq!(mesh.left.len(), 1);
@@ -243,4 +260,93 @@ fn waiting_ends_with_who_came_and_a_coordinator_that_is_not_there_with_its_addre
     late.patience = Duration::ZERO;
     let error = join(&late, &mut |_| {}).expect_err("nobody listens");
     assert!(error.to_string().contains(&meet.to_string()), "{error}");
+}
+
+/// What a node shows that has a certificate for `name`; it looks for a coordinator of the name `meet`.
+fn identity(issuer: &Authority, name: &str, meet: &str) -> Option<Arc<Identity>> {
+    let papers = issuer.issue(name);
+    let identity = Identity::from_pem(
+        papers.certificate.as_bytes(),
+        papers.key.as_bytes(),
+        issuer.pem.as_bytes(),
+        Some(meet.to_owned()),
+    );
+    Some(Arc::new(identity.expect("an identity")))
+}
+
+#[test]
+fn nodes_with_certificates_of_one_authority_measure_whatever_names_those_have() {
+    let authority = Authority::new();
+    let (listener, meet) = listener();
+    let shown = identity(&authority, "mesh.example", "mesh.example");
+    let journal = Journal::in_memory(quick());
+    let (thread, _told) = coordinator_of(listener, shown, 3, journal, LONG);
+    // Two of them share a certificate, as pods of one job may.
+    let shared = identity(&authority, "worker", "mesh.example");
+    let own = identity(&authority, "10.9.8.7", "mesh.example");
+    let agents: Vec<_> = [shared.clone(), shared, own]
+        .into_iter()
+        .zip(1..)
+        .map(|(identity, number)| {
+            let options = AgentOptions {
+                identity,
+                ..agent(&format!("node-{number}"), 1, meet)
+            };
+            thread::spawn(move || join(&options, &mut |_| {}))
+        })
+        .collect();
+    took_part(agents);
+    let mesh = thread.join().expect("no panic").expect("a mesh");
+    assert_eq!(mesh.pairs.len(), 3);
+    assert!(
+        mesh.pairs.iter().all(|pair| pair.failure.is_none()),
+        "{:?}",
+        mesh.pairs
+    );
+}
+
+#[test]
+fn a_node_without_tls_and_a_coordinator_with_it_say_what_to_do_and_so_the_other_way_round() {
+    let authority = Authority::new();
+    let with = || identity(&authority, "mesh.example", "mesh.example");
+    for (theirs, ours) in [(with(), None), (None, with())] {
+        let (listener, meet) = listener();
+        let journal = Journal::in_memory(quick());
+        let patience = Duration::from_secs(2);
+        let (thread, told) = coordinator_of(listener, theirs, 2, journal, patience);
+        let options = AgentOptions {
+            identity: ours,
+            ..agent("node-1", 1, meet)
+        };
+        let error = join(&options, &mut |_| {}).expect_err("only one of them speaks TLS");
+        assert!(matches!(error, MeshError::Stranger(_)), "{error}");
+        assert!(error.to_string().contains("--tls-certificate"), "{error}");
+        let sentence = told.recv().expect("told");
+        assert!(sentence.contains("--tls-certificate"), "{sentence}");
+        thread.join().expect("no panic").expect_err("nobody came");
+    }
+}
+
+#[test]
+fn a_node_of_another_authority_and_a_coordinator_of_another_name_are_refused() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (listener, meet) = listener();
+    let shown = identity(&authority, "mesh.example", "mesh.example");
+    let journal = Journal::in_memory(quick());
+    let patience = Duration::from_secs(4);
+    let (thread, told) = coordinator_of(listener, shown, 2, journal, patience);
+    for (identity, word) in [
+        (identity(&other, "node-1", "mesh.example"), "--tls-ca"),
+        (identity(&authority, "node-1", "elsewhere"), "--tls-name"),
+    ] {
+        let options = AgentOptions {
+            identity,
+            ..agent("node-1", 1, meet)
+        };
+        let error = join(&options, &mut |_| {}).expect_err("refused");
+        assert!(matches!(error, MeshError::Stranger(_)), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(told.recv().expect("told").starts_with("refused"));
+    }
+    thread.join().expect("no panic").expect_err("nobody came");
 }

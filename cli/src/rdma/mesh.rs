@@ -73,7 +73,7 @@ struct RunArgs {
     role: Role,
 
     /// Each device is a node of its own, in this process: for trying it out
-    #[arg(long, conflicts_with_all = ["meet", "nodes", "name", "address", "role"])]
+    #[arg(long, conflicts_with_all = ["meet", "nodes", "name", "address", "role", "tls_certificate"])]
     local: bool,
 
     /// Keep what is measured in this file, and go on from what it holds; on the coordinator
@@ -83,6 +83,9 @@ struct RunArgs {
     /// Seconds to wait for all nodes
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     wait: u64,
+
+    #[command(flatten)]
+    tls: super::tls::TlsArgs,
 
     #[command(flatten)]
     measure: MeasureArgs,
@@ -321,6 +324,8 @@ mod tests {
             "mesh",
             "mesh --meet node-1",
             "mesh --local --meet node-1",
+            "mesh --meet node-1 --nodes 4 --tls-certificate a.pem",
+            "mesh --local --tls-certificate a.pem --tls-key a.key --tls-ca ca.pem",
             "mesh --meet node-1 --nodes 4 --device mlx5_0/x",
             "mesh --meet node-1 --nodes 4 plan --nodes 5",
         ] {
@@ -349,6 +354,17 @@ mod tests {
         ] {
             assert_eq!(with_port(given), full);
         }
+    }
+
+    #[test]
+    fn a_coordinator_that_is_none_of_ours_is_a_matter_of_set_up_and_one_that_is_lost_a_failure() {
+        let reason = "mutual TLS failed: it doesn't speak TLS".to_owned();
+        assert_eq!(failure(MeshError::Stranger(reason)).code(), 3);
+        let lost = MeshError::Lost {
+            doing: "waiting for what to measure",
+            source: std::io::ErrorKind::ConnectionReset.into(),
+        };
+        assert_eq!(failure(lost).code(), 1);
     }
 
     #[test]

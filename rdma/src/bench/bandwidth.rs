@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::channel::{Channel, unexpected};
-use super::contents::{Counts, Seeds, are_intact, prepare};
 use super::end::End;
 use super::lane::{Lane, Pattern, segments};
 use super::limit::limit;
 use super::message::{Message, Until};
 use super::plan::{Length, Plan, Verb};
+use super::size::{answer_begin, answer_check, begin, check};
 use super::statistics::{BATCHES, batches, interval, mean, transient, variation};
 use super::transfer::{Moved, Mover};
 use super::{BenchError, Cpu, Interval, Row, Stage, Steady};
@@ -30,13 +30,7 @@ pub(super) fn client(
     line_rate: Option<f64>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Row, BenchError> {
-    channel.send(&Message::Begin { bytes, seed })?;
-    let seeds = Seeds::client(seed);
-    prepare(end, plan, bytes, seeds)?;
-    match channel.receive("waiting for it to be ready")? {
-        Message::Ready => {}
-        other => return Err(unexpected(&other, "that it is ready")),
-    }
+    let seeds = begin(end, channel, plan, (bytes, seed))?;
     let (pattern, segments) = (Pattern::new(plan, bytes), segments(bytes));
     let mut lanes = (0..end.lanes.len())
         .map(|index| Lane::new(end, index, plan, pattern, bytes, &segments))
@@ -87,66 +81,6 @@ pub(super) fn client(
     Ok(row(plan, bytes, warm.as_ref(), &runs, line_rate))
 }
 
-/// Has both ends compare what they got.
-pub(super) fn check(
-    end: &End,
-    channel: &mut Channel,
-    plan: &Plan,
-    bytes: u64,
-    seeds: Seeds,
-    ours: &[u64],
-) -> Result<(), BenchError> {
-    channel.send(&Message::Check {
-        messages: ours.to_vec(),
-    })?;
-    let theirs = match channel.receive("waiting for it to compare")? {
-        Message::Checked {
-            intact: true,
-            messages,
-        } if messages.len() == ours.len() => messages,
-        Message::Checked { intact: false, .. } => return Err(BenchError::Corrupted { bytes }),
-        other => return Err(unexpected(&other, "the result of comparing")),
-    };
-    let counts = Counts {
-        ours,
-        theirs: &theirs,
-    };
-    if are_intact(end, plan, bytes, seeds, &counts) {
-        Ok(())
-    } else {
-        Err(BenchError::Corrupted { bytes })
-    }
-}
-
-/// The server's part of [`check`].
-pub(super) fn answer_check(
-    end: &End,
-    channel: &mut Channel,
-    plan: &Plan,
-    bytes: u64,
-    seeds: Seeds,
-    ours: Vec<u64>,
-    theirs: &[u64],
-) -> Result<(), BenchError> {
-    if theirs.len() != ours.len() {
-        let reason = format!(
-            "it counts on {} queue pairs, there are {}",
-            theirs.len(),
-            ours.len()
-        );
-        return Err(BenchError::Stranger { reason });
-    }
-    let counts = Counts {
-        ours: &ours,
-        theirs,
-    };
-    let intact = are_intact(end, plan, bytes, seeds, &counts);
-    channel.send(&Message::Checked {
-        intact,
-        messages: ours,
-    })
-}
-
 /// Does the server's part of one size.
 pub(super) fn server(
     end: &mut End,
@@ -154,9 +88,7 @@ pub(super) fn server(
     plan: &Plan,
     (bytes, seed): (u64, u64),
 ) -> Result<(), BenchError> {
-    let seeds = Seeds::server(seed);
-    prepare(end, plan, bytes, seeds)?;
-    channel.send(&Message::Ready)?;
+    let seeds = answer_begin(end, channel, plan, (bytes, seed))?;
     let (pattern, segments) = (Pattern::new(plan, bytes), segments(bytes));
     let mut lanes = (0..end.lanes.len())
         .map(|index| Lane::new(end, index, plan, pattern, bytes, &segments))

@@ -1,60 +1,15 @@
 //! The connection over which the two ends agree: length-prefixed messages with deadlines.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::BenchError;
 use super::message::{LONGEST, Message, PREAMBLE};
+use crate::security::{ON_BOTH_OR_NEITHER, Stream, begins_tls};
 
 /// How long one end waits for the other to say the next thing.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
-
-/// A byte stream whose reads can be given a time limit.
-pub(super) trait Stream: Read + Write + Send {
-    fn limit_read(&self, limit: Duration) -> io::Result<()>;
-    fn limit_write(&self, limit: Duration) -> io::Result<()>;
-    /// Whether a read would give something, or an end, at once.
-    fn is_ready(&mut self) -> io::Result<bool>;
-    /// Becomes readable when something comes.
-    fn descriptor(&self) -> BorrowedFd<'_>;
-}
-
-macro_rules! plain_stream {
-    ($socket:ty) => {
-        impl Stream for $socket {
-            fn limit_read(&self, limit: Duration) -> io::Result<()> {
-                self.set_read_timeout(Some(limit))
-            }
-            fn limit_write(&self, limit: Duration) -> io::Result<()> {
-                self.set_write_timeout(Some(limit))
-            }
-            fn is_ready(&mut self) -> io::Result<bool> {
-                is_readable(self.as_fd())
-            }
-            fn descriptor(&self) -> BorrowedFd<'_> {
-                self.as_fd()
-            }
-        }
-    };
-}
-plain_stream!(TcpStream);
-plain_stream!(UnixStream);
-
-/// Whether a descriptor can be read from now.
-pub(super) fn is_readable(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut interest = [PollFd::new(descriptor, PollFlags::POLLIN)];
-    match poll(&mut interest, PollTimeout::ZERO) {
-        Ok(count) => Ok(count > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
-}
+const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) struct Channel {
     stream: Box<dyn Stream>,
@@ -83,12 +38,8 @@ impl Channel {
             outcome.map_err(|source| BenchError::Channel { doing, source })
         };
         read(start)?;
-        // A record of TLS: a handshake or an alert, of version 3.
-        if matches!(start, [0x15 | 0x16, 3]) {
-            let reason =
-                "it speaks TLS, this end does not: give both ends --tls-certificate, --tls-key and \
-                 --tls-ca, or neither"
-                    .to_owned();
+        if begins_tls(start[0]) {
+            let reason = format!("it speaks TLS, this end does not: {ON_BOTH_OR_NEITHER}");
             return Err(BenchError::Stranger { reason });
         }
         read(rest)?;
@@ -206,6 +157,9 @@ pub(super) fn unexpected(message: &Message, due: &str) -> BenchError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn met(says: &[u8], close: bool) -> BenchError {

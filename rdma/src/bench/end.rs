@@ -298,34 +298,40 @@ fn check_device(
             "queue depth (one is ours)",
             u64::from(limits.queue_depth),
             send_depth,
+            "give a smaller --depth",
         ),
         (
             "receive depth",
             u64::from(limits.queue_depth),
             receive_depth,
+            "give a smaller --receive-depth",
         ),
         (
             "number of queue pairs",
             u64::from(limits.queue_pairs),
             pairs,
+            "give fewer --queue-pairs",
         ),
         (
             "number of completion queue entries",
             u64::from(limits.completion_queue_entries),
             (send_depth + receive_depth).saturating_mul(pairs),
+            "give fewer --queue-pairs, or a smaller --depth and --receive-depth",
         ),
         (
-            "message size",
+            "message size in bytes",
             u64::from(context.port(port)?.max_message_bytes),
             plan.largest(),
+            "give a --size up to that",
         ),
         (
-            "memory region",
+            "memory region in bytes",
             limits.region_bytes,
             plan.largest().saturating_mul(pairs),
+            "give a smaller --size or fewer --queue-pairs",
         ),
     ];
-    for (what, limit, wanted) in checks {
+    for (what, limit, wanted, remedy) in checks {
         if wanted > limit {
             let device = context.name().to_owned();
             return Err(PlanError::Device {
@@ -333,6 +339,7 @@ fn check_device(
                 what,
                 limit,
                 wanted,
+                remedy,
             }
             .into());
         }

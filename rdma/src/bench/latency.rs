@@ -9,14 +9,13 @@ mod player;
 
 use std::time::{Duration, Instant};
 
-use super::bandwidth::{answer_check, check};
 use super::channel::{Channel, unexpected};
-use super::contents::{Seeds, prepare};
 use super::cpu::Used;
 use super::end::End;
 use super::histogram::Times;
 use super::message::Message;
 use super::plan::{Length, Plan};
+use super::size::{answer_begin, answer_check, begin, check};
 use super::statistics::{interval, mean, transient, variation};
 use super::transfer::{HEARTBEAT, TELL};
 use super::{BenchError, Cpu, Row, Stage, Steady};
@@ -42,14 +41,7 @@ pub(super) fn client(
     (bytes, seed): (u64, u64),
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Row, BenchError> {
-    // Before the other end is told of this size: what it begins with must find our memory ready.
-    let seeds = Seeds::client(seed);
-    prepare(end, plan, bytes, seeds)?;
-    channel.send(&Message::Begin { bytes, seed })?;
-    match channel.receive("waiting for it to be ready")? {
-        Message::Ready => {}
-        other => return Err(unexpected(&other, "that it is ready")),
-    }
+    let seeds = begin(end, channel, plan, (bytes, seed))?;
     let mut player = Player::new(end, channel, plan, bytes)?;
     let begin = Instant::now();
     let mut heard = begin;
@@ -135,9 +127,7 @@ pub(super) fn server(
     plan: &Plan,
     (bytes, seed): (u64, u64),
 ) -> Result<(), BenchError> {
-    let seeds = Seeds::server(seed);
-    prepare(end, plan, bytes, seeds)?;
-    channel.send(&Message::Ready)?;
+    let seeds = answer_begin(end, channel, plan, (bytes, seed))?;
     let mut ours = 0;
     if !plan.verb.is_fetch() {
         let mut player = Player::new(end, channel, plan, bytes)?;

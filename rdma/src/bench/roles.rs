@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use super::channel::{Channel, Stream, unexpected};
+use super::channel::{Channel, unexpected};
 use super::meet::{About, as_client, as_server, hello};
 use super::message::Message;
 use super::network::{accept, connect, listen};
@@ -14,6 +14,7 @@ use super::numa::Bound;
 use super::plan::{Measure, Plan, PlanError};
 use super::target::Target;
 use super::{BenchError, Report, Row, bandwidth, latency};
+use crate::security::Stream;
 
 /// How long a persistent server waits after the network failed it.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::BenchError;
 use super::memory::Memory;
-use super::security::Identity;
 use crate::devices::Inventory;
+use crate::security::Identity;
 use crate::verbs::{Context, GidChoice, PortState, device_names};
 
 /// Which device an end uses and what on it, its memory, and how it shows who it is.

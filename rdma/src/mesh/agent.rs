@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use super::line::{ALIVE_EVERY, LineReader, write};
+use super::line::{ALIVE_EVERY, LineReader, Wire};
 use super::message::{FromAgent, FromCoordinator, VERSION};
 use super::{MeshError, Node, NodePort};
 use crate::bench::{self, BenchError, Plan, Serve, Target};
+use crate::security::{Fingerprint, Identity, Stream};
 
 /// How often a coordinator that is not there yet is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -34,6 +33,8 @@ pub struct AgentOptions {
     pub rails: Vec<AgentRail>,
     /// The coordinator: host and port.
     pub meet: String,
+    /// With it, the coordinator and the other nodes are met over mutual TLS; without, over plain TCP.
+    pub identity: Option<Arc<Identity>>,
     /// Where other nodes reach this one; otherwise where the coordinator sees it.
     pub address: Option<IpAddr>,
     /// How long to wait for a coordinator that is not there yet.
@@ -69,43 +70,48 @@ pub fn join(
     };
     super::message::check_node(&node).map_err(MeshError::Options)?;
     let stream = connect(&options.meet, options.patience)?;
-    let lost = |doing| move |source| MeshError::Lost { doing, source };
-    let mut lines = stream
-        .try_clone()
-        .and_then(LineReader::new)
-        .map_err(lost("greeting it"))?;
-    let writer = Arc::new(Mutex::new(stream));
+    let stream: Box<dyn Stream> = match &options.identity {
+        Some(identity) => identity.connect(stream, &options.meet)?,
+        None => Box::new(stream),
+    };
+    let lost = |source| MeshError::Lost {
+        doing: "greeting it",
+        source,
+    };
+    let wire = Wire::new(stream).map_err(lost)?;
+    let mut lines = LineReader::new(wire.clone()).map_err(lost)?;
     let join = FromAgent::Join {
         version: VERSION,
         software: concat!("trackbed ", env!("CARGO_PKG_VERSION")).to_owned(),
         node,
         address: options.address,
     };
-    write(&mut writer.lock(), &join).map_err(lost("greeting it"))?;
-    let heart = Heart::start(Arc::clone(&writer));
-    let outcome = obey(options, &mut lines, &writer, progress);
+    // One that refuses to listen has said why.
+    wire.write(&join).ok();
+    let heart = Heart::start(wire.clone());
+    let outcome = obey(options, &mut lines, &wire, progress);
     drop(heart);
-    writer.lock().shutdown(std::net::Shutdown::Both).ok();
+    wire.cut();
     outcome
 }
 
 fn obey(
     options: &AgentOptions,
     lines: &mut LineReader,
-    writer: &Arc<Mutex<TcpStream>>,
+    wire: &Wire,
     progress: &mut dyn FnMut(AgentProgress),
 ) -> Result<(), MeshError> {
-    let doing = "waiting for what to measure";
+    let mut is_welcome = false;
     loop {
-        let line = lines
-            .next()
-            .map_err(|source| MeshError::Lost { doing, source })?
-            .ok_or_else(|| MeshError::Lost {
-                doing,
-                source: io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection"),
-            })?;
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            ended => return Err(left(ended.err(), is_welcome)),
+        };
         match FromCoordinator::decode(&line).map_err(MeshError::Stranger)? {
-            FromCoordinator::Welcome { nodes, .. } => progress(AgentProgress::Welcome { nodes }),
+            FromCoordinator::Welcome { nodes, .. } => {
+                is_welcome = true;
+                progress(AgentProgress::Welcome { nodes });
+            }
             FromCoordinator::Refuse { reason } => return Err(MeshError::Refused(reason)),
             FromCoordinator::Alive => {}
             FromCoordinator::Finished => return Ok(()),
@@ -113,7 +119,7 @@ fn obey(
                 progress(AgentProgress::Test);
                 let target = target(options, rail)?;
                 let patience = options.client_patience;
-                part(writer, test, move |tell| {
+                part(wire, test, move |tell| {
                     serve(&target, &plan, test, patience, tell)
                 })?;
             }
@@ -123,12 +129,29 @@ fn obey(
                 plan,
                 host,
                 port,
+                certificate,
             } => {
                 progress(AgentProgress::Test);
-                let target = target(options, rail)?;
-                part(writer, test, move |_| run(&target, &plan, test, host, port))?;
+                let target = towards(certificate, target(options, rail)?)?;
+                part(wire, test, move |_| run(&target, &plan, test, host, port))?;
             }
         }
+    }
+}
+
+/// Why there is no more to hear: one that ended before its welcome was never ours.
+fn left(error: Option<io::Error>, is_welcome: bool) -> MeshError {
+    match (error, is_welcome) {
+        (error, true) => MeshError::Lost {
+            doing: "waiting for what to measure",
+            source: error.unwrap_or_else(|| {
+                io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")
+            }),
+        },
+        (Some(error), false) => MeshError::Stranger(error.to_string()),
+        (None, false) => MeshError::Stranger(
+            "it closed the connection without a welcome: its own output says why".to_owned(),
+        ),
     }
 }
 
@@ -136,8 +159,25 @@ fn target(options: &AgentOptions, rail: usize) -> Result<Target, MeshError> {
     let rails = &options.rails;
     rails
         .get(rail)
-        .map(|rail| rail.target.clone())
+        .map(|rail| Target {
+            identity: options.identity.clone(),
+            ..rail.target.clone()
+        })
         .ok_or_else(|| MeshError::Stranger(format!("it asks for rail {rail} of {}", rails.len())))
+}
+
+/// A target that takes only the node whose certificate the coordinator saw.
+fn towards(certificate: Option<Fingerprint>, target: Target) -> Result<Target, MeshError> {
+    let identity = match (&target.identity, certificate) {
+        (Some(identity), Some(certificate)) => Some(Arc::new(identity.expecting(certificate))),
+        (None, None) => None,
+        _ => {
+            return Err(MeshError::Stranger(
+                "it does not say which certificate a node shows".to_owned(),
+            ));
+        }
+    };
+    Ok(Target { identity, ..target })
 }
 
 type Tell<'a> = &'a mut dyn FnMut(&FromAgent);
@@ -145,17 +185,17 @@ type Tell<'a> = &'a mut dyn FnMut(&FromAgent);
 /// Does one end of a test in a thread of its own, and reports how it ended. The coordinator asks a port
 /// for one test at a time, and one that doesn't is held up by the device.
 fn part(
-    writer: &Arc<Mutex<TcpStream>>,
+    wire: &Wire,
     test: u64,
     work: impl FnOnce(Tell<'_>) -> Result<FromAgent, BenchError> + Send + 'static,
 ) -> Result<(), MeshError> {
-    let writer = Arc::clone(writer);
+    let wire = wire.clone();
     thread::Builder::new()
         .name("mesh-test".to_owned())
         .spawn(move || {
             // Who can't be told any more is gone: the reading side notices.
             let mut tell = |message: &FromAgent| {
-                write(&mut writer.lock(), message).ok();
+                wire.write(message).ok();
             };
             let report = work(&mut tell).unwrap_or_else(|error| FromAgent::Failed {
                 test,
@@ -217,7 +257,10 @@ fn connect(meet: &str, patience: Duration) -> Result<TcpStream, MeshError> {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
                 for address in addresses {
                     match TcpStream::connect_timeout(&address, Duration::from_secs(10)) {
-                        Ok(stream) => return Ok(stream),
+                        Ok(stream) => {
+                            stream.set_nodelay(true).map_err(failed)?;
+                            return Ok(stream);
+                        }
                         Err(error) => last = error,
                     }
                 }
@@ -239,7 +282,7 @@ struct Heart {
 }
 
 impl Heart {
-    fn start(writer: Arc<Mutex<TcpStream>>) -> Heart {
+    fn start(wire: Wire) -> Heart {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = thread::Builder::new()
             .name("mesh-alive".to_owned())
@@ -247,7 +290,7 @@ impl Heart {
                 while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
                     stopped.recv_timeout(ALIVE_EVERY)
                 {
-                    if write(&mut writer.lock(), &FromAgent::Alive).is_err() {
+                    if wire.write(&FromAgent::Alive).is_err() {
                         return;
                     }
                 }

@@ -1,35 +1,35 @@
-//! The coordinator's sockets, threads and clock around [`Coordinator`].
+//! The coordinator's sockets, threads and clock around [`Session`].
 //!
-//! A thread a connection reads lines and sends events; one loop takes them in, writes to agents and to
-//! the journal.
+//! A thread a connection reads lines and sends what it read; one loop takes that in, brings the journal to
+//! the disk, and writes to agents.
 
 mod connections;
-mod gather;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::coordinator::{Action, Coordinator, Event};
 use super::journal::Journal;
-use super::line::{ALIVE_EVERY, write};
-use super::message::{FromAgent, FromCoordinator};
-use super::schedule::rounds;
-use super::{Left, MOST_NODES, Mesh, MeshError, Node, Pair};
+use super::line::Wire;
+use super::session::{Input, Output, Session};
+use super::{Mesh, MeshError, Node, Pair};
+use crate::security::Identity;
 use connections::{Acceptor, Incoming};
-use gather::gather;
 
 /// Connections beyond the nodes that are awaited: strangers, and nodes that come twice.
 const SPARE_CONNECTIONS: usize = 64;
-/// How often time passes for the state machine.
+/// How often time passes for the session.
 const TICK: Duration = Duration::from_millis(500);
 
 /// How to coordinate.
 pub struct CoordinateOptions {
     /// Where agents come.
     pub listener: TcpListener,
+    /// With it, agents are met over mutual TLS; without, over plain TCP.
+    pub identity: Option<Arc<Identity>>,
     /// How many nodes take part.
     pub nodes: usize,
     /// How long to wait for all of them.
@@ -81,276 +81,95 @@ pub enum Progress<'a> {
     },
 }
 
-/// An agent that was taken in.
-struct Agent {
-    stream: TcpStream,
-    address: IpAddr,
-}
-
 /// Waits for the nodes, has every pair measured, and returns what is known then.
 pub fn coordinate(
     options: CoordinateOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Mesh, MeshError> {
-    if !(2..=MOST_NODES).contains(&options.nodes) {
-        return Err(MeshError::Options(format!(
-            "a mesh of {} nodes: 2 to {MOST_NODES} can take part",
-            options.nodes
-        )));
-    }
-    options.journal.mesh().plan.check()?;
+    let mut session = Session::new(options.nodes, options.patience, options.journal)?;
     let (send, receive) = mpsc::channel();
-    let acceptor = Acceptor::start(options.listener, send, options.nodes + SPARE_CONNECTIONS)?;
-    let mut journal = options.journal;
-    let gathered = gather(
-        options.nodes,
-        options.patience,
-        &mut journal,
-        &receive,
-        progress,
-    )?;
-    let outcome = Run {
-        agents: gathered.agents,
-        of_connection: gathered.of_connection,
-        places: gathered.places,
-        journal: &mut journal,
-        progress,
-    }
-    .run(&receive);
+    let most = options.nodes + SPARE_CONNECTIONS;
+    let acceptor = Acceptor::start(options.listener, options.identity, send, most)?;
+    let outcome = drive(&mut session, &receive, progress);
     drop(acceptor);
     outcome?;
-    Ok(journal.into_mesh())
+    Ok(session.into_mesh())
 }
 
-fn no_acceptor() -> MeshError {
-    MeshError::System {
-        attempted: "listen for nodes",
-        source: io::Error::other("the listening thread ended"),
+/// Brings the session and the connections together until all is measured.
+fn drive(
+    session: &mut Session,
+    receive: &Receiver<Incoming>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), MeshError> {
+    let start = Instant::now();
+    let mut wires: HashMap<usize, Wire> = HashMap::new();
+    let mut inputs = Vec::new();
+    let mut outputs = Vec::new();
+    loop {
+        match receive.recv_timeout(TICK) {
+            Ok(incoming) => inputs.push(taken_in(incoming, &mut wires)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(MeshError::System {
+                    attempted: "listen for nodes",
+                    source: io::Error::other("the listening thread ended"),
+                });
+            }
+        }
+        while let Ok(incoming) = receive.try_recv() {
+            inputs.push(taken_in(incoming, &mut wires));
+        }
+        inputs.push(Input::Tick);
+        // What is done may make inputs: who can't be told anything has left.
+        while !inputs.is_empty() {
+            let outcome = session.step(&mut inputs, start.elapsed(), &mut outputs, progress);
+            for output in outputs.drain(..) {
+                inputs.extend(carry_out(output, &mut wires));
+            }
+            outcome?;
+        }
+        if session.is_over() {
+            return Ok(());
+        }
     }
 }
 
-/// The measuring itself.
-struct Run<'a> {
-    agents: Vec<Agent>,
-    of_connection: HashMap<usize, usize>,
-    /// Where each agent's node is in the mesh.
-    places: Vec<usize>,
-    journal: &'a mut Journal,
-    progress: &'a mut dyn FnMut(Progress<'_>),
+/// What came is kept to answer, as long as it is there.
+fn taken_in(incoming: Incoming, wires: &mut HashMap<usize, Wire>) -> Input {
+    match incoming {
+        Incoming::Wire {
+            connection,
+            wire,
+            join,
+        } => {
+            wires.insert(connection, wire);
+            join
+        }
+        Incoming::News(input) => {
+            if let Input::Ended { connection, .. } = &input {
+                wires.remove(connection);
+            }
+            input
+        }
+    }
 }
 
-impl Run<'_> {
-    fn run(mut self, receive: &Receiver<Incoming>) -> Result<(), MeshError> {
-        let plan = self.journal.mesh().plan.clone();
-        let nodes = &self.journal.mesh().nodes;
-        let rails: Vec<usize> = self
-            .places
-            .iter()
-            .map(|place| nodes[*place].ports.len())
-            .collect();
-        let of_place: HashMap<usize, usize> = self
-            .places
-            .iter()
-            .enumerate()
-            .map(|(agent, place)| (*place, agent))
-            .collect();
-        let known = self
-            .journal
-            .complete()
-            .into_iter()
-            .filter_map(|(a, b, rail)| Some((*of_place.get(&a)?, *of_place.get(&b)?, rail)))
-            .collect::<HashSet<_>>();
-        let pairs = (0..rails.len())
-            .flat_map(|a| (a + 1..rails.len()).map(move |b| (a, b)))
-            .map(|(a, b)| rails[a].min(rails[b]))
-            .sum();
-        (self.progress)(Progress::Begins {
-            pairs,
-            known: known.len(),
-        });
-        let mut coordinator = Coordinator::new(plan.clone(), rails, known);
-        let start = Instant::now();
-        let mut beat = start;
-        let mut events: Vec<Event> = Vec::new();
-        let mut actions = coordinator.start(start.elapsed());
-        loop {
-            // Acting may make events: a write that fails is a node that left.
-            while !actions.is_empty() || !events.is_empty() {
-                for action in std::mem::take(&mut actions) {
-                    if action == Action::Finished {
-                        self.journal.sync()?;
-                        self.tell_all(&FromCoordinator::Finished);
-                        return Ok(());
-                    }
-                    self.act(action, &plan, &mut events)?;
-                }
-                for event in std::mem::take(&mut events) {
-                    actions.extend(coordinator.handle(event, start.elapsed()));
-                }
-            }
-            self.journal.sync()?;
-            match receive.recv_timeout(TICK) {
-                Ok(incoming) => {
-                    events.extend(self.event(incoming));
-                    while let Ok(incoming) = receive.try_recv() {
-                        events.extend(self.event(incoming));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(no_acceptor()),
-            }
-            events.push(Event::Tick);
-            if beat.elapsed() > ALIVE_EVERY {
-                beat = Instant::now();
-                self.tell_all(&FromCoordinator::Alive);
-            }
-        }
-    }
-
-    /// Tells all agents; who can't be told is noticed by its reader.
-    fn tell_all(&mut self, message: &FromCoordinator) {
-        for agent in &mut self.agents {
-            write(&mut agent.stream, message).ok();
-        }
-    }
-
-    /// What a connection's news is for the state machine.
-    fn event(&mut self, incoming: Incoming) -> Option<Event> {
-        match incoming {
-            Incoming::Said {
-                connection,
-                message,
-            } => {
-                let node = *self.of_connection.get(&connection)?;
-                match message {
-                    FromAgent::Listening { test, port } => {
-                        Some(Event::Listening { node, test, port })
-                    }
-                    FromAgent::Served { test } => Some(Event::Served { node, test }),
-                    FromAgent::Measured { test, figure } => {
-                        Some(Event::Measured { node, test, figure })
-                    }
-                    FromAgent::Failed { test, reason } => {
-                        Some(Event::Failed { node, test, reason })
-                    }
-                    FromAgent::Alive | FromAgent::Join { .. } => None,
-                }
-            }
-            Incoming::Ended { connection, reason } => {
-                let node = self.of_connection.remove(&connection)?;
-                Some(Event::Gone { node, reason })
-            }
-            Incoming::Join {
-                mut stream, from, ..
-            } => {
-                let reason = "the mesh has begun: this node can take part in the next run";
-                let refusal = FromCoordinator::Refuse {
-                    reason: reason.to_owned(),
-                };
-                write(&mut stream, &refusal).ok();
-                (self.progress)(Progress::Refused {
-                    from: from.to_string(),
-                    reason,
-                });
-                None
-            }
-            Incoming::Stranger { from, reason } => {
-                (self.progress)(Progress::Refused {
-                    from,
-                    reason: &reason,
-                });
-                None
-            }
-        }
-    }
-
-    fn act(
-        &mut self,
-        action: Action,
-        plan: &super::MeshPlan,
-        events: &mut Vec<Event>,
-    ) -> Result<(), MeshError> {
-        let (node, message) = match action {
-            Action::Serve {
-                node,
-                test,
-                rail,
-                step,
-            } => {
-                let plan = step.plan(plan).clone();
-                (node, FromCoordinator::Serve { test, rail, plan })
-            }
-            Action::Run {
-                node,
-                test,
-                rail,
-                step,
-                server,
-                port,
-            } => {
-                let message = FromCoordinator::Run {
-                    test,
-                    rail,
-                    plan: step.plan(plan).clone(),
-                    host: self.agents[server].address,
-                    port,
-                };
-                (node, message)
-            }
-            Action::Drop { node, reason } => {
-                let stream = &mut self.agents[node].stream;
-                write(stream, &FromCoordinator::Refuse { reason }).ok();
-                stream.shutdown(std::net::Shutdown::Both).ok();
-                return Ok(());
-            }
-            Action::Round { number, pairs } => {
-                (self.progress)(Progress::Round {
-                    number: number + 1,
-                    of: rounds(self.agents.len()),
-                    pairs,
-                });
-                return Ok(());
-            }
-            Action::Done(mut pair) => {
-                (pair.a, pair.b) = (self.places[pair.a], self.places[pair.b]);
-                if let Some(failure) = &mut pair.failure {
-                    *failure = self.named(failure);
-                }
-                (self.progress)(Progress::Done(&pair, &self.journal.mesh().nodes));
-                return self.journal.pair(pair);
-            }
-            Action::Left { node, reason } => {
-                let place = self.places[node];
-                let name = &self.journal.mesh().nodes[place].name;
-                (self.progress)(Progress::Left {
-                    name,
-                    reason: &reason,
-                });
-                return self.journal.left(Left {
-                    node: place,
-                    reason,
-                });
-            }
-            Action::Finished => return Ok(()),
-        };
-        if let Err(error) = write(&mut self.agents[node].stream, &message) {
+/// Does what the session wants; what came of it.
+fn carry_out(output: Output, wires: &mut HashMap<usize, Wire>) -> Option<Input> {
+    match output {
+        Output::Tell {
+            connection,
+            message,
+        } => {
+            let error = wires.get(&connection)?.write(&message).err()?;
+            wires.remove(&connection);
             let reason = format!("it can't be told anything: {error}");
-            events.push(Event::Gone { node, reason });
+            Some(Input::Ended { connection, reason })
         }
-        Ok(())
-    }
-
-    /// The state machine knows nodes by number; people know them by name.
-    fn named(&self, failure: &str) -> String {
-        let number = failure.strip_prefix("node ").and_then(|rest| {
-            let (number, rest) = rest.split_once(" left: ")?;
-            Some((number.parse::<usize>().ok()?, rest))
-        });
-        match number.and_then(|(number, rest)| Some((*self.places.get(number)?, rest))) {
-            Some((place, rest)) => {
-                format!("{} left: {rest}", self.journal.mesh().nodes[place].name)
-            }
-            None => failure.to_owned(),
+        Output::Cut { connection } => {
+            wires.get(&connection)?.cut();
+            None
         }
     }
 }

@@ -4,12 +4,15 @@
 //! each of its tests has: reported by both ends, or given up at its deadline. An end that has not
 //! reported by then is dropped, so nobody who might still be busy is asked to measure again.
 
-use std::collections::{BTreeMap, HashSet};
+mod under_way;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::schedule::{estimate, round, rounds};
 use super::{MeshPlan, Pair};
 use crate::bench::Plan;
+use under_way::{Test, Tests};
 
 /// What a test may take besides measuring. A node that is gone is noticed sooner, by its silence, and a
 /// measurement that hangs by bench's own limits; so this may be generous with slow ones.
@@ -102,21 +105,6 @@ impl Step {
     }
 }
 
-/// A test: one step of one pair.
-struct Test {
-    pair: Pair,
-    step: Step,
-    server: usize,
-    client: usize,
-    deadline: Duration,
-    /// Whether the client was told to begin.
-    started: bool,
-    figure: Option<f64>,
-    failure: Option<String>,
-    server_done: bool,
-    client_done: bool,
-}
-
 pub(super) struct Coordinator {
     plan: MeshPlan,
     /// The rails of each node.
@@ -126,9 +114,9 @@ pub(super) struct Coordinator {
     known: HashSet<(usize, usize, usize)>,
     /// The next round, and the rail whose turn it is when they take turns.
     next: (usize, usize),
-    next_test: u64,
-    /// In the order of their beginning, so that the same events give the same actions.
-    tests: BTreeMap<u64, Test>,
+    tests: Tests,
+    /// No test is late before.
+    earliest_deadline: Duration,
     finished: bool,
     now: Duration,
 }
@@ -146,8 +134,8 @@ impl Coordinator {
             rails,
             known,
             next: (0, 0),
-            next_test: 0,
-            tests: BTreeMap::new(),
+            tests: Tests::default(),
+            earliest_deadline: Duration::MAX,
             finished: false,
             now: Duration::ZERO,
         }
@@ -184,7 +172,7 @@ impl Coordinator {
     }
 
     fn listening(&mut self, node: usize, id: u64, port: u16, actions: &mut Vec<Action>) {
-        let Some(test) = self.tests.get_mut(&id) else {
+        let Some(test) = self.tests.get_mut(id) else {
             return;
         };
         if test.server != node || test.started || test.server_done || test.client_done {
@@ -209,7 +197,7 @@ impl Coordinator {
         outcome: Result<Option<f64>, String>,
         actions: &mut Vec<Action>,
     ) {
-        let Some(test) = self.tests.get_mut(&id) else {
+        let Some(test) = self.tests.get_mut(id) else {
             return;
         };
         match (node == test.server, node == test.client) {
@@ -249,10 +237,10 @@ impl Coordinator {
             .tests
             .iter()
             .filter(|(_, test)| test.server == node || test.client == node)
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in touched {
-            let Some(test) = self.tests.get_mut(&id) else {
+            let Some(test) = self.tests.get_mut(id) else {
                 continue;
             };
             test.failure.get_or_insert_with(|| failure.clone());
@@ -273,9 +261,13 @@ impl Coordinator {
 
     /// Drops whoever has not reported in time.
     fn expire(&mut self, actions: &mut Vec<Action>) {
+        if self.now < self.earliest_deadline {
+            return;
+        }
         let late: Vec<usize> = self
             .tests
-            .values()
+            .iter()
+            .map(|(_, test)| test)
             .filter(|test| test.deadline <= self.now)
             .flat_map(|test| {
                 let server = (!test.server_done).then_some(test.server);
@@ -293,11 +285,13 @@ impl Coordinator {
                 self.leave(node, reason, actions);
             }
         }
+        let deadlines = self.tests.iter().map(|(_, test)| test.deadline);
+        self.earliest_deadline = deadlines.min().unwrap_or(Duration::MAX);
     }
 
     /// Both ends are done: the pair's next step, or its end.
     fn settle(&mut self, id: u64, actions: &mut Vec<Action>) {
-        let Some(test) = self.tests.remove(&id) else {
+        let Some(test) = self.tests.remove(id) else {
             return;
         };
         let mut pair = test.pair;
@@ -330,27 +324,26 @@ impl Coordinator {
             Step::There | Step::Latency => (pair.a, pair.b),
             Step::Back => (pair.b, pair.a),
         };
-        let id = self.next_test;
-        self.next_test += 1;
+        let deadline = self.now + estimate(step.plan(&self.plan)) * SLOWER + SLACK;
+        let id = self.tests.begin(Test {
+            pair: pair.clone(),
+            step,
+            server,
+            client,
+            deadline,
+            started: false,
+            figure: None,
+            failure: None,
+            server_done: false,
+            client_done: false,
+        });
+        self.earliest_deadline = self.earliest_deadline.min(deadline);
         actions.push(Action::Serve {
             node: server,
             test: id,
             rail: pair.rail,
             step,
         });
-        let test = Test {
-            pair,
-            step,
-            server,
-            client,
-            deadline: self.now + estimate(step.plan(&self.plan)) * SLOWER + SLACK,
-            started: false,
-            figure: None,
-            failure: None,
-            server_done: false,
-            client_done: false,
-        };
-        self.tests.insert(id, test);
     }
 
     /// Begins rounds until one has something to wait for.

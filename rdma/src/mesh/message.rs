@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MOST_RAILS, Node};
 use crate::bench::Plan;
+use crate::security::Fingerprint;
 
 /// Spoken versions: raised when a message changes its meaning.
 pub(super) const VERSION: u32 = 1;
@@ -59,6 +60,9 @@ pub(super) enum FromCoordinator {
         plan: Plan,
         host: IpAddr,
         port: u16,
+        /// Of the certificate that the server showed to the coordinator.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        certificate: Option<Fingerprint>,
     },
     /// All is measured.
     Finished,

@@ -31,9 +31,12 @@ pub(super) fn sigma(residuals: impl Iterator<Item = f64>, parameters: usize) -> 
         .filter(|value| !value.is_nan())
         .map(f64::abs)
         .collect();
-    sizes.sort_unstable_by(f64::total_cmp);
-    let told = sizes.get(parameters..).unwrap_or_default();
-    TO_SIGMA * median(told.iter().copied())
+    if sizes.len() <= parameters {
+        return 0.0;
+    }
+    // The smallest ones come first.
+    sizes.select_nth_unstable_by(parameters, f64::total_cmp);
+    TO_SIGMA * median(sizes[parameters..].iter().copied())
 }
 
 /// How many sigmas are too many for one of `comparisons` healthy values, when sigma was estimated from
@@ -68,6 +71,8 @@ pub(super) struct Polished {
 /// Tukey's median polish.
 pub(super) fn polish(table: &[f64], size: usize) -> Polished {
     const SWEEPS: usize = 8;
+    /// A hundredth of a percent is far below what is worth naming, and below any noise.
+    const SETTLED: f64 = 1e-4;
     let mut rest = table.to_vec();
     let mut common = 0.0;
     let (mut rows, mut columns) = (vec![0.0; size], vec![0.0; size]);
@@ -104,7 +109,7 @@ pub(super) fn polish(table: &[f64], size: usize) -> Polished {
         let middle = median(columns.iter().copied());
         columns.iter_mut().for_each(|effect| *effect -= middle);
         common += middle;
-        if moved < 1e-9 {
+        if moved < SETTLED {
             break;
         }
     }

@@ -155,20 +155,26 @@ pub(super) unsafe extern "C" fn query_device_ex(
     0
 }
 
-fn port_attributes() -> sys::ibv_port_attr {
+/// What the port of a device says. The one of [`WRITES_ONLY`] carries as little at a time as soft-RoCE.
+///
+/// # Safety
+/// The context must be one of ours.
+unsafe fn port_attributes(context: *mut sys::ibv_context) -> sys::ibv_port_attr {
+    // SAFETY: the caller vouches for it.
+    let is_small = unsafe { (*context).cmd_fd } == WRITES_ONLY;
     sys::ibv_port_attr {
         state: sys::IBV_PORT_ACTIVE,
         max_mtu: sys::IBV_MTU_4096,
         active_mtu: sys::IBV_MTU_1024,
         gid_tbl_len: 4,
-        max_msg_sz: 1 << 31,
+        max_msg_sz: if is_small { 8 << 20 } else { 1 << 31 },
         link_layer: 2,
         ..Default::default()
     }
 }
 
 pub(super) unsafe extern "C" fn query_port(
-    _context: *mut sys::ibv_context,
+    context: *mut sys::ibv_context,
     port: u8,
     attributes: *mut sys::ibv_port_attr,
     len: usize,
@@ -176,20 +182,21 @@ pub(super) unsafe extern "C" fn query_port(
     if port != 1 || len < size_of::<sys::ibv_port_attr>() {
         return libc::EINVAL;
     }
-    // SAFETY: the caller's out pointer, as large as it says.
-    unsafe { *attributes = port_attributes() };
+    // SAFETY: the caller's context and out pointer, as large as it says.
+    unsafe { *attributes = port_attributes(context) };
     0
 }
 
 pub(super) unsafe extern "C" fn query_port_compat(
-    _context: *mut sys::ibv_context,
+    context: *mut sys::ibv_context,
     port: u8,
     attributes: *mut sys::_compat_ibv_port_attr,
 ) -> c_int {
     if port != 1 {
         return libc::EINVAL;
     }
-    let known = port_attributes();
+    // SAFETY: the caller's context.
+    let known = unsafe { port_attributes(context) };
     // The old structure is the front of the new one, without its last two fields.
     let bytes = std::mem::offset_of!(sys::ibv_port_attr, port_cap_flags2);
     // SAFETY: callers pass the whole new structure, of which the front is written.

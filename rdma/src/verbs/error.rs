@@ -222,7 +222,10 @@ fn hint(verb: &str, source: &io::Error) -> &'static str {
         ("ibv_open_device", Some(libc::EACCES | libc::EPERM | libc::ENOENT)) => {
             "; /dev/infiniband/uverbs* is missing or not ours: load ib_uverbs, or give the container the device"
         }
-        ("ibv_create_qp" | "ibv_create_cq", Some(libc::EINVAL)) => {
+        ("ibv_create_qp", Some(libc::EINVAL)) => {
+            "; deeper than the device allows (`trackbed rdma devices --output json` has its limits), or more bytes inline, whose limit no device tells: ask for less"
+        }
+        ("ibv_create_cq", Some(libc::EINVAL)) => {
             "; deeper than the device allows: `trackbed rdma devices --output json` has its limits"
         }
         ("ibv_create_qp" | "ibv_create_cq" | "ibv_alloc_pd", Some(libc::ENOMEM)) => {

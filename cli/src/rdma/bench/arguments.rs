@@ -2,9 +2,9 @@
 
 use super::quantity::{BitRate, Time, Wanted};
 use crate::Output;
+use crate::rdma::tls::TlsArgs;
 use clap::{Args, ValueEnum};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use trackbed_rdma::bench::{DEFAULT_PORT, Sizes};
 use trackbed_rdma::verbs::GidKind;
 
@@ -88,11 +88,11 @@ pub(super) struct EndArgs {
     pub(super) gid_address: Option<IpAddr>,
 
     /// Both ends in this process, on one device
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tls_certificate")]
     pub(super) local: bool,
 
     /// Both ends in this process, the other one on this device
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "tls_certificate")]
     pub(super) peer_device: Option<String>,
 
     /// What our messages lie in
@@ -215,21 +215,8 @@ pub(super) struct MeetingArgs {
     #[arg(long, conflicts_with_all = ["local", "peer_device"])]
     pub(super) persistent: bool,
 
-    /// Meet over mutual TLS: our certificate, in PEM form
-    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], conflicts_with_all = ["local", "peer_device"])]
-    pub(super) tls_certificate: Option<PathBuf>,
-
-    /// Its private key
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
-    pub(super) tls_key: Option<PathBuf>,
-
-    /// Authorities that the other end's certificate may be of
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
-    pub(super) tls_ca: Option<PathBuf>,
-
-    /// The name in the server's certificate [default: HOST]
-    #[arg(long, value_name = "NAME", requires = "tls_certificate")]
-    pub(super) tls_name: Option<String>,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
 }
 
 #[derive(Args)]

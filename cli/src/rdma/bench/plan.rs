@@ -2,12 +2,10 @@
 
 use super::arguments::{AtomicArg, BenchArgs, MeasureArg, MemoryArg, VerbArg};
 use crate::exit::Failure;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 use trackbed_rdma::bench::{
-    AtomicKind, DeviceChoice, Expectation, Figure, Identity, Length, Measure, Memory, Plan, Report,
-    Serve, Target, Verb,
+    AtomicKind, DeviceChoice, Expectation, Figure, Length, Measure, Memory, Plan, Report, Serve,
+    Target, Verb,
 };
 use trackbed_rdma::verbs::GidChoice;
 
@@ -110,34 +108,8 @@ pub(super) fn target(args: &BenchArgs) -> Result<Target, Failure> {
         },
         numa: ends.numa,
         line_rate_gbit_per_second: args.verdict.line_rate.map(|rate| rate.0),
-        identity: identity(args)?.map(Arc::new),
+        identity: args.meeting.tls.identity()?,
     })
-}
-
-fn identity(args: &BenchArgs) -> Result<Option<Identity>, Failure> {
-    let meeting = &args.meeting;
-    let (Some(certificate), Some(key), Some(ca)) =
-        (&meeting.tls_certificate, &meeting.tls_key, &meeting.tls_ca)
-    else {
-        return Ok(None);
-    };
-    let read = |option: &str, path: &Path| {
-        std::fs::read(path).map_err(|error| {
-            let path = path.display();
-            Failure::unable(format!(
-                "{option} {path}: cannot read it: {error}: check the path, and that this user may \
-                 read it"
-            ))
-        })
-    };
-    Identity::from_pem(
-        &read("--tls-certificate", certificate)?,
-        &read("--tls-key", key)?,
-        &read("--tls-ca", ca)?,
-        meeting.tls_name.clone(),
-    )
-    .map(Some)
-    .map_err(Failure::unable)
 }
 
 /// What was expected, against what was measured.

@@ -5,9 +5,10 @@ use crate::exit::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
-use trackbed_rdma::bench::{DeviceChoice, Target};
+use trackbed_rdma::bench::{DeviceChoice, Identity, Target};
 use trackbed_rdma::check::Selection;
 use trackbed_rdma::devices::Inventory;
 use trackbed_rdma::mesh::{
@@ -26,6 +27,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         return Err(Failure::unable("give --meet and --nodes, or --local"));
     };
     let meet = with_port(meet);
+    let identity = args.tls.identity()?;
     let listener = match args.role {
         Role::Join => None,
         Role::Auto => listen(&meet)?,
@@ -48,6 +50,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
                 name,
                 rails: rails(&args.device)?,
                 meet: meet.clone(),
+                identity: identity.clone(),
                 address: args.address,
                 patience: Duration::from_secs(args.wait),
                 client_patience: AgentOptions::CLIENT_PATIENCE,
@@ -57,7 +60,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     match (listener, agent) {
         (Some(listener), agent) => {
             let own = agent.map(|options| thread::spawn(move || join(&options, &mut |_| {})));
-            let outcome = lead(args, listener, nodes);
+            let outcome = lead(args, listener, identity, nodes);
             match (outcome, own.map(thread::JoinHandle::join)) {
                 (Ok(mesh), _) => finish(args, &mesh),
                 // What the coordinator told its own agent is why.
@@ -91,13 +94,14 @@ fn local(args: &RunArgs) -> Result<(), Failure> {
             name: format!("{}/{}", rail.port.device, rail.port.port),
             rails: vec![rail],
             meet: meet.to_string(),
+            identity: None,
             address: None,
             patience: Duration::from_secs(10),
             client_patience: AgentOptions::CLIENT_PATIENCE,
         })
         .map(|options| thread::spawn(move || join(&options, &mut |_| {})))
         .collect();
-    let mesh = lead(args, listener, nodes).map_err(failure)?;
+    let mesh = lead(args, listener, None, nodes).map_err(failure)?;
     for agent in agents {
         if let Ok(Err(error)) = agent.join() {
             eprintln!("a local node ended early: {error}");
@@ -121,9 +125,15 @@ fn journal(args: &RunArgs) -> Result<Journal, MeshError> {
     }
 }
 
-fn lead(args: &RunArgs, listener: TcpListener, nodes: usize) -> Result<Mesh, MeshError> {
+fn lead(
+    args: &RunArgs,
+    listener: TcpListener,
+    identity: Option<Arc<Identity>>,
+    nodes: usize,
+) -> Result<Mesh, MeshError> {
     let options = CoordinateOptions {
         listener,
+        identity,
         nodes,
         patience: Duration::from_secs(args.wait),
         journal: journal(args)?,

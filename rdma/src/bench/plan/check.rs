@@ -42,7 +42,7 @@ pub enum PlanError {
         remedy: &'static str,
     },
     /// More than the device can do.
-    #[error("{device} allows a {what} of at most {limit}, not {wanted}")]
+    #[error("{device} allows a {what} of at most {limit}, not {wanted}: {remedy}")]
     Device {
         /// The device.
         device: String,
@@ -52,6 +52,8 @@ pub enum PlanError {
         limit: u64,
         /// What was asked for.
         wanted: u64,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The server was told something else than the client.
     #[error(

@@ -314,6 +314,19 @@ fn more_than_the_device_allows_is_refused_by_its_limit() {
     let error = run_local(&mock("mock0"), &mock("mock0"), &plan, &mut |_| {})
         .expect_err("the mock has 16384, and one is the drain's");
     assert!(error.to_string().contains("queue depth"), "{error}");
+    assert!(error.to_string().contains("--depth"), "{error}");
+    let long = Plan {
+        sizes: vec![4096, 16 << 20],
+        ..short(Measure::Bandwidth)
+    };
+    let error = run_local(&mock("mock2"), &mock("mock2"), &long, &mut |_| {})
+        .expect_err("the port of mock2 carries 8 MiB");
+    assert!(error.is_setup());
+    let said = error.to_string();
+    assert_eq!(
+        said,
+        "mock2 allows a message size in bytes of at most 8388608, not 16777216: give a --size up to that"
+    );
 }
 
 #[test]

@@ -8,31 +8,25 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use crate::mesh::line::{LineReader, write};
+use crate::mesh::MeshError;
+use crate::mesh::line::{LineReader, Wire};
 use crate::mesh::message::{FromAgent, FromCoordinator};
-use crate::mesh::{MeshError, Node};
+use crate::mesh::session::Input;
+use crate::security::{Identity, Stream};
 
-/// A connection's thread holds one line.
-const STACK: usize = 256 << 10;
+/// A connection's thread holds one line, and shakes hands.
+const STACK: usize = 512 << 10;
 
 /// What connections tell.
 pub(super) enum Incoming {
     /// A first line arrived on this connection.
-    Join {
+    Wire {
         connection: usize,
-        stream: TcpStream,
-        from: IpAddr,
-        node: Node,
-        address: Option<IpAddr>,
+        wire: Wire,
+        join: Input,
     },
-    Said {
-        connection: usize,
-        message: FromAgent,
-    },
-    /// The connection ended.
-    Ended { connection: usize, reason: String },
-    /// Somebody who is no agent.
-    Stranger { from: String, reason: String },
+    /// Anything else.
+    News(Input),
 }
 
 /// Accepts until dropped.
@@ -44,6 +38,7 @@ pub(super) struct Acceptor {
 impl Acceptor {
     pub(super) fn start(
         listener: TcpListener,
+        identity: Option<Arc<Identity>>,
         send: Sender<Incoming>,
         most: usize,
     ) -> Result<Acceptor, MeshError> {
@@ -68,11 +63,12 @@ impl Acceptor {
                         continue;
                     }
                     let (send, open) = (send.clone(), Arc::clone(&open));
+                    let identity = identity.clone();
                     let reader = thread::Builder::new()
                         .name("mesh-reader".to_owned())
                         .stack_size(STACK)
                         .spawn(move || {
-                            read(connection, stream, from, &send);
+                            read(connection, stream, from, identity.as_deref(), &send);
                             open.fetch_sub(1, Ordering::Relaxed);
                         });
                     if let Err(error) = reader {
@@ -101,7 +97,7 @@ fn accept(listener: &TcpListener, ends: &AtomicBool) -> Option<(TcpStream, IpAdd
     while !ends.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((stream, from)) => {
-                if stream.set_nonblocking(false).is_ok() {
+                if stream.set_nonblocking(false).is_ok() && stream.set_nodelay(true).is_ok() {
                     return Some((stream, from.ip().to_canonical()));
                 }
             }
@@ -117,18 +113,21 @@ fn accept(listener: &TcpListener, ends: &AtomicBool) -> Option<(TcpStream, IpAdd
 }
 
 /// Reads one connection to its end.
-fn read(connection: usize, stream: TcpStream, from: IpAddr, send: &Sender<Incoming>) {
+fn read(
+    connection: usize,
+    stream: TcpStream,
+    from: IpAddr,
+    identity: Option<&Identity>,
+    send: &Sender<Incoming>,
+) {
+    let news = |input| send.send(Incoming::News(input)).is_ok();
     let stranger = |reason: String| {
-        send.send(Incoming::Stranger {
-            from: from.to_string(),
-            reason,
-        })
-        .ok();
+        let from = from.to_string();
+        news(Input::Stranger { from, reason });
     };
-    let lines = stream.try_clone().and_then(LineReader::new);
-    let mut lines = match lines {
-        Ok(lines) => lines,
-        Err(error) => return stranger(error.to_string()),
+    let (wire, mut lines) = match open(stream, identity) {
+        Ok(opened) => opened,
+        Err(reason) => return stranger(reason),
     };
     let first = match lines.next() {
         Ok(Some(line)) => FromAgent::decode(&line),
@@ -137,46 +136,55 @@ fn read(connection: usize, stream: TcpStream, from: IpAddr, send: &Sender<Incomi
     };
     match first {
         Ok(FromAgent::Join { node, address, .. }) => {
-            let join = Incoming::Join {
+            let join = Input::Join {
                 connection,
-                stream,
                 from,
                 node,
                 address,
+                certificate: wire.peer(),
             };
-            if send.send(join).is_err() {
+            let incoming = Incoming::Wire {
+                connection,
+                wire,
+                join,
+            };
+            if send.send(incoming).is_err() {
                 return;
             }
         }
         Ok(_) => return stranger("it did not say who it is".to_owned()),
         Err(reason) => {
-            let mut stream = stream;
             let refusal = FromCoordinator::Refuse {
                 reason: reason.clone(),
             };
-            write(&mut stream, &refusal).ok();
+            wire.write(&refusal).ok();
             return stranger(reason);
         }
     }
     let reason = loop {
         match lines.next() {
-            Ok(Some(line)) => match FromAgent::decode(&line) {
-                Ok(message) => {
-                    if send
-                        .send(Incoming::Said {
-                            connection,
-                            message,
-                        })
-                        .is_err()
-                    {
+            Ok(Some(line)) => match Input::said(connection, &line) {
+                Input::Ended { reason, .. } => break reason,
+                said => {
+                    if !news(said) {
                         return;
                     }
                 }
-                Err(reason) => break reason,
             },
             Ok(None) => break "it closed the connection".to_owned(),
             Err(error) => break error.to_string(),
         }
     };
-    send.send(Incoming::Ended { connection, reason }).ok();
+    news(Input::Ended { connection, reason });
+}
+
+/// Shakes hands where an identity is shown; why not, otherwise.
+fn open(stream: TcpStream, identity: Option<&Identity>) -> Result<(Wire, LineReader), String> {
+    let stream: Box<dyn Stream> = match identity {
+        Some(identity) => identity.accept(stream).map_err(|error| error.to_string())?,
+        None => Box::new(stream),
+    };
+    let wire = Wire::new(stream).map_err(|error| error.to_string())?;
+    let lines = LineReader::new(wire.clone()).map_err(|error| error.to_string())?;
+    Ok((wire, lines))
 }

@@ -7,56 +7,42 @@ use crate::mesh::{Mesh, Pair};
 
 /// Failures, by what they have in common: a node that left, a port none of whose pairs worked, a pair.
 pub(super) fn failures(mesh: &Mesh) -> Vec<Outlier> {
-    let failed: Vec<_> = mesh
-        .pairs
-        .iter()
-        .filter(|pair| pair.failure.is_some())
-        .collect();
-    let outlier = |subject: String, sentence: String| Outlier {
-        kind: OutlierKind::Failed,
-        subject,
-        figure: None,
-        ratio: None,
-        sigmas: None,
-        sentence,
-    };
     let mut found = Vec::new();
+    if mesh.left.is_empty() && mesh.pairs.iter().all(|pair| pair.failure.is_none()) {
+        return found;
+    }
+    let ports = Ports::of(mesh);
     let mut explained: HashSet<(usize, usize)> = HashSet::new();
     for left in &mesh.left {
         let node = &mesh.nodes[left.node];
-        let pairs = failed
-            .iter()
-            .filter(|pair| pair.a == left.node || pair.b == left.node)
-            .count();
+        let pairs = ports.0[left.node].iter().flatten();
+        let failed = pairs.filter(|pair| pair.failure.is_some()).count();
         found.push(outlier(
             node.name.clone(),
             format!(
-                "{} left ({}); {pairs} of its pairs were not measured",
+                "{} left ({}); {failed} of its pairs were not measured",
                 node.name, left.reason
             ),
         ));
         explained.extend((0..node.ports.len()).map(|rail| (left.node, rail)));
     }
-    for (number, node) in mesh.nodes.iter().enumerate() {
-        for rail in 0..node.ports.len() {
+    for (number, rails) in ports.0.iter().enumerate() {
+        for (rail, pairs) in rails.iter().enumerate() {
             if explained.contains(&(number, rail)) {
                 continue;
             }
-            let touches = |pair: &&Pair| {
-                pair.rail == rail
-                    && (pair.a == number || pair.b == number)
-                    && !explained.contains(&(pair.a + pair.b - number, rail))
-            };
-            let all = mesh.pairs.iter().filter(touches).count();
-            let bad = failed.iter().copied().filter(touches).count();
-            if all >= 2 && bad == all {
-                let name = node.port_name(rail);
-                let reason = failed
-                    .iter()
-                    .copied()
-                    .find(touches)
-                    .and_then(|pair| pair.failure.as_deref())
-                    .unwrap_or_default();
+            let of_others = pairs
+                .iter()
+                .filter(|pair| !explained.contains(&(pair.a + pair.b - number, rail)));
+            let mut all = 0;
+            let mut reasons = Vec::new();
+            for pair in of_others {
+                all += 1;
+                reasons.extend(pair.failure.as_deref());
+            }
+            if all >= 2 && reasons.len() == all {
+                let name = mesh.nodes[number].port_name(rail);
+                let reason = reasons[0];
                 found.push(outlier(
                     name.clone(),
                     format!("{name} failed with all of its {all} peers: {reason}"),
@@ -65,7 +51,10 @@ pub(super) fn failures(mesh: &Mesh) -> Vec<Outlier> {
             }
         }
     }
-    for pair in failed {
+    for pair in &mesh.pairs {
+        let Some(reason) = &pair.failure else {
+            continue;
+        };
         if explained.contains(&(pair.a, pair.rail)) || explained.contains(&(pair.b, pair.rail)) {
             continue;
         }
@@ -74,8 +63,35 @@ pub(super) fn failures(mesh: &Mesh) -> Vec<Outlier> {
             mesh.nodes[pair.a].port_name(pair.rail),
             mesh.nodes[pair.b].port_name(pair.rail)
         );
-        let reason = pair.failure.as_deref().unwrap_or_default();
         found.push(outlier(name.clone(), format!("{name} failed: {reason}")));
     }
     found
+}
+
+/// The pairs of each node's ports.
+struct Ports<'a>(Vec<Vec<Vec<&'a Pair>>>);
+
+impl<'a> Ports<'a> {
+    fn of(mesh: &'a Mesh) -> Ports<'a> {
+        let nodes = mesh.nodes.iter();
+        let mut ports: Vec<Vec<Vec<&Pair>>> = nodes
+            .map(|node| vec![Vec::new(); node.ports.len()])
+            .collect();
+        for pair in &mesh.pairs {
+            ports[pair.a][pair.rail].push(pair);
+            ports[pair.b][pair.rail].push(pair);
+        }
+        Ports(ports)
+    }
+}
+
+fn outlier(subject: String, sentence: String) -> Outlier {
+    Outlier {
+        kind: OutlierKind::Failed,
+        subject,
+        figure: None,
+        ratio: None,
+        sigmas: None,
+        sentence,
+    }
 }

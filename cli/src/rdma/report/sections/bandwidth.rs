@@ -1,11 +1,13 @@
 //! Bandwidth and message rate, beside line rate and baseline.
 
-use super::curves::{behind, heights, interval, left_out, of_kind, own_lines, percent, sizes};
+use super::curves::{
+    self, behind, by_size, heights, interval, left_out, of_kind, own_lines, percent, sizes,
+};
 use super::{bounded, cell, line_rate, text};
 use crate::rdma::report::Content;
 use crate::rdma::report::axis::{Axis, number, size};
-use crate::rdma::report::page::{Cell, figure};
-use crate::rdma::report::plot::{Drawn, Frame, Line, Style, lines};
+use crate::rdma::report::page::Cell;
+use crate::rdma::report::plot::{Drawn, Line, Style};
 use trackbed_rdma::bench::{Figure, Row};
 
 /// Bandwidth and message rate by size.
@@ -19,7 +21,6 @@ pub(in crate::rdma::report) fn bandwidth(content: &Content) -> Drawn {
     let gbps = |row: &Row| row.gbit_per_second;
     let mut drawn = behind(&before, gbps);
     drawn.extend(own_lines(&reports, gbps));
-    let x = sizes(&drawn);
     let mut rates: Vec<f64> = reports
         .iter()
         .filter_map(|(_, report)| line_rate(content, report))
@@ -27,7 +28,7 @@ pub(in crate::rdma::report) fn bandwidth(content: &Content) -> Drawn {
     rates.sort_by(f64::total_cmp);
     rates.dedup();
     rates.truncate(4);
-    let (low, high) = x.ends();
+    let (low, high) = sizes(&drawn).ends();
     let most = heights(&drawn).fold(0.0, f64::max);
     let mut levels = Vec::new();
     for rate in &rates {
@@ -41,16 +42,12 @@ pub(in crate::rdma::report) fn bandwidth(content: &Content) -> Drawn {
         }
     }
     drawn.extend(levels);
-    let frame = Frame {
-        y: Axis::from_zero(heights(&drawn)),
-        x,
-        x_title: "message size".to_owned(),
-        y_title: "bandwidth (Gb/s)".to_owned(),
-    };
-    html.push_str(&figure(
-        &lines(&frame, &drawn)?,
+    html.push_str(&by_size(
+        &drawn,
+        Axis::from_zero(heights(&drawn)),
+        "bandwidth (Gb/s)",
         "Bandwidth by message size; with several runs, their mean.",
-    ));
+    )?);
     let rate = |row: &Row| {
         row.messages_per_second
             .map(|rate| rate / 1e6)
@@ -58,34 +55,20 @@ pub(in crate::rdma::report) fn bandwidth(content: &Content) -> Drawn {
     };
     let mut drawn = behind(&before, rate);
     drawn.extend(own_lines(&reports, rate));
-    let frame = Frame {
-        x: sizes(&drawn),
-        y: Axis::decades(heights(&drawn)),
-        x_title: "message size".to_owned(),
-        y_title: "messages (million/s)".to_owned(),
-    };
     if reports.iter().any(|(_, report)| report.rows.len() > 1) {
-        html.push_str(&figure(
-            &lines(&frame, &drawn)?,
+        html.push_str(&by_size(
+            &drawn,
+            Axis::decades(heights(&drawn)),
+            "messages (million/s)",
             "Messages a second by message size.",
-        ));
+        )?);
     }
     html.push_str(&left_out(reports.len()));
     let mut rows = Vec::new();
     for (name, report) in &reports {
         for row in &report.rows {
             let share = row.gbit_per_second.zip(line_rate(content, report));
-            let baseline = before
-                .iter()
-                .filter(|(_, known)| known.bench == report.bench)
-                .find_map(|(_, known)| {
-                    known
-                        .rows
-                        .iter()
-                        .find(|known| known.bytes == row.bytes)?
-                        .gbit_per_second
-                })
-                .filter(|before| *before > 0.0);
+            let baseline = curves::before(&before, report, row, gbps);
             rows.push(vec![
                 text(name),
                 Cell::Number(size(row.bytes)),

@@ -2,7 +2,8 @@
 
 use super::Cell;
 use crate::rdma::report::axis::{Axis, number};
-use crate::rdma::report::plot::{Line, MOST_LINES, Style};
+use crate::rdma::report::page::figure;
+use crate::rdma::report::plot::{Drawn, Frame, Line, MOST_LINES, Style, lines};
 use trackbed_rdma::bench::{Figure, Report, Row};
 
 /// Results of one kind, with names that tell them apart.
@@ -56,35 +57,69 @@ pub(super) fn points(report: &Report, value: impl Fn(&Row) -> Option<f64>) -> Ve
     points
 }
 
+/// The lines of the results themselves.
 pub(super) fn own_lines(
     reports: &[(String, &Report)],
     value: impl Fn(&Row) -> Option<f64>,
 ) -> Vec<Line> {
-    reports
-        .iter()
-        .take(MOST_LINES)
-        .enumerate()
-        .map(|(number, (name, report))| Line {
-            name: name.clone(),
-            points: points(report, &value),
-            style: Style::Own(number),
-        })
-        .collect()
+    a_line_each(reports, value, |number, name| {
+        (name.to_owned(), Style::Own(number))
+    })
 }
 
+/// The lines of the baseline.
 pub(super) fn behind(
     reports: &[(String, &Report)],
     value: impl Fn(&Row) -> Option<f64>,
 ) -> Vec<Line> {
-    reports
-        .iter()
-        .take(MOST_LINES)
-        .map(|(name, report)| Line {
-            name: format!("{name}, baseline"),
-            points: points(report, &value),
-            style: Style::Behind,
+    a_line_each(reports, value, |_, name| {
+        (format!("{name}, baseline"), Style::Behind)
+    })
+}
+
+fn a_line_each(
+    reports: &[(String, &Report)],
+    value: impl Fn(&Row) -> Option<f64>,
+    looks: impl Fn(usize, &str) -> (String, Style),
+) -> Vec<Line> {
+    let shown = reports.iter().take(MOST_LINES).enumerate();
+    shown
+        .map(|(number, (name, report))| {
+            let (name, style) = looks(number, name);
+            Line {
+                name,
+                points: points(report, &value),
+                style,
+            }
         })
         .collect()
+}
+
+/// A figure of lines by message size.
+pub(super) fn by_size(drawn: &[Line], y: Axis, y_title: &str, caption: &str) -> Drawn {
+    let frame = Frame {
+        x: sizes(drawn),
+        y,
+        x_title: "message size".to_owned(),
+        y_title: y_title.to_owned(),
+    };
+    Ok(figure(&lines(&frame, drawn)?, caption))
+}
+
+/// What the baseline has for the same measurement and size.
+pub(super) fn before(
+    baseline: &[(String, &Report)],
+    report: &Report,
+    row: &Row,
+    value: impl Fn(&Row) -> Option<f64>,
+) -> Option<f64> {
+    let known = baseline
+        .iter()
+        .filter(|(_, known)| known.bench == report.bench);
+    let mut rows = known.flat_map(|(_, known)| &known.rows);
+    rows.find(|known| known.bytes == row.bytes)
+        .and_then(value)
+        .filter(|value| *value > 0.0)
 }
 
 pub(super) fn left_out(count: usize) -> String {

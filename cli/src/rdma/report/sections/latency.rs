@@ -1,6 +1,6 @@
 //! Latency by size, and how it is distributed.
 
-use super::curves::{behind, heights, of_kind, percent, points, sizes};
+use super::curves::{self, behind, by_size, heights, of_kind, percent, points};
 use super::{bounded, cell, text};
 use crate::rdma::report::Content;
 use crate::rdma::report::axis::{Axis, size};
@@ -16,13 +16,13 @@ pub(in crate::rdma::report) fn latency(content: &Content) -> Drawn {
     }
     let before = of_kind(&content.baseline, Figure::Latency);
     let mut html = "<h2>Latency</h2>\n".to_owned();
+    let median = |row: &Row| {
+        row.latency
+            .map(|latency| latency.p50_us)
+            .filter(|us| *us > 0.0)
+    };
     let several = reports.iter().any(|(_, report)| report.rows.len() > 1);
     if several {
-        let median = |row: &Row| {
-            row.latency
-                .map(|latency| latency.p50_us)
-                .filter(|us| *us > 0.0)
-        };
         let tail = |row: &Row| {
             row.latency
                 .map(|latency| latency.p99_us)
@@ -42,33 +42,19 @@ pub(in crate::rdma::report) fn latency(content: &Content) -> Drawn {
                 });
             }
         }
-        let frame = Frame {
-            x: sizes(&drawn),
-            y: Axis::decades(heights(&drawn)),
-            x_title: "message size".to_owned(),
-            y_title: "latency (µs)".to_owned(),
-        };
-        html.push_str(&figure(
-            &lines(&frame, &drawn)?,
+        html.push_str(&by_size(
+            &drawn,
+            Axis::decades(heights(&drawn)),
+            "latency (µs)",
             "Median and 99th percentile of latency by message size.",
-        ));
+        )?);
     }
     html.push_str(&distribution(&reports, &before)?);
     let mut rows = Vec::new();
     for (name, report) in &reports {
         for row in &report.rows {
             let Some(latency) = row.latency else { continue };
-            let baseline = before
-                .iter()
-                .filter(|(_, known)| known.bench == report.bench)
-                .find_map(|(_, known)| {
-                    known
-                        .rows
-                        .iter()
-                        .find(|known| known.bytes == row.bytes)?
-                        .latency
-                })
-                .filter(|before| before.p50_us > 0.0);
+            let baseline = curves::before(&before, report, row, median);
             let mut cells = vec![text(name), Cell::Number(size(row.bytes))];
             let figures = [
                 latency.min_us,
@@ -81,7 +67,7 @@ pub(in crate::rdma::report) fn latency(content: &Content) -> Drawn {
             ];
             cells.extend(figures.map(|us| cell(Some(us))));
             cells.push(Cell::Number(percent(
-                baseline.map(|before| latency.p50_us / before.p50_us),
+                baseline.map(|before| latency.p50_us / before),
             )));
             rows.push(cells);
         }
