@@ -21,6 +21,8 @@ pub(super) struct Buffers {
     free: Vec<u16>,
     /// A handful at most: looked through, from the first, for each operation.
     slabs: Vec<Registration>,
+    /// Counts the changes of what stands in the table.
+    edition: u64,
 }
 
 struct Registration {
@@ -47,7 +49,13 @@ impl Buffers {
             usable,
             free: (0..PLACES).rev().collect(),
             slabs: Vec::new(),
+            edition: 1,
         }
+    }
+
+    /// A number that is another as soon as [`Buffers::index_of`] may answer otherwise. Never 0.
+    pub(super) fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// Pins the slab for this ring. Failing is no error, only slower: it is logged with its remedy.
@@ -94,12 +102,14 @@ impl Buffers {
             }
         }
         self.slabs.push(registration);
+        self.edition += 1;
     }
 
     /// Takes the slab out of the table. Operations under way keep the kernel's own reference.
     pub(super) fn unregister(&mut self, uring: &IoUring, slab: &Slab) {
         if let Some(position) = self.slabs.iter().position(|each| each.slab == slab.id()) {
             let registration = self.slabs.remove(position);
+            self.edition += 1;
             self.clear(uring, registration);
         }
     }

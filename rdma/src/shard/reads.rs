@@ -5,17 +5,19 @@
 //! the ring and its places for operations made beforehand: pushing a read and taking it back
 //! allocates nothing, and all that was pushed goes to the kernel in one call when the task waits.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::slice;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::{opcode, squeue, types};
+use io_uring::{CompletionQueue, cqueue, opcode, squeue, types};
 
 use super::buffers::Buffers;
 use super::ring::Ring;
@@ -94,13 +96,15 @@ impl Reads {
             let depth = self.depth;
             return Err(Refused::Full { depth, lease });
         };
-        places.all[place as usize].0 = Some(Span {
+        let span = Span {
             lease,
             at,
             len,
             offset,
             done: 0,
-        });
+        };
+        places.asks[place as usize] = Ask::rest_of(&span);
+        places.spans[place as usize] = Some(span);
         places.pushed.push(place);
         self.announce(places);
         Ok(())
@@ -119,15 +123,17 @@ impl Reads {
     #[inline]
     pub fn finished(&mut self) -> Option<Finished> {
         let places = &mut *self.stream.places.borrow_mut();
-        let ended = places.next_ended(&self.stream.file);
+        let ended = places.look(&self.stream.file);
         self.announce(places);
-        let (place, outcome) = ended?;
-        let span = places.all[place as usize].0.take()?;
+        let (place, result) = ended?;
+        places.taken += 1;
         places.free.push(place);
+        let whole = places.asks[place as usize];
+        let span = places.spans[place as usize].take()?;
         Some(Finished {
+            offset: whole.offset_of(&span),
+            result: io_result(result).map(|count| span.done + count),
             lease: span.lease,
-            offset: span.offset,
-            result: outcome.map(|()| span.done),
         })
     }
 
@@ -147,22 +153,35 @@ impl Reads {
         let mut given_back = Vec::new();
         let places = &mut *self.stream.places.borrow_mut();
         let mut count = 0;
-        while let Some((place, outcome)) = places.next_ended(&self.stream.file) {
+        while let Some((place, result)) = places.look(&self.stream.file) {
+            let ask = &mut places.asks[place as usize];
+            let span = &mut places.spans[place as usize];
+            let following = if ask.is_all(result) {
+                // SAFETY: the span of this place owns the slot and the kernel is through with it; the
+                // bytes lie inside, as `push` checked. Nobody else has the slot, and the slice ends
+                // with the call.
+                let brought = unsafe { slice::from_raw_parts_mut(ask.start, ask.len as usize) };
+                let following = next(ask.offset, Ok(brought));
+                ask.offset = following.unwrap_or_default();
+                following
+            } else {
+                let Some(span) = span else { break };
+                let (offset, at) = (ask.offset_of(span), span.at);
+                let brought = io_result(result).map(|count| at..at + span.done + count);
+                let following = next(offset, brought.map(|range| &mut span.lease[range]));
+                span.done = 0;
+                span.offset = following.unwrap_or_default();
+                *ask = Ask::rest_of(span);
+                following
+            };
+            // Only now: should what is called panic, this read is one that ended and was not taken.
+            places.taken += 1;
             count += 1;
-            let there = &mut places.all[place as usize].0;
-            let Some(span) = there else { continue };
-            // Free, should what is called panic.
-            places.free.push(place);
-            let (from, to) = (span.at, span.at + span.done);
-            let brought = outcome.map(|()| &mut span.lease[from..to]);
-            match next(span.offset, brought) {
-                Some(offset) => {
-                    places.free.pop();
-                    span.offset = offset;
-                    span.done = 0;
-                    places.pushed.push(place);
-                }
-                None => given_back.extend(there.take()),
+            if following.is_some() {
+                places.pushed.push(place);
+            } else {
+                places.free.push(place);
+                given_back.extend(span.take());
             }
         }
         self.announce(places);
@@ -204,7 +223,7 @@ impl Reads {
 
     fn any_to_take(&self) -> bool {
         let places = &mut *self.stream.places.borrow_mut();
-        let any = places.look(&self.stream.file);
+        let any = places.look(&self.stream.file).is_some();
         self.announce(places);
         any || places.free.len() == self.depth
     }
@@ -225,7 +244,9 @@ impl Reads {
             target: ring.register_file(&file),
             file,
             places: RefCell::new(Places {
-                all: (0..depth).map(|_| Place(None)).collect(),
+                asks: vec![Ask::NOTHING; depth.into()],
+                spans: (0..depth).map(|_| None).collect(),
+                edition: 0,
                 free: (0..depth).rev().collect(),
                 pushed: Vec::with_capacity(depth.into()),
                 announced: false,
@@ -258,7 +279,7 @@ impl Drop for Reads {
             let untaken = untaken.map(|(place, _)| place);
             for place in untaken.chain(places.pushed.drain(..)) {
                 places.free.push(place);
-                ended.extend(places.all[place as usize].0.take());
+                ended.extend(places.spans[place as usize].take());
             }
             places.taken = 0;
         }
@@ -292,7 +313,13 @@ pub(super) struct Stream {
 }
 
 struct Places {
-    all: Vec<Place>,
+    /// What the kernel is asked for. Beside the spans and small, as these are what each read touches:
+    /// the bytes that the kernel copies meanwhile throw most of them out of the cache.
+    asks: Vec<Ask>,
+    /// What is being read; owns the slots.
+    spans: Vec<Option<Span>>,
+    /// That of the buffers for which the asks' indices hold.
+    edition: u64,
     /// Numbers of those with nothing to do.
     free: Vec<u16>,
     /// Those that the kernel shall hear of when the ring is entered next.
@@ -308,45 +335,118 @@ struct Places {
     closed: bool,
 }
 
-/// What is being read; owns the slot. A cache line of its own: the kernel's copying has thrown most
-/// of them out of the cache when the result comes.
-#[repr(align(64))]
-struct Place(Option<Span>);
+/// One operation of a read.
+#[derive(Clone, Copy)]
+struct Ask {
+    /// Where the bytes go. Inside the slot of the place's span.
+    start: *mut u8,
+    /// Where in the file they are.
+    offset: u64,
+    len: u32,
+    /// The result that says that all of the read is there: `len` if this is its only operation, else
+    /// what no operation answers.
+    all: i32,
+    index: Index,
+}
+
+/// Which of the ring's fixed buffers the bytes go to.
+#[derive(Clone, Copy)]
+enum Index {
+    /// Not looked up yet.
+    Unknown,
+    /// None.
+    Plain,
+    Fixed(u16),
+}
+
+impl Ask {
+    const NOTHING: Ask = Ask {
+        start: std::ptr::null_mut(),
+        offset: 0,
+        len: 0,
+        all: Ask::NEVER,
+        index: Index::Unknown,
+    };
+    /// Errors are much smaller numbers.
+    const NEVER: i32 = i32::MIN;
+
+    /// Asks for what a read has not brought yet.
+    fn rest_of(span: &Span) -> Ask {
+        let (at, len, offset) = span.rest();
+        let is_all = span.done == 0 && span.len == len as usize;
+        Ask {
+            start: span.lease.start().wrapping_add(at),
+            offset,
+            len,
+            all: if is_all { len as i32 } else { Ask::NEVER },
+            index: Index::Unknown,
+        }
+    }
+
+    /// Whether this result says that the whole read is done, with this operation alone.
+    #[inline]
+    fn is_all(&self, result: i32) -> bool {
+        result == self.all
+    }
+
+    /// Where in the file the read of this operation begins: a read that goes on in the same place
+    /// leaves its span as it was.
+    fn offset_of(&self, span: &Span) -> u64 {
+        self.offset - span.done as u64
+    }
+}
 
 impl Places {
-    /// Has the kernel read on where a read was short or interrupted, up to the first that has ended.
-    /// True if there is one.
+    /// The next read that has ended, and its last result. Those that were short or interrupted until
+    /// then go on.
     #[inline]
-    fn look(&mut self, file: &File) -> bool {
+    fn look(&mut self, file: &File) -> Option<(u16, i32)> {
         while let Some(&(place, result)) = self.ended.get(self.taken) {
-            let Some(span) = self.all[place as usize].0.as_mut() else {
-                return true;
-            };
-            match io_result(result) {
-                Ok(count) if span.is_short(count, file) => span.done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => return true,
+            if self.asks[place as usize].is_all(result) || !self.goes_on(place, result, file) {
+                return Some((place, result));
             }
             self.taken += 1;
             self.pushed.push(place);
         }
         self.ended.clear();
         self.taken = 0;
-        false
+        None
     }
 
-    /// Goes on to the next read that has ended.
-    #[inline]
-    fn next_ended(&mut self, file: &File) -> Option<(u16, io::Result<()>)> {
-        if !self.look(file) {
-            return None;
+    /// Whether a read that did not bring everything at once has to go on; prepares what is asked next.
+    #[cold]
+    fn goes_on(&mut self, place: u16, result: i32, file: &File) -> bool {
+        let ask = &mut self.asks[place as usize];
+        let Some(span) = &mut self.spans[place as usize] else {
+            return false;
+        };
+        span.offset = ask.offset_of(span);
+        match io_result(result) {
+            Ok(count) if span.is_short(count, file) => {
+                span.done += count;
+                *ask = Ask::rest_of(span);
+                true
+            }
+            Err(error) => error.kind() == io::ErrorKind::Interrupted,
+            Ok(_) => false,
         }
-        let (place, result) = *self.ended.get(self.taken)?;
-        self.taken += 1;
-        let span = self.all[place as usize].0.as_mut()?;
-        Some((place, io_result(result).map(|count| span.done += count)))
+    }
+
+    /// Looks up the fixed buffer of a place anew.
+    #[cold]
+    fn find_index(&mut self, place: u16, buffers: &Buffers) -> Index {
+        let Some(span) = &self.spans[place as usize] else {
+            return Index::Plain;
+        };
+        let found = buffers.index_of(&span.lease, span.at + span.done);
+        let index = found.map_or(Index::Plain, Index::Fixed);
+        self.asks[place as usize].index = index;
+        index
     }
 }
+
+/// What the user data of a stream's operations have in common; the rest is the place.
+pub(super) const STREAM_BITS: u64 = !0xffff;
 
 /// Where the operations of a stream go.
 pub(super) trait Queue {
@@ -354,32 +454,35 @@ pub(super) trait Queue {
     fn push(&mut self, entry: squeue::Entry, place: u16);
 }
 
-/// A stream while the ring brings its results.
-pub(super) struct Results<'s>(RefMut<'s, Places>);
-
-impl Results<'_> {
-    /// Notes the result of a place's operation. If nobody takes it any more, what it read into.
-    #[inline]
-    pub(super) fn ended(&mut self, place: u16, result: i32) -> Option<Span> {
-        if self.0.closed {
-            self.0.free.push(place);
-            let place = self.0.all.get_mut(place as usize);
-            return place.and_then(|place| place.0.take());
-        }
-        self.0.ended.push((place, result));
-        None
-    }
-
-    /// Who waits for them.
-    pub(super) fn waker(mut self) -> Option<Waker> {
-        self.0.waker.take()
-    }
-}
-
 impl Stream {
-    /// To note results.
-    pub(super) fn results(&self) -> Results<'_> {
-        Results(self.places.borrow_mut())
+    /// Notes the results of `first` and of those after it in the completion queue that are this
+    /// stream's too, as they usually are. Returns the first that is not, and who waits for results.
+    /// Where nobody takes them any more, what was read into goes to `dropped`.
+    pub(super) fn take_in(
+        &self,
+        first: &cqueue::Entry,
+        queue: &mut CompletionQueue<'_>,
+        mut dropped: impl FnMut(Span),
+    ) -> (Option<cqueue::Entry>, Option<Waker>) {
+        let places = &mut *self.places.borrow_mut();
+        let (mut bits, mut result) = (first.user_data(), first.result());
+        let stream = bits & STREAM_BITS;
+        let other = loop {
+            let place = bits as u16;
+            if places.closed {
+                places.free.push(place);
+                let span = places.spans.get_mut(place as usize);
+                span.and_then(Option::take).map(&mut dropped);
+            } else {
+                places.ended.push((place, result));
+            }
+            let Some(next) = queue.next() else { break None };
+            (bits, result) = (next.user_data(), next.result());
+            if bits & STREAM_BITS != stream {
+                break Some(next);
+            }
+        };
+        (other, places.waker.take())
     }
 
     /// Hands the operations of what was pushed to `queue`.
@@ -387,36 +490,44 @@ impl Stream {
     pub(super) fn hand_over(&self, buffers: &Buffers, queue: &mut impl Queue) {
         let places = &mut *self.places.borrow_mut();
         places.announced = false;
-        for place in places.pushed.drain(..) {
-            let Some(span) = &places.all[place as usize].0 else {
-                continue;
-            };
-            let (at, len, offset) = span.rest();
-            // The pointer stays inside the slot: `push` checked the range.
-            let start = span.lease.start().wrapping_add(at);
-            // The usual way first and by itself: the entry is then made where it is to be.
-            match (buffers.index_of(&span.lease, at), self.target) {
-                (Some(index), FileTarget::Registered(file)) => {
-                    let file = types::Fixed(file);
-                    let read = opcode::ReadFixed::new(file, start, len, index);
-                    queue.push(read.offset(offset).build(), place);
-                }
-                (index, _) => queue.push(self.entry(start, len, offset, index), place),
+        if places.edition != buffers.edition() {
+            places.edition = buffers.edition();
+            for ask in &mut places.asks {
+                ask.index = Index::Unknown;
             }
         }
+        let target = self.target;
+        let mut pushed = mem::take(&mut places.pushed);
+        for place in pushed.drain(..) {
+            let ask = places.asks[place as usize];
+            let index = match ask.index {
+                Index::Unknown => places.find_index(place, buffers),
+                known => known,
+            };
+            // The usual way first and by itself: the entry is then made where it is to be.
+            match (index, target) {
+                (Index::Fixed(index), FileTarget::Registered(file)) => {
+                    let file = types::Fixed(file);
+                    let read = opcode::ReadFixed::new(file, ask.start, ask.len, index);
+                    queue.push(read.offset(ask.offset).build(), place);
+                }
+                _ => queue.push(self.entry(&ask, index), place),
+            }
+        }
+        places.pushed = pushed;
     }
 
     /// Operations that the kernel has, or will be told of.
     pub(super) fn under_way(&self) -> usize {
         let places = self.places.borrow();
         let ended = places.ended.len() - places.taken;
-        places.all.len() - places.free.len() - ended
+        places.spans.len() - places.free.len() - ended
     }
 
     /// Nobody takes results any more, and none is to come.
     pub(super) fn is_over(&self) -> bool {
         let places = self.places.borrow();
-        places.closed && places.free.len() == places.all.len()
+        places.closed && places.free.len() == places.spans.len()
     }
 
     /// Where the file stands in the ring's table, if it does.
@@ -429,18 +540,19 @@ impl Stream {
 
     /// The operation of a read where not everything is registered.
     #[cold]
-    fn entry(&self, start: *mut u8, len: u32, offset: u64, index: Option<u16>) -> squeue::Entry {
+    fn entry(&self, ask: &Ask, index: Index) -> squeue::Entry {
+        let &Ask {
+            start, len, offset, ..
+        } = ask;
         let descriptor = types::Fd(self.file.as_raw_fd());
         match (index, self.target) {
-            (Some(index), _) => opcode::ReadFixed::new(descriptor, start, len, index)
+            (Index::Fixed(index), _) => opcode::ReadFixed::new(descriptor, start, len, index)
                 .offset(offset)
                 .build(),
-            (None, FileTarget::Registered(file)) => {
-                opcode::Read::new(types::Fixed(file), start, len)
-                    .offset(offset)
-                    .build()
-            }
-            (None, FileTarget::Descriptor) => opcode::Read::new(descriptor, start, len)
+            (_, FileTarget::Registered(file)) => opcode::Read::new(types::Fixed(file), start, len)
+                .offset(offset)
+                .build(),
+            (_, FileTarget::Descriptor) => opcode::Read::new(descriptor, start, len)
                 .offset(offset)
                 .build(),
         }

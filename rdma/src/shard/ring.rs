@@ -20,7 +20,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use super::buffers::Buffers;
 use super::files::Files;
 use super::ops::Held;
-use super::reads::{FileTarget, Queue, Results, Stream};
+use super::reads::{FileTarget, Queue, Stream};
 use super::table::{Key, Table};
 use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
@@ -72,22 +72,19 @@ enum Event {
     Dropped(Key, Span),
 }
 
-fn wake((_, _, results): (u64, Key, Results<'_>)) -> Option<Event> {
-    results.waker().map(Event::Wake)
-}
-
 /// Whose a completion is, by the user data of its entry.
 enum Owner {
     Operation(Key),
-    Place(Key, u16),
+    /// A read of a stream; the lowest 16 bits are its place.
+    Stream(Key),
 }
 
 impl Owner {
     /// Marks the reads of streams; the keys of operations stay below.
     const STREAM: u64 = 1 << 63;
 
-    /// What the user data of a stream's reads have in common. From the highest bit: the mark, 31 bits
-    /// of the generation, 16 each of the stream's index and the place.
+    /// The user data of a stream's first place. From the highest bit: the mark, 31 bits of the
+    /// generation, 16 each of the stream's index and the place.
     fn stream_bits(stream: Key) -> u64 {
         let bits = stream.to_bits();
         let (generation, index) = (bits >> 32, bits & 0xffff);
@@ -100,7 +97,7 @@ impl Owner {
             return Owner::Operation(Key::from_bits(bits));
         }
         let (generation, index) = (bits >> 32 & (u64::MAX >> 33), bits >> 16 & 0xffff);
-        Owner::Place(Key::from_bits(generation << 32 | index), bits as u16)
+        Owner::Stream(Key::from_bits(generation << 32 | index))
     }
 }
 
@@ -357,7 +354,7 @@ impl Queue for ReadQueue<'_> {
     fn push(&mut self, entry: squeue::Entry, place: u16) {
         let entry = entry.user_data(self.bits | u64::from(place));
         // SAFETY: the stream keeps what the entry refers to, the lease in its place and the file,
-        // until `Results::ended` for that place; and the ring's table keeps the stream until all its
+        // until `Stream::take_in` brings its result; and the ring's table keeps the stream until all its
         // places have ended.
         if unsafe { self.submission.push(&entry) }.is_err() {
             self.backlog.push_back(entry);
@@ -409,32 +406,28 @@ impl State {
 
     /// Looks through the completion queue. Reads of streams are done with at once, being many.
     fn take_in(&mut self, events: &mut Vec<Event>) {
-        let mut open: Option<(u64, Key, Results<'_>)> = None;
-        for entry in self.uring.completion() {
+        let mut completion = self.uring.completion();
+        let mut next = completion.next();
+        while let Some(entry) = next {
             let (bits, result) = (entry.user_data(), entry.result());
-            let (stream, key, place) = match Owner::from_bits(bits) {
+            let key = match Owner::from_bits(bits) {
+                Owner::Stream(key) => key,
                 Owner::Operation(key) => {
                     events.push(Event::Completed(key, result));
+                    next = completion.next();
                     continue;
                 }
-                Owner::Place(key, place) => (bits & !0xffff, key, place),
             };
-            if open.as_ref().is_none_or(|(known, ..)| *known != stream) {
-                events.extend(open.take().and_then(wake));
-                open = self
-                    .streams
-                    .get(key)
-                    .map(|found| (stream, key, found.results()));
-            }
-            let Some((_, _, results)) = &mut open else {
-                tracing::error!(?key, place, "a completion belongs to no stream");
+            let Some(stream) = self.streams.get(key) else {
+                tracing::error!(?key, result, "a completion belongs to no stream");
+                next = completion.next();
                 continue;
             };
-            if let Some(span) = results.ended(place, result) {
-                events.push(Event::Dropped(key, span));
-            }
+            let dropped = |span| events.push(Event::Dropped(key, span));
+            let (other, waker) = stream.take_in(&entry, &mut completion, dropped);
+            events.extend(waker.map(Event::Wake));
+            next = other;
         }
-        events.extend(open.and_then(wake));
     }
 
     /// Takes a stream out if it is over, and its file with it: not before, as an entry that waits for
