@@ -1,7 +1,8 @@
 //! Running the programs that are measured, with errors that name what was run.
 
 use std::{
-    process::{Child, Command, Output, Stdio},
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -115,6 +116,78 @@ impl Drop for Running {
     }
 }
 
+/// A program that answers each line of its standard input with a figure; dropping it ends it.
+#[derive(Debug)]
+pub struct Asked {
+    line: String,
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Asked {
+    /// Starts the program.
+    pub fn start(command: &mut Command) -> Result<Self, BenchError> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| start_error(command, source))?;
+        let answers = child.stdout.take().expect("it was asked for");
+        Ok(Self {
+            line: line(command),
+            child,
+            answers: BufReader::new(answers),
+        })
+    }
+
+    /// Asks, and waits for the figure.
+    pub fn ask(&mut self, question: &str) -> Result<f64, BenchError> {
+        let stdin = self.child.stdin.as_mut().expect("it was asked for");
+        // A program that has ended says why by its status and what it wrote: see below.
+        let _ = writeln!(stdin, "{question}");
+        let mut answer = String::new();
+        self.answers
+            .read_line(&mut answer)
+            .map_err(BenchError::io(format!(
+                "reading an answer of {}",
+                self.line
+            )))?;
+        if answer.is_empty() {
+            return Err(self.ended());
+        }
+        answer.trim().parse().map_err(|_| BenchError::Output {
+            program: self.line.clone(),
+            output: answer,
+        })
+    }
+
+    /// Why the program ended, which has closed its standard output.
+    fn ended(&mut self) -> BenchError {
+        let mut stderr = String::new();
+        if let Some(mut pipe) = self.child.stderr.take() {
+            // What can't be read can't be told; the status is.
+            let _ = pipe.read_to_string(&mut stderr);
+        }
+        BenchError::Failed {
+            command: self.line.clone(),
+            status: match self.child.wait() {
+                Ok(status) => status.to_string(),
+                Err(error) => error.to_string(),
+            },
+            stderr: stderr.trim().to_owned(),
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is reaped here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Whether a process's network namespace has a TCP listener on a port, by `proc_net_tcp(5)`.
 fn listens(process: u32, port: u16) -> bool {
     const LISTEN: &str = "0A";
@@ -165,5 +238,36 @@ fn start_error(command: &Command, source: std::io::Error) -> BenchError {
         program: command.get_program().to_string_lossy().into_owned(),
         source,
         remedy: "install it, or run this part in the virtual machine of hack/vm, which has it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Asked {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Asked::start(&mut command).expect("every machine has a shell")
+    }
+
+    #[test]
+    fn a_program_is_asked_again_and_again() {
+        let mut asked =
+            shell("while read -r side; do [ $side = ours ] && echo 2.5 || echo 7; done");
+        let figures = ["ours", "peer", "ours"].map(|side| asked.ask(side).expect("an answer"));
+        assert_eq!(figures, [2.5, 7.0, 2.5]);
+    }
+
+    #[test]
+    fn a_program_that_ends_instead_of_answering_is_quoted() {
+        let error = shell("echo no such device >&2; exit 3").ask("ours");
+        let told = error.expect_err("it ended").to_string();
+        assert!(
+            told.contains("no such device") && told.contains('3'),
+            "{told}"
+        );
+        let error = shell("echo much").ask("ours").expect_err("no figure");
+        assert!(matches!(error, BenchError::Output { .. }), "{error}");
     }
 }

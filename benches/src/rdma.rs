@@ -1,4 +1,5 @@
-//! The data plane beside its peers: verbs beside perftest, the shard beside fio.
+//! The data plane beside its peers: verbs beside perftest, the shard beside fio, and on request either
+//! beside another crate for the same.
 //!
 //! Some cases need no device: what posting costs in instructions, how fast a shard reads. They run
 //! on this machine. The others run on two RDMA devices joined by a link; a machine without any
@@ -9,6 +10,7 @@ mod disk_to_nic;
 mod elsewhere;
 mod instructions;
 mod io_uring;
+mod peers;
 mod perftest;
 mod transfer;
 
@@ -33,6 +35,7 @@ const PAIRS: (usize, usize) = (8, 75);
 #[derive(Debug, Args)]
 pub struct Options {
     /// Only the cases whose name begins so, such as `write/latency` or `io_uring`; may be repeated.
+    /// Those that begin with `peers` are measured only on request, by this or by --long.
     #[arg(long, value_name = "PREFIX")]
     case: Vec<String>,
     /// Say which cases there are, and end.
@@ -60,6 +63,9 @@ pub struct Options {
     /// Run the cases that need a device in the virtual machine of this script.
     #[arg(long, hide = true, value_name = "SCRIPT")]
     vm: Option<PathBuf>,
+    /// Leave out the cases whose name begins so; may be repeated.
+    #[arg(long, hide = true, value_name = "PREFIX")]
+    skip: Vec<String>,
     /// Run only the cases that need a device, and print progress as lines too.
     #[arg(long, hide = true)]
     inside: bool,
@@ -85,6 +91,8 @@ enum CaseOf {
     Transfer(transfer::Transfer),
     /// From the disk into the adapter beside the slower of fio and perftest.
     DiskToNic,
+    /// The same work through another crate.
+    Peers(peers::Peers),
 }
 
 impl CaseOf {
@@ -95,11 +103,22 @@ impl CaseOf {
             Self::IoUring => io_uring::NAMES.map(str::to_owned).to_vec(),
             Self::Transfer(transfer) => vec![transfer.name()],
             Self::DiskToNic => vec![disk_to_nic::NAME.to_owned()],
+            Self::Peers(peers) => vec![peers.name()],
         }
     }
 
     fn needs_device(&self) -> bool {
-        !matches!(self, Self::Instructions | Self::IoUring)
+        match self {
+            Self::Instructions | Self::IoUring => false,
+            Self::Transfer(_) | Self::DiskToNic => true,
+            Self::Peers(peers) => peers.needs_device(),
+        }
+    }
+
+    /// Whether it is measured only when somebody asks for it or has much time: its peers take longer to
+    /// build than the other cases to run.
+    fn is_on_request(&self) -> bool {
+        matches!(self, Self::Peers(_))
     }
 }
 
@@ -110,16 +129,27 @@ fn cases(sizes: &[u64]) -> Vec<CaseOf> {
         .into_iter()
         .chain(transfers)
         .chain([CaseOf::DiskToNic])
+        .chain(peers::ALL.map(CaseOf::Peers))
         .collect()
 }
 
 impl Options {
-    fn wants(&self, case: &CaseOf) -> bool {
-        self.case.is_empty()
-            || case.names().iter().any(|name| {
-                let begins = |prefix: &String| name.starts_with(prefix.as_str());
-                self.case.iter().any(begins)
-            })
+    /// Whether a case is to be measured; `all` includes those that are on request.
+    fn wants(&self, case: &CaseOf, all: bool) -> bool {
+        let begins_with = |prefixes: &[String]| {
+            let begins = |name: &String| {
+                prefixes
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix.as_str()))
+            };
+            case.names().iter().any(begins)
+        };
+        let asked = if self.case.is_empty() {
+            all || !case.is_on_request()
+        } else {
+            begins_with(&self.case)
+        };
+        asked && !begins_with(&self.skip)
     }
 }
 
@@ -129,7 +159,9 @@ pub fn measure(
     long: bool,
     print: &mut dyn FnMut(Row),
 ) -> Result<(), BenchError> {
-    let wanted = |case: &CaseOf| options.wants(case) && (case.needs_device() || !options.inside);
+    let all = long || options.list;
+    let wanted =
+        |case: &CaseOf| options.wants(case, all) && (case.needs_device() || !options.inside);
     let cases: Vec<CaseOf> = cases(&options.sizes).into_iter().filter(wanted).collect();
     if options.list {
         for name in cases.iter().flat_map(CaseOf::names) {
@@ -138,10 +170,14 @@ pub fn measure(
         return Ok(());
     }
     if cases.is_empty() {
-        return Err(BenchError::Unavailable(format!(
-            "no case begins with {}: `hack/bench rdma --list` names them",
-            options.case.join(" or ")
-        )));
+        return Err(BenchError::Unavailable(if options.skip.is_empty() {
+            format!(
+                "no case begins with {}: `hack/bench rdma --list` names them",
+                options.case.join(" or ")
+            )
+        } else {
+            "all cases that were asked for are skipped, for the reason above".to_owned()
+        }));
     }
     let settings = Settings {
         long,
@@ -175,6 +211,9 @@ pub fn measure(
                 }
             }
             (CaseOf::IoUring, _) => io_uring::measure(&mut session, &settings),
+            (CaseOf::Peers(peers), ends) => {
+                peers.measure(&mut session, &settings, ends.as_ref());
+            }
             (CaseOf::Transfer(transfer), Some(ends)) => {
                 transfer.measure(&mut session, &settings, ends);
             }
@@ -236,8 +275,39 @@ mod tests {
             "send/latency/64",
             "send/latency-events/64",
             "disk-to-nic",
+            "peers/ibverbs/send/bandwidth/4096",
+            "peers/ibverbs/send/latency/64",
+            "peers/tokio-uring/read",
         ] {
             assert!(names.iter().any(|each| each == name), "{name}: {names:?}");
         }
+    }
+
+    fn options(words: &[&str]) -> Options {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let words = ["rdma"].iter().chain(words);
+        <Line as clap::Parser>::parse_from(words).options
+    }
+
+    #[test]
+    fn peers_that_take_long_to_build_are_measured_on_request() {
+        let read = CaseOf::Peers(peers::Peers::Read);
+        assert!(!options(&[]).wants(&read, false));
+        assert!(options(&[]).wants(&read, true));
+        assert!(options(&["--case", "peers"]).wants(&read, false));
+        assert!(!options(&["--case", "io_uring"]).wants(&read, true));
+        assert!(options(&[]).wants(&CaseOf::DiskToNic, false));
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_built_is_left_out_alone() {
+        let skip = options(&["--case", "peers", "--skip", "peers/ibverbs"]);
+        let latency = CaseOf::Peers(peers::Peers::Latency { size: 64 });
+        assert!(!skip.wants(&latency, false));
+        assert!(skip.wants(&CaseOf::Peers(peers::Peers::Read), false));
     }
 }

@@ -53,6 +53,15 @@ need_commands() {
     [ ${#packages[@]} -eq 0 ] || install_packages "${packages[@]}"
 }
 
+# need_verbs_headers: the headers of libibverbs and librdmacm, which tests and benchmarks compare with.
+# What is compared needs them; Trackbed itself doesn't.
+need_verbs_headers() {
+    local packages=()
+    [ -e /usr/include/infiniband/verbs.h ] || packages+=(libibverbs-dev)
+    [ -e /usr/include/rdma/rdma_cma.h ] || packages+=(librdmacm-dev)
+    [ ${#packages[@]} -eq 0 ] || install_packages "${packages[@]}"
+}
+
 # The toolchain that rust-toolchain.toml names.
 rust_channel() {
     sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml

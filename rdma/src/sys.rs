@@ -23,6 +23,8 @@
 )]
 mod bindings;
 mod ibverbs;
+#[cfg(test)]
+mod layout;
 mod library;
 mod rdmacm;
 

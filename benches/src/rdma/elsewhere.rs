@@ -97,8 +97,10 @@ fn arguments(options: &Options, long: bool) -> Vec<String> {
     if let Some(pairs) = options.pairs {
         words.extend(["--pairs".to_owned(), pairs.to_string()]);
     }
-    for case in &options.case {
-        words.extend(["--case".to_owned(), case.clone()]);
+    for (option, prefixes) in [("--case", &options.case), ("--skip", &options.skip)] {
+        for prefix in prefixes {
+            words.extend([option.to_owned(), prefix.clone()]);
+        }
     }
     words
 }
