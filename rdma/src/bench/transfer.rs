@@ -162,10 +162,11 @@ impl Mover<'_, '_> {
                 if self.plan.events && pace.is_none() {
                     self.sleep(&mut state, &mut pace)?;
                 } else if !spins.is_multiple_of(CLOCK_EVERY) {
-                    // Soft-RoCE needs the processor to make progress. No pause between polls: it would add
-                    // to what is measured, most of all in a virtual machine, where it may be an exit.
+                    // Soft-RoCE needs the processor to make progress.
                     if spins.is_multiple_of(SPINS) {
                         std::thread::yield_now();
+                    } else {
+                        std::hint::spin_loop();
                     }
                     if pace.is_none() {
                         continue;
