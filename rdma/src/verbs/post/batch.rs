@@ -57,17 +57,14 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
                     immediate,
                     ..
                 } = *request;
-                let copied_below = self.core.inline_below;
-                let how = (request.flags(), copied_below);
                 self.core
-                    .push_one(payload, verb, remote, immediate, how, segment)
+                    .push_one(payload, verb, remote, immediate, request.flags(), segment)
             }
             work => self.core.push_any(payload, work),
         }
     }
 
     /// Adds a read from the peer's memory into a payload of ours. It is signalled.
-    #[inline]
     pub fn push_read(
         &mut self,
         payload: S,
@@ -77,13 +74,14 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
     where
         S: Sink,
     {
-        let work = Work::new(Verb::Read, segments).at(remote);
-        self.core.push_read(payload, work.signaled())
+        self.core.push_any(
+            payload,
+            &[Work::new(Verb::Read, segments).at(remote).signaled()],
+        )
     }
 
     /// As [`SendBatch::push_read`], without asking for a completion: the payload comes back with a later
     /// one, by when what was read is there.
-    #[inline]
     pub fn push_quiet_read(
         &mut self,
         payload: S,
@@ -94,7 +92,7 @@ impl<'q, S: Source, R: Sink> SendBatch<'q, S, R> {
         S: Sink,
     {
         let work = Work::new(Verb::Read, segments).at(remote);
-        self.core.push_read(payload, work)
+        self.core.push_any(payload, &[work])
     }
 
     /// Adds `add` to the 8 bytes at `remote`, which must be a multiple of 8, in one step. What was there
@@ -192,21 +190,7 @@ impl<S: Source, R: Sink> Drop for SendBatch<'_, S, R> {
 }
 
 impl<S: Source, R: Sink> Core<S, R> {
-    /// Adds a read to the open batch.
-    #[inline]
-    fn push_read(&mut self, payload: S, read: Work<'_>) -> Result<(), Rejected<S>> {
-        match read.segments {
-            // The payload lies in the region of the last one, or is looked for.
-            &[segment] if self.reads_issued > 0 && self.last_range.writable => {
-                let how = (read.flags(), 0);
-                self.push_one(payload, Verb::Read, read.remote, 0, how, segment)
-            }
-            _ => self.push_any(payload, &[read]),
-        }
-    }
-
-    /// Adds one work request of one segment to the open batch, copied if it is shorter than so much. A
-    /// read needs a region that may be written, and is not copied.
+    /// Adds one work request of one segment to the open batch.
     #[inline(always)]
     fn push_one(
         &mut self,
@@ -214,7 +198,7 @@ impl<S: Source, R: Sink> Core<S, R> {
         verb: Verb,
         remote: RemoteAddress,
         immediate: u32,
-        (flags, copied_below): (u32, u32),
+        flags: u32,
         segment: Segment,
     ) -> Result<(), Rejected<S>> {
         let from = (payload.as_ptr() as usize).wrapping_add(segment.offset as usize);
@@ -233,10 +217,7 @@ impl<S: Source, R: Sink> Core<S, R> {
         if until > self.last_range.end {
             return self.push_one_elsewhere(payload, verb, remote, immediate, flags, segment);
         }
-        debug_assert!(
-            !verb.writes_payload() || (self.last_range.writable && copied_below == 0),
-            "what is read is written here"
-        );
+        debug_assert!(!verb.writes_payload(), "those go through `push_any`");
         let flags = self.signal(flags);
         // SAFETY: there is room.
         let number = unsafe { self.sends.push_unchecked(Some(payload)) };
@@ -244,7 +225,7 @@ impl<S: Source, R: Sink> Core<S, R> {
         // stays registered, and in a payload that the ring owns until it completes, or, copied, that is
         // valid now.
         unsafe {
-            if segment.len < copied_below {
+            if segment.len < self.inline_below {
                 cold_path();
                 let request = (number, flags | sys::IBV_SEND_INLINE);
                 self.work.add(request, verb, remote, immediate, (0, 0));
