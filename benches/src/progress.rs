@@ -1,4 +1,5 @@
-//! How far a measurement is: a bar for a person, lines for a program that draws one itself.
+//! How far a measurement is: a bar for a person at a terminal, a line a case where standard error goes
+//! elsewhere, and lines for a program that tells it on.
 
 use std::cell::Cell;
 
@@ -26,7 +27,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar on the terminal, if there is one.
+    /// A bar on the terminal; where there is none, a line on standard error as each case begins.
     pub fn bar() -> Self {
         let style = ProgressStyle::with_template("{msg:32} {bar:30} {pos}/{len} pairs, {eta} left")
             .expect("the template is a constant");
@@ -54,7 +55,7 @@ impl Progress {
 
     /// A case begins.
     pub fn case(&self, name: &str) {
-        self.bar.set_message(name.to_owned());
+        self.begin(name);
         self.tell();
     }
 
@@ -70,7 +71,9 @@ impl Progress {
         self.before.set(Some(before));
         self.bar.set_length(before + step.of);
         self.bar.set_position(before + step.done);
-        self.bar.set_message(step.case.clone());
+        if self.bar.message() != step.case {
+            self.begin(&step.case);
+        }
     }
 
     /// Prints something without tearing the bar.
@@ -81,6 +84,14 @@ impl Progress {
     /// Takes the bar away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+
+    fn begin(&self, case: &str) {
+        self.bar.set_message(case.to_owned());
+        if !self.lines && self.bar.is_hidden() {
+            let (done, of) = (self.bar.position(), self.bar.length().unwrap_or(0));
+            eprintln!("hack/bench: {case} ({done} of {of} pairs done)");
+        }
     }
 
     fn tell(&self) {

@@ -26,10 +26,11 @@ pub(super) const DEPTH: u64 = 128;
 pub(super) const SIGNAL_EVERY: (u64, u64) = (64, 8192);
 /// Messages up to this size are copied into the work request: perftest's own limits.
 pub(super) const INLINE: (u64, u64) = (0, 220);
-/// How long one run may take; a run is made to last about a second.
+/// How long one run may take.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
-/// How long the messages of a run shall take.
-const WANTED_SECONDS: f64 = 1.0;
+/// How long the messages of a run shall take: on every change, where setting a run up takes as long, and
+/// in the long run.
+const WANTED_SECONDS: (f64, f64) = (0.5, 1.0);
 /// Where the two ends of the first run meet; each run has a port of its own.
 const FIRST_PORT: u16 = 21_000;
 
@@ -146,7 +147,12 @@ impl Transfer {
             port: NEXT_PORT.replace(NEXT_PORT.get().checked_add(1).unwrap_or(FIRST_PORT)),
         };
         let case = self.case(settings.long);
-        let probe = || self.probe(ends, &run);
+        let wanted = if settings.long {
+            WANTED_SECONDS.1
+        } else {
+            WANTED_SECONDS.0
+        };
+        let probe = || self.probe(ends, &run, wanted);
         let count = match probe().or_else(|_| probe()) {
             Ok(count) => count,
             Err(error) => {
@@ -163,10 +169,17 @@ impl Transfer {
     }
 
     /// How many messages take about the wanted time here.
-    fn probe(&self, ends: &[End; 2], run: &dyn Fn(u64) -> Run) -> Result<u64, BenchError> {
+    fn probe(
+        &self,
+        ends: &[End; 2],
+        run: &dyn Fn(u64) -> Run,
+        wanted_seconds: f64,
+    ) -> Result<u64, BenchError> {
         const BANDWIDTH: (u64, u64) = (DEPTH, 1_000_000);
         const LATENCY: (u64, u64) = (30, 100_000);
         let first = match self.figure {
+            // Of large messages, as many as have to be on their way take long enough to tell.
+            Figure::Bandwidth if self.size > 65_536 => DEPTH,
             Figure::Bandwidth => 2 * DEPTH,
             Figure::Latency | Figure::LatencyEvents => 60,
         };
@@ -177,7 +190,7 @@ impl Transfer {
             _ if self.verb != Verb::Read => (2.0 * figure / 1e6, LATENCY),
             _ => (figure / 1e6, LATENCY),
         };
-        Ok(((WANTED_SECONDS / seconds) as u64).clamp(fewest, most))
+        Ok(((wanted_seconds / seconds) as u64).clamp(fewest, most))
     }
 
     /// Runs both of our ends to their end.

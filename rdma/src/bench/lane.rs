@@ -3,7 +3,7 @@
 use super::BenchError;
 use super::end::{End, segment};
 use super::plan::{AtomicKind, Plan, Verb};
-use crate::verbs::{QueuePair, RemoteAddress, ScratchPart, Segment, Work};
+use crate::verbs::{Fetch, QueuePair, RemoteAddress, ScratchPart, Segment, Work};
 
 /// At least one message in as many bytes asks for a completion, so that the time of the last one tells
 /// how much was done; beyond that, signals cost nothing.
@@ -110,6 +110,7 @@ enum Messages<'s> {
     Read {
         from: RemoteAddress,
         segments: &'s [Segment],
+        signal_every: u64,
     },
     Atomic {
         at: RemoteAddress,
@@ -136,19 +137,14 @@ impl<'s> Lane<'s> {
         }
         let chain = |work: Work<'s>| {
             let list = plan.post_list as usize;
-            let inner =
-                |position: usize| (position as u64 + 1).is_multiple_of(pattern.signal_every);
             let works = |last: bool| {
                 (0..list)
-                    .map(|position| {
-                        // Counted from the end, since a short list is the end of a full one.
-                        let from_end = list - 1 - position;
-                        if (last && from_end == 0) || (from_end > 0 && inner(from_end - 1)) {
-                            work.signaled()
-                        } else {
-                            work
-                        }
-                    })
+                    .map(
+                        |position| match signals(position, list, last, pattern.signal_every) {
+                            true => work.signaled(),
+                            false => work,
+                        },
+                    )
                     .collect()
             };
             Messages::Chain {
@@ -162,6 +158,7 @@ impl<'s> Lane<'s> {
             Verb::Read => Messages::Read {
                 from: end.target(index, bytes)?,
                 segments,
+                signal_every: pattern.signal_every,
             },
             Verb::Atomic => Messages::Atomic {
                 at: end.target(index, bytes)?,
@@ -243,10 +240,19 @@ impl<'s> Lane<'s> {
                     batch.push(part, work).map_err(|error| error.to_string())?;
                 }
             }
-            Messages::Read { from, segments } => {
-                for part in parts {
+            Messages::Read {
+                from,
+                segments,
+                signal_every,
+            } => {
+                let read = Fetch::read(*from, segments);
+                for (position, part) in parts.enumerate() {
+                    let read = match signals(position, count, list.signaled, *signal_every) {
+                        true => read.signaled(),
+                        false => read,
+                    };
                     batch
-                        .push_read(part, *from, segments)
+                        .push_fetch(part, &[read])
                         .map_err(|error| error.to_string())?;
                 }
             }
@@ -264,6 +270,18 @@ impl<'s> Lane<'s> {
         }
         batch.commit().map_err(|error| error.to_string())?;
         Ok(true)
+    }
+}
+
+/// Whether a message of a list asks for a completion: the last as `last` says, of the others one in so
+/// many, counted from the end, since a short list is the end of a full one.
+#[inline]
+fn signals(position: usize, list: usize, last: bool, signal_every: u64) -> bool {
+    let from_end = (list - 1 - position) as u64;
+    if from_end == 0 {
+        last
+    } else {
+        from_end.is_multiple_of(signal_every)
     }
 }
 

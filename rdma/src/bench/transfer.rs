@@ -374,9 +374,10 @@ impl Mover<'_, '_> {
 
     /// Sleeps until there is a completion or a message, or for a moment.
     fn sleep(&mut self, state: &mut State, pace: &mut Option<Pace>) -> Result<(), BenchError> {
-        self.end.queue.request_notification()?;
         // What came before the notification was asked for causes none.
-        if let Some(done) = self.end.queue.poll()? {
+        if self.end.queue.arm()?
+            && let Some(done) = self.end.queue.poll()?
+        {
             return self.absorb(done, state, pace);
         }
         // A message is looked at by the caller.

@@ -9,7 +9,7 @@ use super::completions::{
 use super::datagram::{create_ah, destroy_ah};
 use super::devices::{
     close_device, free_device_list, get_device_guid, get_device_list, get_device_name, open_device,
-    query_device, query_gid, query_gid_ex, query_port_compat,
+    query_device, query_gid, query_gid_ex, query_gid_table, query_port_compat,
 };
 use super::events::{ack_async_event, get_async_event};
 use super::extended;
@@ -56,6 +56,7 @@ pub(super) const TABLE: Library = Library {
     get_async_event,
     ack_async_event,
     query_gid_ex: Some(query_gid_ex),
+    query_gid_table: Some(query_gid_table),
     qp_to_qp_ex: Some(extended::qp_to_qp_ex),
     reg_mr_iova2: None,
     rereg_mr: None,

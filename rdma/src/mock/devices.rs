@@ -14,6 +14,9 @@ use crate::sys;
 const DEVICES: [&str; 3] = ["mock0", "mock1", "mock2"];
 /// Which of them has neither atomics nor reads; its contexts carry it as `cmd_fd`.
 const WRITES_ONLY: c_int = 2;
+/// And which has no extended interface.
+const CLASSIC: c_int = 1;
+const GID_TABLE_LEN: i32 = 4;
 pub(super) const COMPLETION_QUEUE_ENTRIES: i32 = 65536;
 
 pub(super) unsafe extern "C" fn get_device_list(count: *mut c_int) -> *mut *mut sys::ibv_device {
@@ -166,7 +169,7 @@ unsafe fn port_attributes(context: *mut sys::ibv_context) -> sys::ibv_port_attr 
         state: sys::IBV_PORT_ACTIVE,
         max_mtu: sys::IBV_MTU_4096,
         active_mtu: sys::IBV_MTU_1024,
-        gid_tbl_len: 4,
+        gid_tbl_len: GID_TABLE_LEN,
         max_msg_sz: if is_small { 8 << 20 } else { 1 << 31 },
         link_layer: 2,
         ..Default::default()
@@ -248,4 +251,28 @@ pub(super) unsafe extern "C" fn query_gid_ex(
         (*entry).gid_type = gid_type;
     }
     0
+}
+
+/// `mock1` knows it as little as an old kernel does.
+pub(super) unsafe extern "C" fn query_gid_table(
+    context: *mut sys::ibv_context,
+    entries: *mut sys::ibv_gid_entry,
+    max_entries: usize,
+    _flags: u32,
+    size: usize,
+) -> isize {
+    // SAFETY: a context of ours.
+    if unsafe { (*context).cmd_fd } == CLASSIC {
+        return -(libc::EOPNOTSUPP as isize);
+    }
+    let mut count = 0;
+    for index in (0..GID_TABLE_LEN as u32).filter(|index| gid(*index).is_some()) {
+        if count == max_entries {
+            return -(libc::EINVAL as isize);
+        }
+        // SAFETY: the caller's array, of at least `max_entries` entries.
+        unsafe { query_gid_ex(context, 1, index, entries.add(count), 0, size) };
+        count += 1;
+    }
+    count as isize
 }

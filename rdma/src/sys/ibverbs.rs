@@ -50,6 +50,8 @@ library! {
     optional {
         /// Since rdma-core 31; without it GID types come from sysfs.
         query_gid_ex = _ibv_query_gid_ex(*mut ibv_context, u32, u32, *mut ibv_gid_entry, u32, usize) -> c_int;
+        /// As the one before it, for all entries of all ports in one system call.
+        query_gid_table = _ibv_query_gid_table(*mut ibv_context, *mut ibv_gid_entry, usize, u32, usize) -> isize;
         /// Since rdma-core 24; without it there is no extended work-request interface.
         qp_to_qp_ex = ibv_qp_to_qp_ex(*mut ibv_qp) -> *mut ibv_qp_ex;
         /// Since rdma-core 24; needed for access flags that a provider may ignore.

@@ -28,6 +28,9 @@ pub struct CompletionQueue {
     operations: Operations,
     /// Whether a notification was asked for and has not come.
     armed: bool,
+    /// Notifications that may be on the channel, or come to it unasked, at most: each request brings
+    /// one, or joins one that was made before.
+    due: u32,
     /// Notifications taken and not yet acknowledged.
     unacknowledged: u32,
     shared: Arc<SharedQueue>,
@@ -132,6 +135,7 @@ impl CompletionQueue {
             }),
             operations: context.operations(),
             armed: false,
+            due: 0,
             unacknowledged: 0,
             _not_sync: PhantomData,
         })

@@ -186,16 +186,59 @@ fn rank(entry: &GidEntry) -> u8 {
     }
 }
 
+/// The most entries that are asked for at once.
+const LONGEST_TABLE: usize = 1 << 16;
+
+/// What libibverbs says of an entry; `None` for an empty one.
+fn entry_of(raw: &sys::ibv_gid_entry) -> Option<GidEntry> {
+    // SAFETY: a GID is 16 plain bytes.
+    let gid = Gid(unsafe { raw.gid.raw });
+    let kind = match raw.gid_type {
+        sys::IBV_GID_TYPE_ROCE_V2 => GidKind::roce_v2(&gid),
+        sys::IBV_GID_TYPE_ROCE_V1 => GidKind::RoceV1,
+        _ => GidKind::InfiniBand,
+    };
+    let index = raw.gid_index;
+    (!gid.is_zero()).then_some(GidEntry { index, gid, kind })
+}
+
 impl Context {
     /// The used entries of a port's GID table, with their kinds.
     pub fn gids(&self, port: u8) -> Result<Vec<GidEntry>, VerbsError> {
         let attributes = self.port(port)?;
+        if let Some(entries) = self.gid_table(port, attributes.gid_table_len)? {
+            return Ok(entries);
+        }
         (0..attributes.gid_table_len)
             .filter_map(|index| {
                 self.gid_entry(port, index, attributes.link_layer)
                     .transpose()
             })
             .collect()
+    }
+
+    /// All of a port's used entries in one system call: tables have hundreds, most of them empty.
+    /// `None` where library or kernel are too old for it.
+    fn gid_table(&self, port: u8, table_len: u32) -> Result<Option<Vec<GidEntry>>, VerbsError> {
+        let Some(query_gid_table) = self.library().query_gid_table else {
+            return Ok(None);
+        };
+        // The tables of all ports come together.
+        let room = (table_len as usize).saturating_mul(self.limits().ports.into());
+        let mut raw = vec![sys::ibv_gid_entry::default(); room.clamp(1, LONGEST_TABLE)];
+        let size = size_of::<sys::ibv_gid_entry>();
+        // SAFETY: the context is open, the array is ours, as long and of entries as large as we say.
+        let filled =
+            unsafe { query_gid_table(self.as_ptr(), raw.as_mut_ptr(), raw.len(), 0, size) };
+        let Ok(filled) = usize::try_from(filled) else {
+            // Too old, or a table longer than the port says: entry by entry, which names what fails.
+            return Ok(None);
+        };
+        raw.truncate(filled);
+        let used = raw.iter().filter(|entry| entry.port_num == u32::from(port));
+        let mut entries: Vec<GidEntry> = used.filter_map(entry_of).collect();
+        entries.sort_by_key(|entry| entry.index);
+        Ok(Some(entries))
     }
 
     fn gid_entry(
@@ -211,16 +254,7 @@ impl Context {
             let code =
                 unsafe { query_gid_ex(self.as_ptr(), u32::from(port), index, &mut raw, 0, size) };
             match code.saturating_abs() {
-                0 => {
-                    // SAFETY: a GID is 16 plain bytes.
-                    let gid = Gid(unsafe { raw.gid.raw });
-                    let kind = match raw.gid_type {
-                        sys::IBV_GID_TYPE_ROCE_V2 => GidKind::roce_v2(&gid),
-                        sys::IBV_GID_TYPE_ROCE_V1 => GidKind::RoceV1,
-                        _ => GidKind::InfiniBand,
-                    };
-                    return Ok((!gid.is_zero()).then_some(GidEntry { index, gid, kind }));
-                }
+                0 => return Ok(entry_of(&raw)),
                 // An empty entry.
                 libc::ENODATA => return Ok(None),
                 // An older kernel: fall through.

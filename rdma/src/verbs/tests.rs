@@ -575,12 +575,23 @@ fn a_notification_comes_once_per_request_and_is_acknowledged() {
     }
     assert_eq!(left.queue.drain_events().expect("one"), 1);
     assert_eq!(left.queue.drain_events().expect("none left"), 0);
+    assert!(left.queue.arm().expect("asked for"));
+    assert!(!left.queue.arm().expect("that one has not come"));
+    left.queue.request_notification().expect("once more");
+    let payload = left.filled(1);
+    let mut batch = a.batch();
+    batch
+        .push(payload, &[Work::write(at, &whole()).signaled()])
+        .expect("room");
+    batch.commit().expect("posted");
+    assert_eq!(left.queue.drain_events().expect("one for both"), 1);
+    assert!(left.queue.arm().expect("asked for again"));
     let mut seen = 0;
     while let Some(done) = left.queue.poll().expect("sound") {
         drop(sent(a.settle(done)));
         seen += 1;
     }
-    assert_eq!(seen, 3);
+    assert_eq!(seen, 4);
 }
 
 #[test]

@@ -1,4 +1,9 @@
 //! Our side: one shard that reads a file and has the adapter write it into the peer's memory.
+//!
+//! It does what the fabric does with a chunk that a peer asks for: reads it into a slot of the slab that
+//! is both a fixed buffer of the ring and memory of the adapter, writes it from there, and sleeps in the
+//! ring's one system call for whichever of the two ends next. A processor that spun would be missing
+//! where adapter or disk are software.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,12 +18,12 @@ use std::{
 use clap::Args;
 use futures::executor::block_on;
 use trackbed_rdma::{
-    shard::{Finished, Reads, Shard, ShardConfig},
+    shard::{self, Finished, Reads, Shard, ShardConfig},
     slab::{Lease, Slab},
     verbs::{
-        Access, CompletionQueue, ConnectOptions, Context, GidChoice, MemoryRegion, Piece,
-        ProtectionDomain, QueuePair, QueuePairConfig, RemoteMemory, RemoteWindow, Segment, Settled,
-        UnconnectedQueuePair, VerbsError, Work,
+        Access, CompletionQueue, Completions, ConnectOptions, Context, GidChoice, MemoryRegion,
+        Piece, ProtectionDomain, QueuePair, QueuePairConfig, Readiness, RemoteMemory, RemoteWindow,
+        Segment, Settled, UnconnectedQueuePair, VerbsError, Watch, Work, WorkCompletion,
     },
 };
 
@@ -27,8 +32,6 @@ use crate::BenchError;
 
 /// Slots: for the reads under way, and for the writes.
 const SLOTS: usize = 2 * DEPTH as usize;
-/// Turns without anything done before the processor is offered to others, as soft-RoCE needs it.
-const SPINS: u32 = 64;
 
 /// What is read, and where it goes.
 #[derive(Debug, Args)]
@@ -60,17 +63,32 @@ pub fn pump(options: &PumpOptions) -> Result<f64, BenchError> {
         .map_err(BenchError::io(format!("opening {path} with O_DIRECT")))?;
     let slab = Slab::new("bench", BLOCK, SLOTS).map_err(unavailable)?;
     let shard = Shard::start(ShardConfig::new("bench", Arc::clone(&slab))).map_err(unavailable)?;
-    let link = Link::new(options, &slab).map_err(unavailable)?;
-    let window = Arc::clone(&link.window);
+    let Link {
+        pair,
+        queue,
+        window,
+        _peer,
+    } = Link::new(options, &slab).map_err(unavailable)?;
+    let remote = window.remote();
+    let notified = queue.event_fd().map(|fd| fd.try_clone_to_owned());
+    let notified = notified
+        .transpose()
+        .map_err(BenchError::io("watching the completion queue"))?
+        .map(Arc::new)
+        .expect("the queue was made with events");
     let blocks = options.bytes / BLOCK as u64;
     let free: Vec<Lease> = std::iter::from_fn(|| slab.try_lease()).collect();
 
     let (seconds, sent) = block_on(shard.with_reads(Arc::new(file), DEPTH, move |reads| {
+        let readiness = Watch::new(move || shard::readable(Arc::clone(&notified)));
         Pump {
             reads,
             free,
-            link,
+            pair,
+            completions: Completions::new(queue, readiness),
+            remote,
             blocks,
+            written: 0,
             sent: vec![None; SLOTS],
         }
         .run()
@@ -87,8 +105,7 @@ fn unavailable(error: impl std::error::Error) -> BenchError {
 struct Link {
     pair: QueuePair<Lease, Piece>,
     queue: CompletionQueue,
-    remote: RemoteMemory,
-    window: Arc<RemoteWindow>,
+    window: RemoteWindow,
     _peer: (QueuePair<Piece, Piece>, CompletionQueue),
 }
 
@@ -104,7 +121,7 @@ impl Link {
         };
         let context = Context::open(&options.device)?;
         let pd = ProtectionDomain::new(&context)?;
-        let queue = CompletionQueue::new(&context, SLOTS as u32 + 2)?;
+        let queue = CompletionQueue::with_events(&context, SLOTS as u32 + 2)?;
         let port = context.local_port(None, &gid)?;
         let mut ours = UnconnectedQueuePair::new(&pd, &queue, port, &config)?;
         ours.attach(&MemoryRegion::register(
@@ -132,8 +149,7 @@ impl Link {
                 .connect(&at_peer, &connect)
                 .map_err(|failed| failed.error)?,
             queue,
-            remote: window.remote(),
-            window: Arc::new(window),
+            window,
             _peer: (
                 peer.connect(&at_ours, &connect)
                     .map_err(|failed| failed.error)?,
@@ -144,34 +160,27 @@ impl Link {
 }
 
 /// The work of the shard's task.
-struct Pump {
+struct Pump<W> {
     reads: Reads,
     free: Vec<Lease>,
-    link: Link,
+    pair: QueuePair<Lease, Piece>,
+    completions: Completions<W>,
+    remote: RemoteMemory,
     blocks: u64,
+    written: u64,
     /// What was sent last from each slot, by its place in the file.
     sent: Vec<Option<u64>>,
 }
 
-impl Pump {
+impl<W: Readiness> Pump<W> {
     /// Returns the seconds it took, and what was sent last from each slot.
     async fn run(mut self) -> Result<(f64, Vec<Option<u64>>), BenchError> {
         let start = Instant::now();
-        let (mut begun, mut written, mut idle) = (0, 0, 0u32);
-        while written < self.blocks {
+        let mut begun = 0;
+        while self.written < self.blocks {
             begun += self.read_on(begun)?;
-            let sent = self.send_on()?;
-            let done = self.take_back()?;
-            written += done;
-            if sent + done > 0 {
-                idle = 0;
-            } else {
-                idle += 1;
-                if idle.is_multiple_of(SPINS) {
-                    std::thread::yield_now();
-                }
-            }
-            self.turn().await;
+            self.send_on()?;
+            self.something_ended().await?;
         }
         Ok((start.elapsed().as_secs_f64(), self.sent))
     }
@@ -190,9 +199,8 @@ impl Pump {
     }
 
     /// Posts a write for each read that has ended.
-    fn send_on(&mut self) -> Result<u64, BenchError> {
-        let mut count = 0;
-        let mut batch = self.link.pair.batch();
+    fn send_on(&mut self) -> Result<(), BenchError> {
+        let mut batch = self.pair.batch();
         while let Some(Finished {
             lease,
             offset,
@@ -206,53 +214,48 @@ impl Pump {
                 )));
             }
             let slot = lease.slot() as usize;
-            let target = self.link.remote.at((slot * BLOCK) as u64, BLOCK as u64);
+            let target = self.remote.at((slot * BLOCK) as u64, BLOCK as u64);
             let target = target.expect("the window has a place for each slot");
             self.sent[slot] = Some(offset);
             let segments = [Segment::new(0, BLOCK as u32)];
             batch
                 .push(lease, &[Work::write(target, &segments).signaled()])
                 .map_err(|rejected| BenchError::Unavailable(rejected.to_string()))?;
-            count += 1;
         }
-        if count > 0 {
-            batch
-                .commit()
-                .map_err(|error| BenchError::Unavailable(error.to_string()))?;
-        }
-        Ok(count)
+        batch
+            .commit()
+            .map_err(|error| BenchError::Unavailable(error.to_string()))?;
+        Ok(())
     }
 
-    /// Takes the slots of completed writes back.
-    fn take_back(&mut self) -> Result<u64, BenchError> {
-        let before = self.free.len();
-        while let Some(done) = self.link.queue.poll().map_err(unavailable)? {
-            if let Settled::Sent(sent) = self.link.pair.settle(done) {
-                (*sent.outcome()).map_err(unavailable)?;
-                self.free.extend(sent);
+    /// Sleeps until a read or a write has ended; takes the slots of writes back.
+    async fn something_ended(&mut self) -> Result<(), BenchError> {
+        let (reads, completions) = (&mut self.reads, &mut self.completions);
+        let mut done = poll_fn(|context| {
+            if reads.under_way() > 0 && reads.poll_ended(context).is_ready() {
+                return Poll::Ready(Ok(None));
             }
-        }
-        Ok((self.free.len() - before) as u64)
-    }
-
-    /// Lets the ring have its turn: asleep if only the disk has something to do, else at once.
-    async fn turn(&mut self) {
-        let adapter_idle = self.link.pair.outstanding().0 == 0;
-        let mut turned = false;
-        poll_fn(|context| {
-            if turned {
-                return Poll::Ready(());
-            }
-            turned = true;
-            if self.reads.poll_ended(context).is_ready() {
-                return Poll::Ready(());
-            }
-            if !adapter_idle {
-                context.waker().wake_by_ref();
-            }
-            Poll::Pending
+            completions
+                .poll_completion(context)
+                .map(|done| done.map(Some))
         })
-        .await;
+        .await
+        .map_err(unavailable)?;
+        while let Some(write) = done {
+            self.take_back(write)?;
+            done = self.completions.queue().poll().map_err(unavailable)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the slots of a completed write, and of those before it, back.
+    fn take_back(&mut self, done: WorkCompletion) -> Result<(), BenchError> {
+        if let Settled::Sent(sent) = self.pair.settle(done) {
+            (*sent.outcome()).map_err(unavailable)?;
+            self.written += u64::from(sent.work_requests());
+            self.free.extend(sent);
+        }
+        Ok(())
     }
 }
 

@@ -14,9 +14,10 @@ use crate::verbs::{RemoteAddress, ScratchPart, Segment, Settled, Work};
 pub(super) const LAST: u8 = 255;
 /// One message in this many asks for a completion, where nobody waits for it.
 const SIGNAL_EVERY: u64 = 8;
-/// Looks without an answer before the processor is offered to others: at memory, and at a queue.
-const LOOKS: u32 = 2000;
-const POLLS: u32 = 256;
+/// Looks without an answer before the processor is offered to others: at memory, and at a queue. Many, as
+/// who offers it is the last to get it back.
+const LOOKS: u32 = 20_000;
+const POLLS: u32 = 4096;
 
 /// Never zero, never [`LAST`], and different from the last few rounds'.
 pub(super) fn mark(round: u64) -> u8 {
@@ -157,8 +158,8 @@ impl<'a> Player<'a> {
                 _ => {}
             }
             looks += 1;
+            // Without a pause, which would be part of the latency: in a virtual machine it may be an exit.
             if looks < LOOKS {
-                std::hint::spin_loop();
                 continue;
             }
             looks = 0;
@@ -290,9 +291,8 @@ impl<'a> Player<'a> {
     /// Sleeps until there is a completion or a message, or for a moment; whether anything had completed
     /// before.
     fn sleep(&mut self) -> Result<bool, BenchError> {
-        self.end.queue.request_notification()?;
         // What came before the notification was asked for causes none.
-        if self.poll()? {
+        if self.end.queue.arm()? && self.poll()? {
             return Ok(true);
         }
         match self.end.nap(self.channel)? {

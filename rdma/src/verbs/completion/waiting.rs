@@ -34,11 +34,13 @@ impl CompletionQueue {
             ));
         }
         self.armed = true;
+        self.due = self.due.saturating_add(1);
         Ok(())
     }
 
-    /// Asks for a notification unless one was asked for that has not come; whether it asked.
-    pub(in crate::verbs) fn arm(&mut self) -> Result<bool, VerbsError> {
+    /// Asks for a notification unless one was asked for that has not come; whether it asked. Only then
+    /// is there reason to poll once more before sleeping.
+    pub fn arm(&mut self) -> Result<bool, VerbsError> {
         if self.armed {
             return Ok(false);
         }
@@ -101,6 +103,7 @@ impl CompletionQueue {
     }
 
     /// Takes all notifications that are due; how many there were. They are acknowledged many at a time.
+    /// Each was asked for, so after the last of those nothing is read in vain.
     pub fn drain_events(&mut self) -> Result<u32, VerbsError> {
         let Some(channel) = self.shared.channel else {
             return Ok(0);
@@ -113,11 +116,20 @@ impl CompletionQueue {
             let code = unsafe { (library.get_cq_event)(channel.as_ptr(), &mut queue, &mut tag) };
             if code == 0 {
                 events += 1;
+                if self.due == 1 {
+                    self.due = 0;
+                    break Ok(events);
+                }
+                self.due = self.due.saturating_sub(1);
                 continue;
             }
             let error = io::Error::last_os_error();
             match error.kind() {
-                io::ErrorKind::WouldBlock => break Ok(events),
+                io::ErrorKind::WouldBlock => {
+                    // Requests made before a notification came are one.
+                    self.due = self.due.min(1);
+                    break Ok(events);
+                }
                 io::ErrorKind::Interrupted => {}
                 _ => {
                     break Err(VerbsError::Call {

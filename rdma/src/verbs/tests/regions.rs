@@ -37,6 +37,37 @@ fn pinning_that_the_kernel_refuses_names_the_limit_and_the_remedy() {
 }
 
 #[test]
+fn quiet_reads_come_back_filled_with_the_next_signalled_one() {
+    let (mut left, mut a, right, _b) = connected(&QueuePairConfig {
+        remote_reads: true,
+        inline_bytes: 64,
+        ..config(8)
+    });
+    let (mapping, mut pieces) = Mapping::split(PIECE, 1).expect("memory");
+    pieces[0].fill(6);
+    let region = MemoryRegion::register_remote_readable(&right.pd, mapping).expect("a region");
+    let at = region
+        .remote()
+        .expect("for peers")
+        .at(0, 8)
+        .expect("inside");
+    let segments = [Segment::new(0, 8)];
+    let quiet = Fetch::read(at, &segments);
+    for read in [quiet, quiet, quiet.signaled()] {
+        let target = left.filled(0);
+        let mut batch = a.batch();
+        batch.push_fetch(target, &[read]).expect("room");
+        batch.commit().expect("posted");
+    }
+    let done = left.next();
+    assert!(left.queue.poll().expect("sound").is_none());
+    let read: Vec<[u8; 2]> = sent(a.settle(done))
+        .map(|piece| [piece[7], piece[8]])
+        .collect();
+    assert_eq!(read, [[6, 0]; 3], "eight bytes each, however short");
+}
+
+#[test]
 fn a_remotely_readable_region_takes_no_receives_and_serves_no_writes() {
     let (mut left, mut a, right, _b) = connected(&QueuePairConfig {
         remote_reads: true,
