@@ -445,6 +445,71 @@ fn reading_on_into_the_same_slots_sees_every_block_once() {
 }
 
 #[test]
+fn streams_and_single_reads_on_one_shard_each_get_their_own_results() {
+    const BLOCK: usize = 4096;
+    const BLOCKS: usize = 60;
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let contents = [pattern(8, BLOCKS * BLOCK), pattern(9, BLOCKS * BLOCK)];
+    let files = [0, 1].map(|which| file_with(directories[which].path(), &contents[which]));
+    let shard = shard(20);
+    let stream = |which: usize| {
+        let (slab, bytes) = (shard.slab().clone(), contents[which].clone());
+        shard.with_reads(files[which].clone(), 8, move |mut reads| async move {
+            let mut seen = vec![0; BLOCKS];
+            for block in 0..8 {
+                let lease = slab.lease().await;
+                reads.push((block * BLOCK) as u64, lease, 0, BLOCK).unwrap();
+            }
+            let mut begun = 8;
+            let mut look = |offset: u64, brought: std::io::Result<&mut [u8]>| {
+                let at = offset as usize;
+                assert!(*brought.expect("a sound file") == bytes[at..at + BLOCK]);
+                seen[at / BLOCK] += 1;
+            };
+            loop {
+                reads.ended().await;
+                // The one stream goes on in its slots, the other takes them and gives them anew.
+                let ended = if which == 0 {
+                    reads.read_on(|offset, brought| {
+                        look(offset, brought);
+                        begun += 1;
+                        (begun <= BLOCKS).then(|| ((begun - 1) * BLOCK) as u64)
+                    })
+                } else {
+                    let mut ended = 0;
+                    while let Some(mut read) = reads.finished() {
+                        ended += 1;
+                        let brought = read.result.map(|count| &mut read.lease[..count]);
+                        look(read.offset, brought);
+                        if begun < BLOCKS {
+                            let offset = (begun * BLOCK) as u64;
+                            reads.push(offset, read.lease, 0, BLOCK).unwrap();
+                            begun += 1;
+                        }
+                    }
+                    ended
+                };
+                if ended == 0 {
+                    break seen;
+                }
+            }
+        })
+    };
+    let single = async {
+        for block in 0..BLOCKS {
+            let at = block * BLOCK;
+            let lease = shard.slab().lease().await;
+            let read = shard.read_at(files[0].clone(), at as u64, lease, 0, BLOCK);
+            let (lease, result) = read.await;
+            assert_eq!(result.expect("a sound file"), BLOCK);
+            assert!(lease[..BLOCK] == contents[0][at..at + BLOCK]);
+        }
+    };
+    let (first, second, ()) = block_on(async { futures::join!(stream(0), stream(1), single) });
+    assert_eq!((first, second), (vec![1; BLOCKS], vec![1; BLOCKS]));
+}
+
+#[test]
 fn a_panic_while_looking_at_a_read_loses_no_slot_and_no_shard() {
     let directory = tempfile::tempdir().unwrap();
     let file = file_with(directory.path(), &pattern(7, 64));

@@ -34,6 +34,8 @@ pub struct Reads {
     stream: Rc<Stream>,
     /// Names the stream in the ring.
     key: Key,
+    /// What the user data of its operations have in common.
+    bits: u64,
     depth: usize,
     /// How often the task may still enter the ring by itself before others have their turn.
     turns: u32,
@@ -123,6 +125,11 @@ impl Reads {
     #[inline]
     pub fn finished(&mut self) -> Option<Finished> {
         let places = &mut *self.stream.places.borrow_mut();
+        if places.taken == places.ended.len() {
+            while let Some(ended) = self.ring.next_completed(self.bits) {
+                places.ended.push(ended);
+            }
+        }
         let ended = places.look(&self.stream.file);
         self.announce(places);
         let (place, result) = ended?;
@@ -153,27 +160,55 @@ impl Reads {
         let mut given_back = Vec::new();
         let places = &mut *self.stream.places.borrow_mut();
         let mut count = 0;
-        while let Some((place, result)) = places.look(&self.stream.file) {
-            let ask = &mut places.asks[place as usize];
-            let span = &mut places.spans[place as usize];
-            let following = if ask.is_all(result) {
-                // SAFETY: the span of this place owns the slot and the kernel is through with it; the
-                // bytes lie inside, as `push` checked. Nobody else has the slot, and the slice ends
-                // with the call.
-                let brought = unsafe { slice::from_raw_parts_mut(ask.start, ask.len as usize) };
-                let following = next(ask.offset, Ok(brought));
-                ask.offset = following.unwrap_or_default();
-                following
-            } else {
-                let Some(span) = span else { break };
-                let (offset, at) = (ask.offset_of(span), span.at);
-                let brought = io_result(result).map(|count| at..at + span.done + count);
-                let following = next(offset, brought.map(|range| &mut span.lease[range]));
-                span.done = 0;
-                span.offset = following.unwrap_or_default();
-                *ask = Ask::rest_of(span);
-                following
+        // From completion to submission queue in one go, as long as nothing unusual comes.
+        while let Some((place, result)) = self.ring.next_completed(self.bits) {
+            if !places.asks[place as usize].is_all(result) {
+                places.ended.push((place, result));
+                continue;
+            }
+            let untaken = Untaken {
+                places,
+                ended: (place, result),
             };
+            let ask = &mut untaken.places.asks[place as usize];
+            // SAFETY: the span of this place owns the slot and the kernel is through with it; the bytes
+            // lie inside, as `push` checked. Nobody else has the slot, and the slice ends with the call.
+            let brought = unsafe { slice::from_raw_parts_mut(ask.start, ask.len as usize) };
+            let following = next(ask.offset, Ok(brought));
+            mem::forget(untaken);
+            count += 1;
+            let Some(offset) = following else {
+                places.free.push(place);
+                given_back.extend(places.spans[place as usize].take());
+                continue;
+            };
+            let ask = &mut places.asks[place as usize];
+            ask.offset = offset;
+            let target = self.stream.target;
+            let edition = places.edition;
+            let (Index::Fixed(index), FileTarget::Registered(file)) = (ask.index, target) else {
+                places.pushed.push(place);
+                continue;
+            };
+            let read = opcode::ReadFixed::new(types::Fixed(file), ask.start, ask.len, index);
+            let entry = read.offset(offset).build();
+            // SAFETY: the place keeps what the entry refers to until `next_completed` or
+            // `Stream::take_in` brings its result.
+            if !unsafe { self.ring.queue_read(entry, self.bits, place, edition) } {
+                places.pushed.push(place);
+            }
+        }
+        while let Some((place, result)) = places.look(&self.stream.file) {
+            let Some(span) = &mut places.spans[place as usize] else {
+                break;
+            };
+            let ask = &mut places.asks[place as usize];
+            let (offset, at) = (ask.offset_of(span), span.at);
+            let brought = io_result(result).map(|count| at..at + span.done + count);
+            let following = next(offset, brought.map(|range| &mut span.lease[range]));
+            span.done = 0;
+            span.offset = following.unwrap_or_default();
+            *ask = Ask::rest_of(span);
             // Only now: should what is called panic, this read is one that ended and was not taken.
             places.taken += 1;
             count += 1;
@@ -181,7 +216,7 @@ impl Reads {
                 places.pushed.push(place);
             } else {
                 places.free.push(place);
-                given_back.extend(span.take());
+                given_back.extend(places.spans[place as usize].take());
             }
         }
         self.announce(places);
@@ -207,7 +242,9 @@ impl Reads {
         // What the page cache has ends at once: no need to go through the executor for it.
         if self.turns > 0 {
             self.turns -= 1;
-            self.ring.turn();
+            if let Some(ended) = self.ring.turn(self.bits) {
+                self.stream.places.borrow_mut().ended.push(ended);
+            }
             if self.any_to_take() {
                 return Poll::Ready(());
             }
@@ -256,8 +293,10 @@ impl Reads {
                 closed: false,
             }),
         });
+        let key = ring.open(&stream);
         Reads {
-            key: ring.open(&stream),
+            key,
+            bits: ring.bits_of(key),
             ring,
             stream,
             depth: depth.into(),
@@ -333,6 +372,18 @@ struct Places {
     waker: Option<Waker>,
     /// Nobody takes results any more.
     closed: bool,
+}
+
+/// A read that ended and is being looked at: dropped in a panic, it is one that was not taken.
+struct Untaken<'p> {
+    places: &'p mut Places,
+    ended: (u16, i32),
+}
+
+impl Drop for Untaken<'_> {
+    fn drop(&mut self) {
+        self.places.ended.push(self.ended);
+    }
 }
 
 /// One operation of a read.

@@ -15,12 +15,12 @@ use std::task::{Context, Poll, Waker};
 
 use async_executor::LocalExecutor;
 use futures::FutureExt;
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::Buffers;
 use super::files::Files;
 use super::ops::Held;
-use super::reads::{FileTarget, Queue, Stream};
+use super::reads::{FileTarget, Queue, STREAM_BITS, Stream};
 use super::table::{Key, Table};
 use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
@@ -45,6 +45,8 @@ struct State {
     announced: Vec<Key>,
     /// Entries that found the submission queue full, in order.
     backlog: VecDeque<squeue::Entry>,
+    /// A completion taken from the queue by a stream that it does not belong to. Before all others.
+    set_aside: Option<cqueue::Entry>,
     buffers: Buffers,
     files: Files,
 }
@@ -112,6 +114,7 @@ impl Ring {
                 streams: Table::with_capacity(8),
                 announced: Vec::with_capacity(8),
                 backlog: VecDeque::new(),
+                set_aside: None,
                 buffers,
                 files: Files::new(),
             }),
@@ -208,15 +211,64 @@ impl Ring {
         }
     }
 
-    /// Hands entries to the kernel and brings what is complete to its owners, without waiting.
-    pub(super) fn turn(&self) {
+    /// What the user data of a stream's reads have in common.
+    pub(super) fn bits_of(&self, stream: Key) -> u64 {
+        Owner::stream_bits(stream)
+    }
+
+    /// Hands entries to the kernel, without waiting. Returns the place and the result of a read of the
+    /// stream with these bits if that comes first in the completion queue; else all that is there is
+    /// brought to its owners.
+    pub(super) fn turn(&self, bits: u64) -> Option<(u16, i32)> {
         if self.still.get() {
-            return;
+            return None;
         }
         // What the kernel refuses now, the shard's loop tries again, and reports.
-        if self.enter(false).is_ok() {
+        self.enter(false).ok()?;
+        let completed = self.next_completed(bits);
+        if completed.is_none() {
             self.reap();
         }
+        completed
+    }
+
+    /// The place and the result of a read of the stream with these bits, if that comes next in the
+    /// completion queue.
+    #[inline]
+    pub(super) fn next_completed(&self, bits: u64) -> Option<(u16, i32)> {
+        let state = &mut *self.state.borrow_mut();
+        if state.set_aside.is_some() {
+            return None;
+        }
+        let entry = state.uring.completion().next()?;
+        if entry.user_data() & STREAM_BITS != bits {
+            state.set_aside = Some(entry);
+            return None;
+        }
+        Some((entry.user_data() as u16, entry.result()))
+    }
+
+    /// Queues the operation of a stream's place; false if there is no room for it now, or if fixed
+    /// buffers stand elsewhere than in this edition.
+    ///
+    /// # Safety
+    /// The stream must own all that `entry` refers to until the place's result comes.
+    #[inline]
+    pub(super) unsafe fn queue_read(
+        &self,
+        entry: squeue::Entry,
+        bits: u64,
+        place: u16,
+        edition: u64,
+    ) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        if edition != state.buffers.edition() || !state.backlog.is_empty() {
+            return false;
+        }
+        let entry = entry.user_data(bits | u64::from(place));
+        // SAFETY: the caller's promise; the ring's table keeps the stream until all its places have
+        // ended.
+        unsafe { state.uring.submission().push(&entry) }.is_ok()
     }
 
     /// Hands entries to the kernel and, if `sleep`, waits there until something completes.
@@ -232,7 +284,8 @@ impl Ring {
             return Ok(());
         }
         // With a backlog there is more to submit as soon as the kernel took what is queued.
-        let want = usize::from(sleep && state.backlog.is_empty());
+        let nothing_to_do = state.backlog.is_empty() && state.set_aside.is_none();
+        let want = usize::from(sleep && nothing_to_do);
         state.uring.submit_and_wait(want).map(|_| ())
     }
 
@@ -407,7 +460,7 @@ impl State {
     /// Looks through the completion queue. Reads of streams are done with at once, being many.
     fn take_in(&mut self, events: &mut Vec<Event>) {
         let mut completion = self.uring.completion();
-        let mut next = completion.next();
+        let mut next = self.set_aside.take().or_else(|| completion.next());
         while let Some(entry) = next {
             let (bits, result) = (entry.user_data(), entry.result());
             let key = match Owner::from_bits(bits) {
