@@ -7,6 +7,7 @@
 //! tasks that should not keep it alive must not own a handle.
 
 mod buffers;
+mod current;
 mod files;
 mod memlock;
 mod ops;
@@ -31,9 +32,10 @@ use futures::channel::oneshot;
 use crate::slab::{Lease, Slab};
 use transfer::Transfer;
 
+pub(crate) use current::spawn_local;
 pub(crate) use ops::Message;
 pub use reads::{Finished, Reads, Refused};
-pub(crate) use ring::{Ring, Socket, spawn_local};
+pub(crate) use ring::{Ring, Socket};
 pub use setup::ShardError;
 
 /// How to start a shard.
@@ -203,7 +205,7 @@ impl Shard {
     }
 
     fn run(&self, job: Job) {
-        if ring::is_current(self.inner.ring) {
+        if current::is_current(self.inner.ring) {
             return job();
         }
         // The queue has no bound of its own: jobs are control work, a few a connection.
@@ -211,7 +213,7 @@ impl Shard {
     }
 
     async fn begin(&self, transfer: Transfer) {
-        let Some(transfer) = ring::begin_here(self.inner.ring, transfer) else {
+        let Some(transfer) = current::begin_here(self.inner.ring, transfer) else {
             return;
         };
         if self.inner.transfers.send(transfer).await.is_err() {

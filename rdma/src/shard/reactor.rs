@@ -16,7 +16,8 @@ use async_executor::LocalExecutor;
 use futures::future;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::ring::{Current, Ring, set_current};
+use super::current::{Current, set_current};
+use super::ring::Ring;
 use super::setup::{ShardError, make_ring};
 use super::transfer::Transfer;
 use super::{Job, ShardConfig};

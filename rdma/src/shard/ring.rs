@@ -1,29 +1,28 @@
 //! The ring as tasks on the shard's thread see it: operations under way, what they own, who waits.
 
-use std::any::Any;
+mod owner;
+mod pending;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
-use async_executor::LocalExecutor;
-use futures::FutureExt;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::Buffers;
 use super::files::Files;
 use super::ops::Held;
-use super::reads::{FileTarget, Queue, STREAM_BITS, Stream};
+use super::reads::{FileTarget, Places, Queue, STREAM_BITS, Stream};
 use super::table::{Key, Table};
 use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
+use owner::Owner;
+pub(super) use pending::Pending;
 
 /// One io_uring, used by the thread that made it.
 pub(crate) struct Ring {
@@ -74,35 +73,6 @@ enum Event {
     Dropped(Key, Span),
 }
 
-/// Whose a completion is, by the user data of its entry.
-enum Owner {
-    Operation(Key),
-    /// A read of a stream; the lowest 16 bits are its place.
-    Stream(Key),
-}
-
-impl Owner {
-    /// Marks the reads of streams; the keys of operations stay below.
-    const STREAM: u64 = 1 << 63;
-
-    /// The user data of a stream's first place. From the highest bit: the mark, 31 bits of the
-    /// generation, 16 each of the stream's index and the place.
-    fn stream_bits(stream: Key) -> u64 {
-        let bits = stream.to_bits();
-        let (generation, index) = (bits >> 32, bits & 0xffff);
-        Self::STREAM | generation << 32 | index << 16
-    }
-
-    #[inline]
-    fn from_bits(bits: u64) -> Owner {
-        if bits & Self::STREAM == 0 {
-            return Owner::Operation(Key::from_bits(bits));
-        }
-        let (generation, index) = (bits >> 32 & (u64::MAX >> 33), bits >> 16 & 0xffff);
-        Owner::Stream(Key::from_bits(generation << 32 | index))
-    }
-}
-
 impl Ring {
     /// Wraps a ring made by the calling thread, which becomes the only one to use it.
     pub(super) fn new(uring: IoUring, doorbell: Arc<OwnedFd>) -> Ring {
@@ -125,11 +95,6 @@ impl Ring {
         };
         ring.listen_to_doorbell();
         ring
-    }
-
-    /// The ring of the calling thread, if that is a shard's.
-    pub(crate) fn current() -> Option<Rc<Ring>> {
-        CURRENT.with_borrow(|current| current.as_ref().map(|current| Rc::clone(&current.ring)))
     }
 
     /// Makes the slab's leases fixed buffers of this ring. Failing only costs speed and is logged.
@@ -225,50 +190,47 @@ impl Ring {
         }
         // What the kernel refuses now, the shard's loop tries again, and reports.
         self.enter(false).ok()?;
-        let completed = self.next_completed(bits);
-        if completed.is_none() {
-            self.reap();
+        let mut first = [(0, 0)];
+        if self.next_completed(bits, &mut first) > 0 {
+            return Some(first[0]);
         }
-        completed
+        self.reap();
+        None
     }
 
-    /// The place and the result of a read of the stream with these bits, if that comes next in the
-    /// completion queue.
+    /// Takes from the completion queue the places and results of reads of the stream with these bits, as
+    /// long as they come next and there is room for them; how many it took.
     #[inline]
-    pub(super) fn next_completed(&self, bits: u64) -> Option<(u16, i32)> {
+    pub(super) fn next_completed(&self, bits: u64, ended: &mut [(u16, i32)]) -> usize {
         let state = &mut *self.state.borrow_mut();
         if state.set_aside.is_some() {
-            return None;
+            return 0;
         }
-        let entry = state.uring.completion().next()?;
-        if entry.user_data() & STREAM_BITS != bits {
-            state.set_aside = Some(entry);
-            return None;
+        let mut completion = state.uring.completion();
+        let mut count = 0;
+        for next in ended {
+            let Some(entry) = completion.next() else {
+                break;
+            };
+            if entry.user_data() & STREAM_BITS != bits {
+                state.set_aside = Some(entry);
+                break;
+            }
+            *next = (entry.user_data() as u16, entry.result());
+            count += 1;
         }
-        Some((entry.user_data() as u16, entry.result()))
+        count
     }
 
-    /// Queues the operation of a stream's place; false if there is no room for it now, or if fixed
-    /// buffers stand elsewhere than in this edition.
-    ///
-    /// # Safety
-    /// The stream must own all that `entry` refers to until the place's result comes.
-    #[inline]
-    pub(super) unsafe fn queue_read(
-        &self,
-        entry: squeue::Entry,
-        bits: u64,
-        place: u16,
-        edition: u64,
-    ) -> bool {
+    /// Queues the reads that were pushed to a stream.
+    pub(super) fn hand_over(&self, bits: u64, stream: &Stream, places: &mut Places) {
         let state = &mut *self.state.borrow_mut();
-        if edition != state.buffers.edition() || !state.backlog.is_empty() {
-            return false;
-        }
-        let entry = entry.user_data(bits | u64::from(place));
-        // SAFETY: the caller's promise; the ring's table keeps the stream until all its places have
-        // ended.
-        unsafe { state.uring.submission().push(&entry) }.is_ok()
+        let mut queue = ReadQueue {
+            submission: state.uring.submission(),
+            backlog: &mut state.backlog,
+            bits,
+        };
+        stream.hand_over(places, &state.buffers, &mut queue);
     }
 
     /// Hands entries to the kernel and, if `sleep`, waits there until something completes.
@@ -453,7 +415,7 @@ impl State {
                 backlog: &mut self.backlog,
                 bits: Owner::stream_bits(key),
             };
-            stream.hand_over(&self.buffers, &mut queue);
+            stream.hand_over_all(&self.buffers, &mut queue);
         }
     }
 
@@ -531,118 +493,6 @@ impl Drop for State {
             self.operations.leak();
             self.streams.leak();
         }
-    }
-}
-
-/// An operation under way. Dropped early, it is cancelled, and what it owns is kept until the
-/// kernel says that it is done.
-pub(super) struct Pending {
-    ring: Rc<Ring>,
-    key: Option<Key>,
-}
-
-impl Future for Pending {
-    type Output = (Held, i32);
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(Held, i32)> {
-        let key = self.key.expect("a finished operation is not polled again");
-        let mut state = self.ring.state.borrow_mut();
-        match state
-            .operations
-            .get_mut(key)
-            .expect("a waiting operation is in the table")
-        {
-            Operation::Waiting { waker, .. } => {
-                if !waker
-                    .as_ref()
-                    .is_some_and(|waker| waker.will_wake(context.waker()))
-                {
-                    *waker = Some(context.waker().clone());
-                }
-                return Poll::Pending;
-            }
-            Operation::Finished { .. } => {}
-            _ => unreachable!("only its own drop makes a pending operation anything else"),
-        }
-        let operation = state.operations.remove(key);
-        drop(state);
-        self.key = None;
-        match operation {
-            Some(Operation::Finished { held, result }) => Poll::Ready((held, result)),
-            _ => unreachable!("matched above"),
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.ring.abandon(key);
-        }
-    }
-}
-
-/// What a shard's thread knows of itself.
-pub(super) struct Current {
-    pub(super) id: u64,
-    pub(super) ring: Rc<Ring>,
-    pub(super) executor: Rc<LocalExecutor<'static>>,
-}
-
-thread_local! {
-    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
-}
-
-/// Says what the calling thread is, or that it no longer is.
-pub(super) fn set_current(current: Option<Current>) {
-    CURRENT.set(current);
-}
-
-/// Whether the calling thread runs the ring of that number.
-pub(super) fn is_current(id: u64) -> bool {
-    CURRENT.with_borrow(|current| current.as_ref().is_some_and(|current| current.id == id))
-}
-
-/// Begins the transfer if the calling thread runs that ring, else gives it back.
-pub(super) fn begin_here(id: u64, transfer: Transfer) -> Option<Transfer> {
-    let ring = CURRENT.with_borrow(|current| {
-        current
-            .as_ref()
-            .filter(|current| current.id == id)
-            .map(|current| Rc::clone(&current.ring))
-    });
-    match ring {
-        Some(ring) => {
-            ring.begin(transfer);
-            None
-        }
-        None => Some(transfer),
-    }
-}
-
-/// Runs a task on the calling thread's shard. A panic inside ends that task alone and is logged.
-/// On a thread that is no shard (any more) the task is dropped, as those running are when a shard
-/// ends.
-pub(crate) fn spawn_local(task: impl Future<Output = ()> + 'static) {
-    let executor =
-        CURRENT.with_borrow(|current| current.as_ref().map(|current| Rc::clone(&current.executor)));
-    if let Some(executor) = executor {
-        let task = AssertUnwindSafe(task).catch_unwind().map(|ended| {
-            if let Err(panic) = ended {
-                tracing::error!(panic = panic_text(&*panic), "a task on a shard panicked");
-            }
-        });
-        executor.spawn(task).detach();
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        text
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text
-    } else {
-        "(not a text)"
     }
 }
 
