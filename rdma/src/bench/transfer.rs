@@ -24,8 +24,9 @@ pub(super) const STALLED: Duration = Duration::from_secs(10);
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
 /// How often a person hears how it goes.
 pub(super) const TELL: Duration = Duration::from_millis(200);
-/// Empty polls before the processor is offered to others.
-const SPINS: u32 = 256;
+/// Empty polls before the processor is offered to others. Many, as who offers it is the last to get it
+/// back; and without a pause between them, which may be an exit in a virtual machine.
+const SPINS: u32 = 20_000;
 /// Empty polls before the clock is read again.
 const CLOCK_EVERY: u32 = 4096;
 
@@ -165,8 +166,6 @@ impl Mover<'_, '_> {
                     // Soft-RoCE needs the processor to make progress.
                     if spins.is_multiple_of(SPINS) {
                         std::thread::yield_now();
-                    } else {
-                        std::hint::spin_loop();
                     }
                     if pace.is_none() {
                         continue;
