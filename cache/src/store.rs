@@ -30,6 +30,7 @@ use crate::origin::OriginUrl;
 use crate::seal::SealError;
 use crate::workers::Workers;
 
+pub(crate) use layout::{failed, open_directory, read_beneath, read_manifest_in, version_path};
 pub(crate) use version::VersionStore;
 
 /// Why the store cannot do something as a whole. What goes wrong with one chunk is a

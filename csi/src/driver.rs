@@ -20,7 +20,7 @@ use trackbed_cache::registry::DatasetName;
 use trackbed_proto::csi::v1::identity_server::IdentityServer;
 use trackbed_proto::csi::v1::node_server::NodeServer;
 
-use crate::expose::VersionView;
+use crate::expose::{Expose, VersionView};
 
 mod busy;
 mod endpoint;
@@ -32,6 +32,7 @@ mod record;
 mod volume;
 mod volumes;
 
+pub(crate) use endpoint::bind;
 pub use endpoint::{CsiEndpoint, EndpointError, SocketFile, listen};
 
 use identity::IdentityService;
@@ -119,14 +120,18 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver that knows what an earlier one had staged, and serves nothing yet. Reads small
-    /// files: call it where waiting is fine.
-    pub fn new(config: DriverConfig, datasets: Arc<dyn Datasets>) -> Result<Driver, DriverError> {
+    /// A driver that knows what an earlier one had staged, shows datasets by `expose`, and serves
+    /// nothing yet. Reads small files: call it where waiting is fine.
+    pub fn new(
+        config: DriverConfig,
+        datasets: Arc<dyn Datasets>,
+        expose: Arc<dyn Expose>,
+    ) -> Result<Driver, DriverError> {
         if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID_BYTES {
             return Err(DriverError::NodeId(config.node_id));
         }
         let volumes = Records::open(&config.state_dir)
-            .and_then(|records| Volumes::new(datasets, records))
+            .and_then(|records| Volumes::new(datasets, expose, records))
             .map_err(|source| DriverError::StateDir {
                 path: config.state_dir.clone(),
                 source,

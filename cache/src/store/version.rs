@@ -106,6 +106,11 @@ impl VersionStore {
         self.presence.has(chunk)
     }
 
+    /// Which chunks are held: a bit each, the first in the lowest bit of the first word.
+    pub(crate) fn held_words(&self) -> Vec<u64> {
+        self.presence.words()
+    }
+
     pub(crate) fn held(&self) -> Held {
         let (chunks, bytes) = self.presence.held();
         Held { chunks, bytes }

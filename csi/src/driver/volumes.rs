@@ -22,9 +22,8 @@ use super::path::HostPath;
 use super::record::{Record, Records};
 use super::volume::{VolumeId, VolumeSpec};
 use super::{Datasets, OpenFailure};
-use crate::expose::VersionView;
-use crate::expose::fuse::FuseMount;
 use crate::expose::mountinfo::MountTable;
+use crate::expose::{Expose, Exposed, VersionView};
 
 mod publish;
 mod stage;
@@ -44,6 +43,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// All volumes of this node.
 pub(super) struct Volumes {
     datasets: Arc<dyn Datasets>,
+    expose: Arc<dyn Expose>,
     records: Records,
     busy: Busy,
     /// Read by each operation, written once for ever at the end: nothing begins after that.
@@ -61,9 +61,9 @@ struct Volume {
     trouble: Option<String>,
 }
 
-/// A version that this process serves.
+/// A version that is served.
 struct Shown {
-    mount: FuseMount,
+    mount: Box<dyn Exposed>,
     view: Arc<dyn VersionView>,
 }
 
@@ -81,6 +81,7 @@ impl Volumes {
     /// The volumes that `records` tells of, none of them shown yet.
     pub(super) fn new(
         datasets: Arc<dyn Datasets>,
+        expose: Arc<dyn Expose>,
         records: Records,
     ) -> std::io::Result<Arc<Volumes>> {
         let table = records
@@ -97,6 +98,7 @@ impl Volumes {
             .collect();
         Ok(Arc::new(Volumes {
             datasets,
+            expose,
             records,
             busy: Busy::default(),
             open: Arc::default(),
