@@ -12,7 +12,6 @@
 //! what it said before goes on being used.
 
 mod members;
-mod write;
 
 use std::collections::HashMap;
 use std::fs;
@@ -141,7 +140,11 @@ impl Registry for FileRegistry {
             // Syncing blocks, and the caller's thread may be one that moves data.
             std::thread::Builder::new()
                 .name("registry-write".into())
-                .spawn(move || written.send(write::replace(&target, &text)).is_ok())
+                .spawn(move || {
+                    written
+                        .send(crate::replace::replace(&target, &text))
+                        .is_ok()
+                })
                 .map_err(|e| failed(e.to_string()))?;
             match result.await {
                 Ok(result) => result.map_err(|e| failed(e.to_string())),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Puts `bytes` at `path`; on disk when it returns.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
     let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "not a file's path");
     let directory = path.parent().ok_or_else(invalid)?;
