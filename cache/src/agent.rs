@@ -5,6 +5,7 @@
 //! single node, everything comes from the origin.
 
 mod serve;
+pub(crate) mod upkeep;
 mod versions;
 
 use std::io;
@@ -31,6 +32,7 @@ use crate::seal::SLOT_BYTES;
 use crate::store::{Store, StoreError, StoreParts};
 use crate::workers::Workers;
 
+use upkeep::{Upkeep, UpkeepSettings};
 use versions::Versions;
 
 /// The fewest slots the agent works with: some for reading, some for filling, some kept.
@@ -51,11 +53,20 @@ pub struct AgentConfig {
     pub read_deadline: Duration,
     /// Threads that hash.
     pub hash_threads: usize,
+    /// Whether versions that are complete are verified and laid out as plain files, so that they
+    /// can be shown to pods without a process in the way (see [`OpenVersion::showable`]).
+    pub lay_out: bool,
+    /// Bytes a second that are read to verify a complete version before it is shown so.
+    pub verify_rate: u64,
+    /// Bytes a second that are read to scrub what is held; 0 for never.
+    pub scrub_rate: u64,
+    /// From one scrub of a version to the next.
+    pub scrub_every: Duration,
 }
 
 impl AgentConfig {
     /// The usual settings: no bound on capacity but the disk, 4 chunks ahead, reads of at most a
-    /// minute, two threads that hash.
+    /// minute, two threads that hash; nothing laid out, and a scrub at 32 MiB/s every day.
     pub fn new(node: impl Into<String>, cache_dir: impl Into<PathBuf>) -> AgentConfig {
         AgentConfig {
             node: node.into(),
@@ -64,6 +75,10 @@ impl AgentConfig {
             read_ahead: 4,
             read_deadline: Duration::from_secs(60),
             hash_threads: 2,
+            lay_out: false,
+            verify_rate: 512 << 20,
+            scrub_rate: 32 << 20,
+            scrub_every: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
@@ -118,7 +133,7 @@ pub enum AgentError {
         slot_bytes: usize,
     },
     /// The system would not give a thread.
-    #[error("starting the hashing threads: {0}: raise the limit on threads")]
+    #[error("starting the threads that hash and keep the cache: {0}: raise the limit on threads")]
     Threads(#[source] io::Error),
     /// A peer wants to meet us and there is no fabric.
     #[error("node {0} has no fabric yet: try again once it has started")]
@@ -140,6 +155,7 @@ pub(crate) struct Inner {
     workers: Workers,
     store: Store,
     versions: Versions,
+    upkeep: Upkeep,
 }
 
 impl Agent {
@@ -159,6 +175,7 @@ impl Agent {
         }
         let workers = Workers::start("hash", config.hash_threads).map_err(AgentError::Threads)?;
         let counters = Arc::new(Counters::default());
+        let (wake, woken) = async_channel::bounded(1);
         let parts = StoreParts {
             shard: shard.clone(),
             workers: workers.clone(),
@@ -166,6 +183,7 @@ impl Agent {
             capacity: config.capacity,
             writing: AtomicU64::new(0),
             direct: AtomicBool::new(true),
+            upkeep: wake.clone(),
         };
         let store = Store::open(config.cache_dir.clone(), parts).await?;
         let filler = Arc::new(Filler::new(FillerParts {
@@ -178,7 +196,15 @@ impl Agent {
             peers: Peers::new(control),
             origins: Arc::clone(&origins),
         }));
-        Ok(Agent(Arc::new(Inner {
+        let settings = UpkeepSettings {
+            lay_out: config.lay_out,
+            verify_rate: config.verify_rate,
+            scrub_rate: config.scrub_rate,
+            scrub_every: config.scrub_every,
+        };
+        let upkeep = Upkeep::start(settings, Arc::clone(&filler), wake, woken)
+            .map_err(AgentError::Threads)?;
+        let agent = Agent(Arc::new(Inner {
             config,
             shard,
             counters,
@@ -188,7 +214,12 @@ impl Agent {
             workers,
             store,
             versions: Versions::default(),
-        })))
+            upkeep,
+        }));
+        if agent.0.config.lay_out {
+            versions::open_current(&agent.0);
+        }
+        Ok(agent)
     }
 
     /// What serves this node's chunks to peers; goes into the fabric.

@@ -3,6 +3,8 @@
 //! [`OpenVersion::read`] gives bytes of a file, brought here if they are not yet, every one of them
 //! checked on its way. Reading on in path order finds the next chunks already on their way.
 
+mod verify;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +24,10 @@ use crate::manifest::layout::Location;
 use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
 use crate::origin::{OpenOrigin, Origin, OriginError, OriginUrl};
 use crate::seal::BLOCK_BYTES;
-use crate::store::VersionStore;
+use crate::store::{Showable, VersionStore};
 use crate::verified::VerifiedBytes;
+
+pub use verify::{VerifyProgress, VerifyReport};
 
 /// Chunks brought at a time by warming.
 const WARM_AT_A_TIME: usize = 8;
@@ -204,6 +208,12 @@ impl OpenVersion {
             bytes_present: held.bytes,
             bytes: self.manifest().totals().bytes,
         }
+    }
+
+    /// Whether it can be shown to pods as plain files now. What is shown so is checked in the
+    /// background, and no more with each read.
+    pub fn showable(&self) -> Showable {
+        self.version.store().showable()
     }
 
     /// Bytes of a file from `offset` on: at most `len`, and at most to the end of the chunk that

@@ -5,7 +5,6 @@
 mod documents;
 mod file;
 mod namespace;
-mod write;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -5,12 +5,18 @@
 //! once its bytes were synced, its seal was synced, and then its presence bit was synced, in this
 //! order, so a crash at any point loses nothing that was marked and never trusts what was not.
 //! Every read is checked against the seal: what is damaged is forgotten, never returned.
+//!
+//! A version of which every chunk is held, was verified since the machine started, and has its
+//! place in the tree may be shown to pods as plain files (see [`native`]).
 
 mod commit;
 mod files;
 mod layout;
+mod native;
 mod presence;
 mod seals;
+mod tree;
+mod verified;
 mod version;
 
 use std::collections::HashMap;
@@ -30,6 +36,8 @@ use crate::origin::OriginUrl;
 use crate::seal::SealError;
 use crate::workers::Workers;
 
+pub(crate) use native::Checked;
+pub use native::Showable;
 pub(crate) use version::VersionStore;
 
 /// Why the store cannot do something as a whole. What goes wrong with one chunk is a
@@ -98,6 +106,16 @@ pub(crate) struct StoreParts {
     pub(crate) writing: AtomicU64,
     /// Whether files are opened past the page cache; cleared where the file system can't.
     pub(crate) direct: AtomicBool,
+    /// Wakes the agent's upkeep.
+    pub(crate) upkeep: async_channel::Sender<()>,
+}
+
+impl StoreParts {
+    /// Lets the agent's upkeep look at the versions: one is complete now, or needs mending.
+    fn call_upkeep(&self) {
+        // Full: it has been called already. Closed: the agent ends.
+        let _ = self.upkeep.try_send(());
+    }
 }
 
 /// All versions on this node's disk.
@@ -162,6 +180,11 @@ impl Store {
         })
     }
 
+    /// Whether this node's disk has the version.
+    pub(crate) fn is_here(&self, digest: &Digest) -> bool {
+        self.layout.version_path(digest).is_dir()
+    }
+
     /// The encoded manifest of a version on this disk.
     pub(crate) async fn manifest_bytes(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         let layout = self.layout.clone();
@@ -176,6 +199,7 @@ impl Store {
         let open: Vec<_> = self.open.lock().values().cloned().collect();
         for version in open {
             version.commit().await;
+            version.save_verified();
         }
     }
 

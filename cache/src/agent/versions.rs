@@ -24,6 +24,25 @@ const MANIFEST_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Versions(Mutex<HashMap<Digest, Arc<Place>>>);
 
+/// Opens the datasets' current versions as far as this node has them, so that upkeep can make them
+/// ready before anyone asks for them.
+pub(super) fn open_current(inner: &Arc<Inner>) {
+    let weak = Arc::downgrade(inner);
+    inner.shard.spawn(move || async move {
+        let datasets = weak.upgrade().map(|inner| inner.registry.datasets());
+        for record in datasets.and_then(Result::ok).unwrap_or_default() {
+            let Some(inner) = weak.upgrade() else { return };
+            if !inner.store.is_here(&record.version) {
+                continue;
+            }
+            if let Err(error) = inner.version(record.version, Some(&record.origin)).await {
+                tracing::warn!(dataset = %record.name, %error,
+                    "a dataset on this node's disk can't be opened");
+            }
+        }
+    });
+}
+
 type Place = futures::lock::Mutex<Option<Arc<Version>>>;
 
 impl Inner {
@@ -57,6 +76,7 @@ impl Inner {
             }
         };
         let version = Arc::new(version);
+        self.upkeep.add(&version);
         *place = Some(Arc::clone(&version));
         Ok(version)
     }

@@ -137,6 +137,17 @@ impl Manifest {
         self.layout.chunks
     }
 
+    /// How many of the chunks are packs of small files: the first ones.
+    pub fn packs(&self) -> u32 {
+        self.layout.pack_count()
+    }
+
+    /// How many files are in packs.
+    pub fn packed_files(&self) -> u32 {
+        // At most one for each entry, whose indices are u32.
+        self.layout.small.len() as u32
+    }
+
     /// What chunk `chunk` is; `None` beyond the last one.
     pub fn chunk_kind(&self, chunk: u32) -> Option<ChunkKind> {
         if chunk >= self.layout.chunks {

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{RegistryError, unavailable, write};
+use super::{RegistryError, unavailable};
 use crate::digest::Digest;
+use crate::replace;
 
 /// No document comes near this many bytes: a larger file is not one of ours.
 const MAX_DOCUMENT_BYTES: u64 = 64 << 10;
@@ -106,7 +107,7 @@ impl<T: Serialize + DeserializeOwned> Documents<T> {
         let path = self.path(key);
         fs::create_dir_all(&self.folder)
             .map_err(|error| unavailable("making", &self.folder, error, FIX_FOLDER))?;
-        match write::create(&path, &self.encode(&path, document)?) {
+        match replace::create(&path, &self.encode(&path, document)?) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(unavailable("writing", &path, error, FIX_FOLDER)),
@@ -116,14 +117,14 @@ impl<T: Serialize + DeserializeOwned> Documents<T> {
     /// Puts a document in the place of the one there, durably.
     pub fn replace(&self, key: Key, document: &T) -> Result<(), RegistryError> {
         let path = self.path(key);
-        write::replace(&path, &self.encode(&path, document)?)
+        replace::replace(&path, &self.encode(&path, document)?)
             .map_err(|error| unavailable("writing", &path, error, FIX_FOLDER))
     }
 
     /// Removes a document, durably; one that is not there is fine.
     pub fn remove(&self, key: Key) -> Result<(), RegistryError> {
         let path = self.path(key);
-        match write::remove(&path) {
+        match replace::remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(unavailable("removing", &path, error, FIX_FOLDER))
             }

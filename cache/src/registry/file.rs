@@ -24,7 +24,7 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::{DatasetName, DatasetRecord, Member, Registry, RegistryError, unavailable, write};
+use super::{DatasetName, DatasetRecord, Member, Registry, RegistryError, unavailable};
 
 /// Far more than ten thousand members take.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -141,7 +141,11 @@ impl Registry for FileRegistry {
             // Syncing blocks, and the caller's thread may be one that moves data.
             std::thread::Builder::new()
                 .name("registry-write".into())
-                .spawn(move || written.send(write::replace(&target, &text)).is_ok())
+                .spawn(move || {
+                    written
+                        .send(crate::replace::replace(&target, &text))
+                        .is_ok()
+                })
                 .map_err(|e| failed(e.to_string()))?;
             match result.await {
                 Ok(result) => result.map_err(|e| failed(e.to_string())),

@@ -1,7 +1,7 @@
 //! Makes what was written survive a restart, many chunks at a time.
 //!
-//! The order is what the whole store rests on: sync the data, sync the seals, then write and sync
-//! one copy of the presence bits, then the other.
+//! The order is what the whole store rests on: sync the data, the names of new files and the seals,
+//! then write and sync one copy of the presence bits, then the other.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -56,6 +56,7 @@ impl VersionStore {
             return;
         }
         let failed = self.sync_data(&changes).await;
+        let names = self.sync_names().await;
         let seals = match self
             .parts
             .shard
@@ -70,7 +71,7 @@ impl VersionStore {
         };
         for change in changes {
             match change {
-                Change::Held { chunk, .. } if seals && !failed.contains(&chunk) => {
+                Change::Held { chunk, .. } if seals && names && !failed.contains(&chunk) => {
                     durable.mark(chunk, self.manifest().chunk_len(chunk), true);
                 }
                 Change::Held { chunk, .. } => {
@@ -120,6 +121,25 @@ impl VersionStore {
             }
         }
         failed
+    }
+
+    /// Syncs the directories in which files were made; false if that failed.
+    async fn sync_names(self: &Arc<Self>) -> bool {
+        if !self.files.has_new_names() {
+            return true;
+        }
+        let version = Arc::clone(self);
+        let synced = self
+            .parts
+            .workers
+            .run(move || version.files.sync_names(version.manifest()));
+        match synced.await {
+            Ok(()) => true,
+            Err(error) => {
+                self.log("syncing a directory of the cache", &error);
+                false
+            }
+        }
     }
 
     fn log(&self, action: &'static str, error: &io::Error) {

@@ -1,16 +1,18 @@
 //! The files that hold a version's chunks, opened when first needed, a bounded number at a time.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 
 use super::StoreError;
-use super::layout::{open_beneath, open_directory};
+use super::layout::{For, beneath, open_beneath, open_directory};
 use crate::manifest::{CHUNK_BYTES, ChunkKind, EntryIndex, EntryKind, Manifest};
 
 /// Large files kept open for each version.
@@ -27,14 +29,16 @@ pub(super) struct Place {
     pub(super) file_len: Option<u64>,
 }
 
-/// An open file, and the entry it is for.
-type Slot = Option<(EntryIndex, Arc<File>)>;
+/// An open file, the entry it is for, and whether it can be written.
+type Slot = Option<(EntryIndex, Arc<File>, bool)>;
 
 pub(super) struct Files {
     version: OwnedFd,
     tree: OwnedFd,
     /// Each entry has one slot it can take; the latest of those that share it has it.
     open: Mutex<Box<[Slot]>>,
+    /// Directories in which something was made that is not yet sure to survive a crash.
+    made_in: Mutex<BTreeSet<EntryIndex>>,
 }
 
 impl Files {
@@ -43,6 +47,7 @@ impl Files {
             version: open_directory(version)?,
             tree: open_directory(&version.join("tree"))?,
             open: Mutex::new(vec![None; OPEN_FILES].into()),
+            made_in: Mutex::default(),
         })
     }
 
@@ -60,8 +65,8 @@ impl Files {
         match kind {
             ChunkKind::Pack => {
                 let offset = u64::from(chunk) * CHUNK_BYTES as u64;
-                let file = self.opened(PACKS, || {
-                    self.open_file(&self.version, b"small.pack", false, direct)
+                let file = self.opened(PACKS, true, || {
+                    self.open_file(&self.version, b"small.pack", For::Writing, direct)
                 })?;
                 Ok(Place {
                     file,
@@ -74,9 +79,20 @@ impl Files {
                     Some(EntryKind::File { size }) => size,
                     _ => return Err(io::ErrorKind::InvalidInput.into()),
                 };
-                let file = self.opened(entry, || {
-                    let file = self.open_file(&self.tree, &manifest.path(entry), make, direct)?;
-                    if make && file.metadata()?.len() != size {
+                let file = self.opened(entry, make, || {
+                    let path = manifest.path(entry);
+                    let open = |wanted| self.open_file(&self.tree, &path, wanted, direct);
+                    if !make {
+                        return open(For::Reading);
+                    }
+                    let file = match open(For::Writing) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                            self.note_made(manifest, entry);
+                            open(For::Making)?
+                        }
+                        opened => opened?,
+                    };
+                    if file.metadata()?.len() != size {
                         file.set_len(size)?;
                     }
                     Ok(file)
@@ -95,19 +111,60 @@ impl Files {
         self.open.lock().fill(None);
     }
 
+    /// The directory of the tree.
+    pub(super) fn tree(&self) -> BorrowedFd<'_> {
+        self.tree.as_fd()
+    }
+
+    fn note_made(&self, manifest: &Manifest, entry: EntryIndex) {
+        let mut made_in = self.made_in.lock();
+        let mut at = entry;
+        while at != EntryIndex::ROOT
+            && let Some(entry) = manifest.entry(at)
+        {
+            at = entry.parent;
+            made_in.insert(at);
+        }
+    }
+
+    /// Makes the names of files made so far survive a crash. Blocks.
+    pub(super) fn sync_names(&self, manifest: &Manifest) -> io::Result<()> {
+        let directories = std::mem::take(&mut *self.made_in.lock());
+        let sync = |&directory: &EntryIndex| {
+            let path = match directory {
+                EntryIndex::ROOT => b".".to_vec(),
+                below => manifest.path(below),
+            };
+            let opened = beneath(self.tree.as_fd(), &path, OFlag::O_DIRECTORY)?;
+            File::from(opened).sync_all()
+        };
+        let synced = directories.iter().try_for_each(sync);
+        if synced.is_err() {
+            self.made_in.lock().extend(directories);
+        }
+        synced
+    }
+
+    /// Whether names are yet to be made to survive a crash.
+    pub(super) fn has_new_names(&self) -> bool {
+        !self.made_in.lock().is_empty()
+    }
+
     fn opened(
         &self,
         entry: EntryIndex,
+        write: bool,
         open: impl FnOnce() -> io::Result<File>,
     ) -> io::Result<Arc<File>> {
         let slot = entry.0 as usize % OPEN_FILES;
-        if let Some((there, file)) = &self.open.lock()[slot]
+        if let Some((there, file, writable)) = &self.open.lock()[slot]
             && *there == entry
+            && (*writable || !write)
         {
             return Ok(Arc::clone(file));
         }
         let file = Arc::new(open()?);
-        self.open.lock()[slot] = Some((entry, Arc::clone(&file)));
+        self.open.lock()[slot] = Some((entry, Arc::clone(&file), write));
         Ok(file)
     }
 
@@ -115,15 +172,15 @@ impl Files {
         &self,
         directory: &OwnedFd,
         path: &[u8],
-        make: bool,
+        wanted: For,
         direct: &AtomicBool,
     ) -> io::Result<File> {
-        match open_beneath(directory.as_fd(), path, make, direct.load(Relaxed)) {
+        match open_beneath(directory.as_fd(), path, wanted, direct.load(Relaxed)) {
             // What file systems without O_DIRECT answer.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && direct.load(Relaxed) => {
                 tracing::info!("the cache's file system has no O_DIRECT: using the page cache");
                 direct.store(false, Relaxed);
-                open_beneath(directory.as_fd(), path, make, false)
+                open_beneath(directory.as_fd(), path, wanted, false)
             }
             other => other,
         }

@@ -3,7 +3,14 @@
 //! ```text
 //! lock                     held by the one agent that uses the directory
 //! versions/<digest>/manifest, origin, seals, presence.a, presence.b, small.pack, tree/<path>
+//!                   verified       which chunks were verified since the machine started
+//!                   tree.whole     there once tree/ holds every file, small ones too
 //! ```
+//! Without `tree.whole`, `tree/` holds the larger files alone, sparse, as far as their chunks are
+//! marked. With it, `tree/` is the whole version as pods may see it: files of `small.pack` are
+//! there a second time, and what is found damaged is mended in place. Another process may read all
+//! of this; only the agent that holds `lock` writes.
+//!
 //! Names below `tree` come from an origin. They are opened relative to that directory, and the
 //! kernel is told to follow no symlink and to leave it by no name (openat2, Linux 5.6).
 
@@ -21,7 +28,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 
-use super::{StoreError, presence};
+use super::{StoreError, presence, tree};
 use crate::digest::Digest;
 use crate::manifest::MAX_ENCODED_BYTES;
 
@@ -55,6 +62,7 @@ impl Layout {
             .recursive(true)
             .mode(0o700)
             .create(&versions)
+            .and_then(|()| sync_directory(&root))
             .map_err(failed("making", &versions))?;
         let lock = root.join("lock");
         let file = fs::OpenOptions::new()
@@ -101,7 +109,8 @@ impl Layout {
                 .to_str()
                 .is_some_and(|name| name.parse::<Digest>().is_ok())
             {
-                held += presence::held_bytes(&self.root.join("versions").join(name));
+                let version = self.root.join("versions").join(name);
+                held += presence::held_bytes(&version) + tree::copied_bytes(&version);
             }
         }
         Ok(held)
@@ -137,9 +146,9 @@ impl Layout {
             for name in presence::FILE_NAMES {
                 write_new(&new.join(name), &presence::empty(digest, chunks))?;
             }
-            File::open(&new)?.sync_all()?;
+            sync_directory(&new)?;
             fs::rename(&new, &place)?;
-            File::open(self.root.join("versions"))?.sync_all()
+            sync_directory(&self.root.join("versions"))
         };
         make().map_err(failed("making a version in", place))
     }
@@ -159,6 +168,11 @@ impl Layout {
         read.map_err(failed("reading", path))?;
         Ok(Some(bytes.into()))
     }
+}
+
+/// Makes what was made or removed in a directory survive a crash.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -191,7 +205,12 @@ pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, StoreError> {
         .map_err(failed("opening", path))
 }
 
-fn beneath(directory: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+/// Opens what is at `path` below `directory`, through no symlink and not leaving it.
+pub(super) fn beneath(
+    directory: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlag,
+) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS
@@ -214,18 +233,32 @@ fn beneath(directory: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<Owned
     }
 }
 
-/// Opens the file at `path` below `directory`, making it and the directories above it if asked.
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// To read it. A program that pods run must not be open for writing.
+    Reading,
+    /// To write it too.
+    Writing,
+    /// To write it; it and the directories above it are made if they are not there.
+    Making,
+}
+
+/// Opens the file at `path` below `directory`.
 pub(super) fn open_beneath(
     directory: BorrowedFd<'_>,
     path: &[u8],
-    make: bool,
+    wanted: For,
     direct: bool,
 ) -> io::Result<File> {
-    let mut flags = OFlag::O_RDWR;
-    flags.set(OFlag::O_CREAT, make);
+    let mut flags = match wanted {
+        For::Reading => OFlag::O_RDONLY,
+        For::Writing | For::Making => OFlag::O_RDWR,
+    };
+    flags.set(OFlag::O_CREAT, wanted == For::Making);
     flags.set(OFlag::O_DIRECT, direct);
     match beneath(directory, path, flags) {
-        Err(Errno::ENOENT) if make => {
+        Err(Errno::ENOENT) if wanted == For::Making => {
             make_parents(directory, path)?;
             Ok(beneath(directory, path, flags)?.into())
         }
@@ -285,10 +318,10 @@ mod tests {
         std::os::unix::fs::symlink("/etc/hostname", tree.join("file")).expect("made");
         let fd = open_directory(&tree).expect("opened");
         for path in [&b"link/x"[..], b"file", b"../outside/x", b"/etc/hostname"] {
-            let opened = open_beneath(fd.as_fd(), path, true, false);
+            let opened = open_beneath(fd.as_fd(), path, For::Making, false);
             assert!(opened.is_err(), "{}", String::from_utf8_lossy(path));
         }
         assert_eq!(fs::read_dir(&outside).expect("listed").count(), 0);
-        open_beneath(fd.as_fd(), b"a/b/c", true, false).expect("a plain path is made");
+        open_beneath(fd.as_fd(), b"a/b/c", For::Making, false).expect("a plain path is made");
     }
 }

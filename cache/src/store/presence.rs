@@ -30,6 +30,30 @@ pub(super) struct Presence {
 }
 
 impl Presence {
+    /// None of `chunks` chunks.
+    pub(super) fn none(chunks: u32) -> Presence {
+        Presence {
+            words: (0..chunks.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+            chunks: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// How many bytes [`Presence::to_bytes`] gives for so many chunks.
+    pub(super) fn encoded_len(chunks: u32) -> usize {
+        chunks.div_ceil(64) as usize * 8
+    }
+
+    /// The bits, eight a byte, the first chunk's lowest.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let words = self.words.iter();
+        words
+            .flat_map(|word| word.load(Ordering::Acquire).to_le_bytes())
+            .collect()
+    }
+
     pub(super) fn has(&self, chunk: u32) -> bool {
         let word = self.words.get(chunk as usize / 64);
         // Pairs with the release in `set`: who sees the bit sees what was done before it.
@@ -125,7 +149,8 @@ impl Page {
     }
 }
 
-fn tag(digest: &Digest) -> u32 {
+/// What marks files as this version's.
+pub(super) fn tag(digest: &Digest) -> u32 {
     let [a, b, c, d, ..] = *digest.as_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
@@ -168,14 +193,7 @@ pub(super) fn load(
     chunks: u32,
     chunk_len: impl Fn(u32) -> u32,
 ) -> (Presence, Durable) {
-    let words = (0..chunks.div_ceil(64))
-        .map(|_| AtomicU64::new(0))
-        .collect();
-    let presence = Presence {
-        words,
-        chunks: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
-    };
+    let presence = Presence::none(chunks);
     let mut durable = Durable {
         version: tag(digest),
         pages: Vec::new(),

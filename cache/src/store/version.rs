@@ -3,10 +3,10 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use parking_lot::Mutex;
 use trackbed_rdma::slab::Lease;
@@ -16,6 +16,8 @@ use super::files::Files;
 use super::layout::{Layout, failed, open_plain};
 use super::presence::{self, Durable, Presence};
 use super::seals::Seals;
+use super::tree;
+use super::verified::Verified;
 use super::{ChunkFault, StoreError, StoreParts};
 use crate::digest::Digest;
 use crate::manifest::{CHUNK_BYTES, Manifest};
@@ -35,11 +37,17 @@ pub(crate) struct Held {
 /// A version on this node's disk.
 pub(crate) struct VersionStore {
     pub(super) parts: Arc<StoreParts>,
+    pub(super) path: PathBuf,
     manifest: Arc<Manifest>,
     origin: OriginUrl,
-    files: Files,
+    pub(super) files: Files,
     pub(super) seals: Seals,
     pub(super) presence: Presence,
+    pub(super) verified: Verified,
+    /// Whether the tree holds every file, so that it may be shown as it is.
+    pub(super) whole: AtomicBool,
+    /// Why the tree could not be made whole, the last time.
+    pub(super) trouble: Mutex<Option<String>>,
     /// The two presence files.
     pub(super) copies: [Arc<fs::File>; 2],
     pub(super) durable: futures::lock::Mutex<Durable>,
@@ -80,13 +88,20 @@ impl VersionStore {
             open_plain(&path.join(a))?.into(),
             open_plain(&path.join(b))?.into(),
         ];
+        let verified = Verified::load(&path, &digest, chunks, &presence, |chunk| {
+            manifest.chunk_len(chunk)
+        });
         Ok(Some(VersionStore {
             parts,
             files: Files::open(&path)?,
+            verified,
+            whole: AtomicBool::new(tree::is_whole(&path, &digest)),
+            trouble: Mutex::default(),
             seals: Seals::new(open_plain(&path.join("seals"))?, chunks),
             manifest: Arc::new(manifest),
             origin,
             presence,
+            path,
             copies,
             durable: futures::lock::Mutex::new(durable),
             changes: Mutex::default(),
@@ -104,6 +119,11 @@ impl VersionStore {
 
     pub(crate) fn has(&self, chunk: u32) -> bool {
         self.presence.has(chunk)
+    }
+
+    /// Whether all chunks are held.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.presence.held().0 == self.manifest.chunks()
     }
 
     pub(crate) fn held(&self) -> Held {
@@ -276,12 +296,23 @@ impl VersionStore {
             (lease, Err(ChunkFault::Full { capacity }))
         } else {
             let (lease, written) = self.write_data(chunk, seal, lease).await;
-            let held = written.map(|file| {
+            let (lease, mended) = match written {
+                Ok(file) if self.whole.load(Acquire) => {
+                    let (lease, mended) = self.mend_tree(chunk, &file, lease).await;
+                    (lease, mended.map(|()| file))
+                }
+                written => (lease, written),
+            };
+            let held = mended.map(|file| {
                 // Not if someone else was first.
                 if self.presence.set(chunk, seal.len() as u32) {
                     stored.add(len);
                     self.parts.counters.stored_chunks.add(1);
+                    self.verified.set(chunk, seal.len() as u32);
                     self.note(Change::Held { chunk, file });
+                    if self.is_complete() {
+                        self.parts.call_upkeep();
+                    }
                 }
             });
             (lease, held)
@@ -346,9 +377,13 @@ impl VersionStore {
     pub(crate) fn forget(self: &Arc<Self>, chunk: u32) {
         let len = self.manifest.chunk_len(chunk);
         self.seals.forget(chunk);
+        self.verified.clear(chunk, len);
         if self.presence.clear(chunk, len) {
             self.parts.counters.stored_bytes.sub(u64::from(len));
             self.note(Change::Forgotten { chunk });
+            if self.whole.load(Acquire) {
+                self.parts.call_upkeep();
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a user gets from a cache of several nodes, through the public interface.
 
 mod faults;
+mod native;
 mod reading;
 mod restart;
 mod support;

@@ -1,0 +1,302 @@
+//! When a version may be shown to pods as plain files, making it so, and keeping it right.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use futures::stream::{self, StreamExt};
+use nix::sys::statvfs::fstatvfs;
+use trackbed_rdma::slab::{Lease, Slab};
+
+use super::version::VersionStore;
+use super::{ChunkFault, tree};
+use crate::manifest::{ChunkKind, EntryIndex};
+
+/// The most small files that are copied into a tree: making one takes some 30 µs, and the disk
+/// holds each twice.
+const MAX_COPIED_FILES: u32 = 250_000;
+/// Space left free on the disk when small files are copied.
+const SPARE_BYTES: u64 = 64 << 20;
+/// Packs that are copied at a time.
+const PACKS_AT_A_TIME: usize = 2;
+
+/// How a version can be shown, and if only by the cache, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Showable {
+    /// As plain files in this directory: all is here and was verified since the machine started.
+    Native(PathBuf),
+    /// By the cache, which checks each read; the words say what is missing.
+    Checked(String),
+}
+
+impl fmt::Display for Showable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Showable::Native(_) => f.write_str("native"),
+            Showable::Checked(why) => write!(f, "checked: {why}"),
+        }
+    }
+}
+
+/// What looking at a chunk on the disk has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    /// It is what its seal says.
+    Right,
+    /// A small file in the tree was not what its pack says, and is again.
+    CopyMended,
+}
+
+impl VersionStore {
+    /// How the version can be shown now.
+    pub(crate) fn showable(&self) -> Showable {
+        let chunks = self.manifest().chunks();
+        let (held, verified) = (self.held().chunks, self.verified.chunks());
+        if held < chunks {
+            let missing = chunks - held;
+            return Showable::Checked(format!("{missing} of {chunks} chunks are not here yet"));
+        }
+        if verified < chunks {
+            return Showable::Checked(format!(
+                "{verified} of {chunks} chunks were verified since this machine started"
+            ));
+        }
+        if !self.whole.load(Acquire) {
+            let trouble = self.trouble.lock().clone();
+            return Showable::Checked(
+                trouble.unwrap_or_else(|| "its files are being laid out".into()),
+            );
+        }
+        Showable::Native(self.path.join("tree"))
+    }
+
+    /// Whether every chunk was verified since the machine started.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.verified.chunks() == self.manifest().chunks()
+    }
+
+    pub(crate) fn was_verified(&self, chunk: u32) -> bool {
+        self.verified.has(chunk)
+    }
+
+    /// Whether the tree holds every file: it may be shown to pods.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole.load(Acquire)
+    }
+
+    /// Remembers over restarts of the agent what was verified.
+    pub(crate) fn save_verified(&self) {
+        self.verified.save();
+    }
+
+    /// Reads a held chunk from the disk and checks all of it, also where small files have copies
+    /// in the tree. What turns out damaged is forgotten, as with every read; a damaged copy is
+    /// put right.
+    pub(crate) async fn check(
+        self: &Arc<Self>,
+        chunk: u32,
+        slab: &Arc<Slab>,
+    ) -> Result<Checked, ChunkFault> {
+        let len = self.manifest().chunk_len(chunk);
+        self.drop_cached(chunk);
+        let lease = slab.lease().await;
+        let (lease, read) = self.read(chunk, 0..len as usize, lease).await;
+        read?;
+        self.parts.counters.checked_bytes.add(len.into());
+        let mut checked = Checked::Right;
+        let is_pack = self.manifest().chunk_kind(chunk) == Some(ChunkKind::Pack);
+        if is_pack && self.is_whole() && !self.copies_match(chunk, &lease, slab).await {
+            let (_, mended) = self.rewrite_copies(chunk, lease, true).await;
+            mended.map_err(|source| ChunkFault::Disk {
+                action: "mending small files in the tree",
+                source,
+            })?;
+            checked = Checked::CopyMended;
+        }
+        if self.has(chunk) {
+            self.verified.set(chunk, len);
+        }
+        Ok(checked)
+    }
+
+    /// Where the page cache can't be bypassed, what it has is let go, so that the disk is read.
+    fn drop_cached(&self, chunk: u32) {
+        let direct = &self.parts.direct;
+        if !direct.load(Relaxed)
+            && let Ok(place) = self.files.place(self.manifest(), chunk, false, direct)
+        {
+            let len = self.manifest().chunk_len(chunk);
+            tree::drop_cached(&place.file, place.offset, len.into());
+        }
+    }
+
+    async fn copies_match(&self, chunk: u32, pack: &Lease, slab: &Arc<Slab>) -> bool {
+        let mut scratch = slab.lease().await;
+        for extent in self.manifest().extents(chunk) {
+            let begin = extent.chunk_offset as usize;
+            let wanted = &pack[begin..begin + extent.len as usize];
+            let (back, found) = self.read_copy(extent.entry, wanted.len(), scratch).await;
+            scratch = back;
+            let right = match found {
+                Ok(count) => scratch[..count] == *wanted,
+                Err(_) => false,
+            };
+            if !right {
+                let path = self.manifest().path(extent.entry);
+                tracing::warn!(version = %self.manifest().digest().short(),
+                    path = %crate::manifest::shown(&path),
+                    "this node's disk has a damaged copy of a small file: mending it");
+                self.parts.counters.corrupt_blocks.add(1);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads a small file of the tree, and a little more if it is longer than it should be.
+    async fn read_copy(
+        &self,
+        entry: EntryIndex,
+        len: usize,
+        lease: Lease,
+    ) -> (Lease, io::Result<usize>) {
+        let direct = self.parts.direct.load(Relaxed);
+        match tree::open_copy(self.files.tree(), self.manifest(), entry, direct) {
+            Ok(file) => {
+                if !direct {
+                    tree::drop_cached(&file, 0, len as u64);
+                }
+                // O_DIRECT wants whole pages; one byte more shows a file that is too long.
+                let asked = (len + 1).next_multiple_of(4096);
+                let shard = &self.parts.shard;
+                shard.read_at(Arc::new(file), 0, lease, 0, asked).await
+            }
+            Err(error) => (lease, Err(error)),
+        }
+    }
+
+    /// Writes a pack's small files to their places in the tree.
+    async fn rewrite_copies(
+        self: &Arc<Self>,
+        chunk: u32,
+        lease: Lease,
+        sync: bool,
+    ) -> (Lease, io::Result<()>) {
+        let version = Arc::clone(self);
+        let write = move || {
+            let (tree, manifest) = (version.files.tree(), version.manifest());
+            let written = tree::write_pack(tree, manifest, chunk, &lease, sync);
+            (lease, written)
+        };
+        self.parts.workers.run(write).await
+    }
+
+    /// To be called when a chunk of a whole tree was written again: puts right what is seen of it.
+    pub(super) async fn mend_tree(
+        self: &Arc<Self>,
+        chunk: u32,
+        file: &Arc<File>,
+        lease: Lease,
+    ) -> (Lease, Result<(), ChunkFault>) {
+        let failed = |source| ChunkFault::Disk {
+            action: "mending the tree",
+            source,
+        };
+        let (lease, mended) = match self.manifest().chunk_kind(chunk) {
+            Some(ChunkKind::Part { entry, file_offset }) => {
+                let len = self.manifest().chunk_len(chunk);
+                tree::drop_cached(file, file_offset, len.into());
+                let entry = self.manifest().entry(entry);
+                let finished = entry.map_or(Ok(()), |entry| tree::finish(file, &entry));
+                (lease, finished)
+            }
+            _ => self.rewrite_copies(chunk, lease, true).await,
+        };
+        (lease, mended.map_err(failed))
+    }
+
+    /// Makes the tree whole, if every chunk is held and verified. What goes wrong is said by
+    /// [`VersionStore::showable`] too.
+    pub(crate) async fn make_whole(self: &Arc<Self>, slab: &Arc<Slab>) -> Result<(), String> {
+        let made = self.try_make_whole(slab).await;
+        *self.trouble.lock() = made.as_ref().err().cloned();
+        made
+    }
+
+    async fn try_make_whole(self: &Arc<Self>, slab: &Arc<Slab>) -> Result<(), String> {
+        self.commit().await;
+        if self.is_whole() || !self.is_complete() || !self.is_verified() {
+            return Ok(());
+        }
+        let bytes = self.room_for_copies()?;
+        let failed =
+            |error: io::Error| format!("its files could not be laid out on the disk: {error}");
+        let done = self.lay_out(slab).await;
+        if let Err(error) = done {
+            let version = Arc::clone(self);
+            let remove = move || tree::remove_copies(version.files.tree(), version.manifest());
+            self.parts.workers.run(remove).await;
+            return Err(failed(error));
+        }
+        self.parts.counters.stored_bytes.add(bytes);
+        self.parts.counters.whole_trees.add(1);
+        // Programs in the tree can't be run while they are open for writing.
+        self.files.close();
+        self.whole.store(true, Release);
+        Ok(())
+    }
+
+    fn room_for_copies(&self) -> Result<u64, String> {
+        let files = self.manifest().packed_files();
+        if files > MAX_COPIED_FILES {
+            return Err(format!(
+                "it has {files} small files, and at most {MAX_COPIED_FILES} are laid out on the disk"
+            ));
+        }
+        let bytes = tree::bytes_to_copy(self.manifest());
+        let stored = self.parts.counters.stored_bytes.get();
+        let free = fstatvfs(self.files.tree()).map_or(u64::MAX, |disk| {
+            disk.blocks_available().saturating_mul(disk.fragment_size())
+        });
+        let fits = stored.saturating_add(bytes) <= self.parts.capacity
+            && (bytes == 0 || bytes.saturating_add(SPARE_BYTES) <= free);
+        match fits {
+            true => Ok(bytes),
+            false => Err(format!(
+                "the cache has no room for {bytes} bytes of small files laid out one by one: give it more"
+            )),
+        }
+    }
+
+    async fn lay_out(self: &Arc<Self>, slab: &Arc<Slab>) -> io::Result<()> {
+        let before = tree::watch(self.files.tree())?;
+        let version = Arc::clone(self);
+        let skeleton = move || tree::make_skeleton(version.files.tree(), version.manifest());
+        self.parts.workers.run(skeleton).await?;
+
+        let mut packs = stream::iter(0..self.manifest().packs())
+            .map(|chunk| self.copy_pack(chunk, slab))
+            .buffer_unordered(PACKS_AT_A_TIME);
+        while let Some(copied) = packs.next().await {
+            copied?;
+        }
+
+        let version = Arc::clone(self);
+        let complete = move || {
+            tree::complete(version.files.tree(), version.manifest(), &before)?;
+            tree::mark_whole(&version.path, version.manifest())
+        };
+        self.parts.workers.run(complete).await
+    }
+
+    async fn copy_pack(self: &Arc<Self>, chunk: u32, slab: &Arc<Slab>) -> io::Result<()> {
+        let lease = slab.lease().await;
+        let len = self.manifest().chunk_len(chunk) as usize;
+        let (lease, read) = self.read(chunk, 0..len, lease).await;
+        read.map_err(io::Error::other)?;
+        self.rewrite_copies(chunk, lease, false).await.1
+    }
+}
