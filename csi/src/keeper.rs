@@ -94,9 +94,6 @@ pub enum KeeperError {
     /// It said something that makes no sense here.
     #[error("the keeper's answer is not one to the question: its build may be damaged")]
     Nonsense,
-    /// The version is not on a disk.
-    #[error("a version that is not on this node's disk cannot be served by a keeper")]
-    NotOnDisk,
     /// The system would not give a thread.
     #[error("starting a thread: {0}: raise the limit on threads")]
     Threads(#[source] io::Error),

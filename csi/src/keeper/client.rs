@@ -16,6 +16,7 @@ use super::bits::encode;
 use super::link::{Heard, Link};
 use super::message::{Answer, Ask, MountState, Tell};
 use super::{KeeperError, OLDEST, PROTOCOL};
+use crate::expose::fuse::InProcess;
 use crate::expose::mountinfo::MountTable;
 use crate::expose::{Expose, ExposeError, Exposed, Failure, KeptView, VersionView};
 use crate::readers::Readers;
@@ -462,7 +463,11 @@ impl Expose for KeptMounts {
         dataset: &str,
         mount_point: &Path,
     ) -> Result<Box<dyn Exposed>, ExposeError> {
-        let view = Arc::clone(view).kept().ok_or(KeeperError::NotOnDisk)?;
+        let Some(kept) = Arc::clone(view).kept() else {
+            // A version without files lies on no disk, and has no reads that could fail.
+            return InProcess.show(view, dataset, mount_point);
+        };
+        let view = kept;
         let link = self.0.link(true)?;
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(|source| ExposeError::Mount {
