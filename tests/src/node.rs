@@ -204,7 +204,11 @@ impl Node {
     /// Stages and publishes a dataset as kubelet does, and returns the mount for the pod.
     pub async fn mount(&self, dataset: &str) -> Result<PathBuf, Status> {
         let (staging, target) = (self.staging(dataset), self.target(dataset));
-        std::fs::create_dir_all(&staging)?;
+        match std::fs::create_dir_all(&staging) {
+            // A dead mount is there and cannot be looked at.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
         std::fs::create_dir_all(target.parent().expect("a target lies in its pod's folder"))?;
         let stage = stage_request(dataset, &staging);
         let publish = publish_request(dataset, &staging, &target);
