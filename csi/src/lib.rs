@@ -1,8 +1,10 @@
 //! The CSI driver that mounts cached datasets in pods.
 //!
-//! [`expose`] shows a dataset version as files; [`driver`] does so when kubelet asks for it.
+//! [`expose`] shows a dataset version as files; [`driver`] does so when kubelet asks for it, and
+//! [`register`] makes kubelet ask.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod cached;
 pub mod driver;
 pub mod expose;
+pub mod register;
