@@ -21,7 +21,7 @@ use trackbed_proto::csi::v1::controller_server::ControllerServer;
 use trackbed_proto::csi::v1::identity_server::IdentityServer;
 use trackbed_proto::csi::v1::node_server::NodeServer;
 
-use crate::expose::VersionView;
+use crate::expose::{Expose, VersionView};
 use crate::register::{RegisterError, Registration};
 
 mod busy;
@@ -38,6 +38,7 @@ mod spec;
 mod volume;
 mod volumes;
 
+pub(crate) use endpoint::bind;
 pub use endpoint::{CsiEndpoint, EndpointError, SocketFile, listen};
 
 use controller::ControllerService;
@@ -145,9 +146,13 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver that knows what an earlier one had staged, and serves nothing yet. Reads small
-    /// files: call it where waiting is fine.
-    pub fn new(config: DriverConfig, datasets: Arc<dyn Datasets>) -> Result<Driver, DriverError> {
+    /// A driver that knows what an earlier one had staged, shows datasets by `expose`, and serves
+    /// nothing yet. Reads small files: call it where waiting is fine.
+    pub fn new(
+        config: DriverConfig,
+        datasets: Arc<dyn Datasets>,
+        expose: Arc<dyn Expose>,
+    ) -> Result<Driver, DriverError> {
         if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID_BYTES {
             return Err(DriverError::NodeId(config.node_id));
         }
@@ -156,7 +161,7 @@ impl Driver {
             .and_then(Path::parent)
             .and_then(|root| root.canonicalize().ok());
         let volumes = Records::open(&config.state_dir)
-            .and_then(|records| Volumes::new(datasets.clone(), records, kubelet))
+            .and_then(|records| Volumes::new(datasets.clone(), expose, records, kubelet))
             .map_err(|source| DriverError::StateDir {
                 path: config.state_dir.clone(),
                 source,

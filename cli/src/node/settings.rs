@@ -2,6 +2,7 @@
 //! the flags' names. A flag wins over its variable, both over the file.
 
 use crate::exit::Failure;
+use crate::keeper::PassthroughChoice;
 use crate::size::Size;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -91,6 +92,15 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_UNMOUNT_ON_EXIT", num_args = 0..=1, default_missing_value = "true")]
     pub(crate) unmount_on_exit: Option<bool>,
 
+    /// Unix socket of the keeper that serves the mounts [default: one in the cache's folder, of a
+    /// keeper that the node starts itself and that outlives it]
+    #[arg(long, env = "TRACKBED_KEEPER", value_name = "SOCKET")]
+    pub(crate) keeper: Option<PathBuf>,
+
+    /// Whether the kernel may read whole files by itself, unchecked by us [default: auto]
+    #[arg(long, env = "TRACKBED_PASSTHROUGH", value_name = "WHEN")]
+    pub(crate) passthrough: Option<PassthroughChoice>,
+
     /// Unix socket for `trackbed dataset`; only this user can open it
     #[arg(long, env = "TRACKBED_ADMIN_SOCKET", value_name = "SOCKET")]
     pub(crate) admin_socket: Option<PathBuf>,
@@ -143,6 +153,9 @@ pub(crate) struct NodeConfig {
     pub(crate) peer_timeout: Duration,
     pub(crate) state_dir: PathBuf,
     pub(crate) unmount_on_exit: bool,
+    /// `None`: the node starts one of its own.
+    pub(crate) keeper: Option<CsiEndpoint>,
+    pub(crate) passthrough: PassthroughChoice,
     pub(crate) admin_socket: CsiEndpoint,
     pub(crate) csi_endpoint: Option<CsiEndpoint>,
     pub(crate) kubelet_plugins_registry: Option<PathBuf>,
@@ -197,6 +210,8 @@ impl Settings {
             peer_timeout: self.peer_timeout.or(other.peer_timeout),
             state_dir: self.state_dir.or(other.state_dir),
             unmount_on_exit: self.unmount_on_exit.or(other.unmount_on_exit),
+            keeper: self.keeper.or(other.keeper),
+            passthrough: self.passthrough.or(other.passthrough),
             admin_socket: self.admin_socket.or(other.admin_socket),
             csi_endpoint: self.csi_endpoint.or(other.csi_endpoint),
             kubelet_plugins_registry: self
@@ -225,6 +240,10 @@ impl Settings {
                  --csi-endpoint too",
             ));
         }
+        let keeper = match &self.keeper {
+            Some(path) => Some(endpoint("keeper", &path.to_string_lossy())?),
+            None => None,
+        };
         let admin_socket = self
             .admin_socket
             .unwrap_or_else(|| cache_dir.join("admin.sock"));
@@ -258,6 +277,8 @@ impl Settings {
             peer_timeout,
             state_dir: self.state_dir.unwrap_or_else(|| cache_dir.join("csi")),
             unmount_on_exit: self.unmount_on_exit.unwrap_or(false),
+            keeper,
+            passthrough: self.passthrough.unwrap_or_default(),
             admin_socket,
             csi_endpoint,
             kubelet_plugins_registry: self.kubelet_plugins_registry,

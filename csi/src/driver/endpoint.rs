@@ -3,20 +3,22 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::str::FromStr;
 
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket};
 use nix::sys::stat::{Mode, fchmod};
-use tokio::net::{UnixListener, UnixSocket};
+use tokio::net::UnixListener;
 
 /// The longest socket path, in bytes: `sun_path` of unix(7) less its zero.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Connections that may wait to be accepted: kubelet and side-cars have a few.
-const BACKLOG: u32 = 128;
+const BACKLOG: i32 = 128;
 
 /// Where the driver listens, `unix:///run/….sock`, as `CSI_ENDPOINT` says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +90,21 @@ pub struct SocketFile {
 /// Listens. Only this user can connect, from the first moment. A socket that nobody listens on any
 /// more is replaced, and nothing else ever is.
 pub fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), EndpointError> {
+    let (listener, file) = bind(endpoint)?;
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
+        .map_err(|source| EndpointError::Io {
+            path: endpoint.path().to_owned(),
+            source,
+        })?;
+    Ok((listener, file))
+}
+
+/// As [`listen`], for threads that wait.
+pub(crate) fn bind(
+    endpoint: &CsiEndpoint,
+) -> Result<(std::os::unix::net::UnixListener, SocketFile), EndpointError> {
     let path = endpoint.path();
     let failed = |source| EndpointError::Io {
         path: path.to_owned(),
@@ -131,11 +148,13 @@ pub fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), Endp
 /// Listens on a new socket that only this user can open. Its mode is set before it has a name
 /// (Linux gives the file the mode of the socket's own inode), so the process' umask, which all its
 /// threads share, is left alone.
-fn bind_closed(path: &Path) -> io::Result<UnixListener> {
-    let socket = UnixSocket::new_stream()?;
+fn bind_closed(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    socket.bind(path)?;
-    socket.listen(BACKLOG)
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket.into())
 }
 
 impl Drop for SocketFile {

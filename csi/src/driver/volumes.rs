@@ -23,9 +23,8 @@ use super::record::{Record, Records};
 use super::spec::VolumeSpec;
 use super::volume::VolumeId;
 use super::{Datasets, OpenFailure, empty};
-use crate::expose::VersionView;
-use crate::expose::fuse::FuseMount;
 use crate::expose::mountinfo::MountTable;
+use crate::expose::{Expose, Exposed, VersionView};
 
 mod admit;
 mod inline;
@@ -48,6 +47,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// All volumes of this node.
 pub(super) struct Volumes {
     datasets: Arc<dyn Datasets>,
+    expose: Arc<dyn Expose>,
     records: Records,
     /// Below which only this driver mounts datasets, if there is such a folder.
     kubelet: Option<PathBuf>,
@@ -67,9 +67,9 @@ struct Volume {
     trouble: Option<String>,
 }
 
-/// A version that this process serves.
+/// A version that is served.
 struct Shown {
-    mount: FuseMount,
+    mount: Box<dyn Exposed>,
     view: Arc<dyn VersionView>,
 }
 
@@ -87,6 +87,7 @@ impl Volumes {
     /// The volumes that `records` tells of, none of them shown yet.
     pub(super) fn new(
         datasets: Arc<dyn Datasets>,
+        expose: Arc<dyn Expose>,
         records: Records,
         kubelet: Option<PathBuf>,
     ) -> std::io::Result<Arc<Volumes>> {
@@ -104,6 +105,7 @@ impl Volumes {
             .collect();
         Ok(Arc::new(Volumes {
             datasets,
+            expose,
             records,
             kubelet,
             busy: Busy::default(),

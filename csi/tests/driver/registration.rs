@@ -5,10 +5,12 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tonic::transport::{Channel, Endpoint};
-use trackbed_csi::driver::DRIVER_NAME;
+use trackbed_csi::driver::{DRIVER_NAME, Driver, DriverConfig};
+use trackbed_csi::expose::fuse::InProcess;
 use trackbed_proto::csi::v1::NodeGetInfoRequest;
 use trackbed_proto::pluginregistration::v1::registration_client::RegistrationClient;
 use trackbed_proto::pluginregistration::v1::{InfoRequest, RegistrationStatus};
@@ -134,7 +136,7 @@ async fn a_socket_of_an_earlier_life_is_replaced() {
 async fn a_kubelet_that_is_not_there_is_said_by_its_folder() {
     let folder = Folder::new();
     let nowhere = folder.path().join("nowhere");
-    let config = trackbed_csi::driver::DriverConfig {
+    let config = DriverConfig {
         node_id: "node-1".to_owned(),
         state_dir: folder.path().join("state"),
         registry: folder.path().join("registry"),
@@ -144,7 +146,7 @@ async fn a_kubelet_that_is_not_there_is_said_by_its_folder() {
         plugins_registry: Some(nowhere.clone()),
         unmount_on_exit: true,
     };
-    let driver = trackbed_csi::driver::Driver::new(config, datasets()).expect("a driver");
+    let driver = Driver::new(config, datasets(), Arc::new(InProcess)).expect("a driver");
     let endpoint = format!("unix://{}/csi.sock", folder.path().display());
     let endpoint = endpoint.parse().expect("an endpoint");
     let ended = driver.serve(endpoint, std::future::pending()).await;

@@ -16,6 +16,7 @@ use trackbed_cache::Digest;
 use trackbed_cache::registry::{DatasetName, DatasetRecord, Namespace};
 use trackbed_csi::driver::{Datasets, Driver, DriverConfig, DriverError, OpenFailure};
 use trackbed_csi::expose::VersionView;
+use trackbed_csi::expose::fuse::InProcess;
 use trackbed_csi::expose::mountinfo::MountTable;
 use trackbed_proto::csi::v1::controller_client::ControllerClient;
 use trackbed_proto::csi::v1::identity_client::IdentityClient;
@@ -182,7 +183,7 @@ impl Cluster {
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
         };
-        let driver = Driver::new(config, datasets).expect("a driver");
+        let driver = Driver::new(config, datasets, Arc::new(InProcess)).expect("a driver");
         let endpoint = format!("unix://{}/csi.sock", folder.path().display());
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(driver.serve(

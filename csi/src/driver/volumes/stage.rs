@@ -15,7 +15,6 @@ use crate::driver::spec::VolumeSpec;
 use crate::driver::volume::{Access, VolumeId};
 use crate::expose::VersionView;
 use crate::expose::bind;
-use crate::expose::fuse::FuseMount;
 
 /// What a NodeStageVolume call asks for.
 #[derive(Clone, Debug)]
@@ -138,11 +137,18 @@ impl Volumes {
     fn show(&self, mut record: Record, view: Arc<dyn VersionView>) -> Result<(), VolumeError> {
         let doing = format!("staging volume {:?}", record.volume.as_str());
         let staging = make_mount_point(&record.staging, &doing)?;
-        bind::detach_ours(&staging).map_err(VolumeError::expose(&doing))?;
         let (was_known, earlier) = match self.table.lock().get_mut(&record.volume) {
             Some(volume) => (true, volume.shown.take()),
             None => (false, None),
         };
+        // What outlived an earlier driver goes on as it is: no reader notices.
+        let adopted = match &earlier {
+            None => self.expose.adopt(&view, &staging),
+            Some(_) => None,
+        };
+        if adopted.is_none() {
+            bind::detach_ours(&staging).map_err(VolumeError::expose(&doing))?;
+        }
         // Its mount is not seen any more.
         drop(earlier);
 
@@ -157,8 +163,13 @@ impl Volumes {
         };
         // The pin is durable before anyone can read.
         let shown = save(&record).and_then(|()| {
-            let mount = FuseMount::new(view.clone(), &label, &staging)
-                .map_err(VolumeError::expose(&doing))?;
+            let mount = match adopted {
+                Some(mount) => mount,
+                None => self
+                    .expose
+                    .show(&view, &label, &staging)
+                    .map_err(VolumeError::expose(&doing))?,
+            };
             let targets = rebind_dead(&staging, mount.device(), &record.targets)?;
             if targets != record.targets {
                 record.targets = targets;

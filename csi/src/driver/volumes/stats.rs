@@ -49,7 +49,12 @@ impl Volumes {
                 )));
             }
             let top = resolved.as_deref().and_then(|path| mounts.top(path));
-            Ok(condition(known, &mounts, top.map(|top| top.device)))
+            let mut stats = condition(known, &mounts, top.map(|top| top.device));
+            if let Some(trouble) = volumes.expose.trouble() {
+                stats.abnormal = true;
+                stats.message = format!("{}; {trouble}", stats.message);
+            }
+            Ok(stats)
         })
         .await
     }
@@ -88,11 +93,12 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<(u32, u3
         size,
         abnormal: false,
         message: format!(
-            "{dataset}, version {}: {}.{} % of {} bytes are on this node",
+            "{dataset}, version {}: {}.{} % of {} bytes are on this node ({})",
             volume.record.pinned.short(),
             permille / 10,
             permille % 10,
-            totals.bytes
+            totals.bytes,
+            shown.mount.way()
         ),
     }
 }
