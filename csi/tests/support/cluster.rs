@@ -162,7 +162,19 @@ impl Cluster {
         datasets: Arc<dyn Datasets>,
         unmount_on_exit: bool,
     ) -> Cluster {
+        let kubelet = None;
+        Cluster::start_below(folder, kubelet, datasets, unmount_on_exit).await
+    }
+
+    /// With a kubelet whose folder of registration sockets is `kubelet`, if there is one.
+    pub(crate) async fn start_below(
+        folder: Folder,
+        kubelet: Option<PathBuf>,
+        datasets: Arc<dyn Datasets>,
+        unmount_on_exit: bool,
+    ) -> Cluster {
         let config = DriverConfig {
+            plugins_registry: kubelet,
             node_id: "node-1".to_owned(),
             state_dir: folder.path().join("state"),
             registry: folder.path().join("registry"),
@@ -218,6 +230,12 @@ impl Cluster {
     pub(crate) async fn stop(self) -> (Folder, Result<(), DriverError>) {
         drop((self.node, self.identity, self.controller));
         self.stop.send(()).expect("it runs");
+        (self.folder, self.served.await.expect("no panic"))
+    }
+
+    /// Waits for the driver to end by itself, and gives its folder.
+    pub(crate) async fn ended(self) -> (Folder, Result<(), DriverError>) {
+        drop((self.node, self.identity, self.controller));
         (self.folder, self.served.await.expect("no panic"))
     }
 
