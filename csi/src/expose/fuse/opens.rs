@@ -116,11 +116,9 @@ impl Opens {
             }
             if let Some(backing) = &open.backing {
                 open.by_the_kernel += 1;
-                return reply.opened_passthrough(
-                    BY_THE_KERNEL,
-                    FopenFlags::FOPEN_KEEP_CACHE,
-                    backing,
-                );
+                // With any flag that has to do with FUSE's own cache the kernel refuses the open.
+                let flags = FopenFlags::FOPEN_NOFLUSH;
+                return reply.opened_passthrough(BY_THE_KERNEL, flags, backing);
             }
         }
         open.through_us += 1;
