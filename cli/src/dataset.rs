@@ -1,6 +1,8 @@
 //! The role `trackbed dataset`: what an administrator asks of the node on this machine, over its
 //! admin socket.
 
+mod verify;
+
 use crate::exit::Failure;
 use crate::output::{Output, print};
 use crate::size::Size;
@@ -22,11 +24,12 @@ Examples:
   trackbed dataset register dogs 's3://bucket/dogs?region=eu-central-1'
   trackbed dataset ls
   trackbed dataset status cats --output json
+  trackbed dataset verify cats
 
 Registering again makes a new version of what the origin has by then. Credentials are never part of
 a URL: credentials=env, the default, takes them from the node's environment.";
 
-/// Register datasets and see how much of them is on this node
+/// Register datasets, see how much of them is on this node, and check it
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct DatasetArgs {
@@ -63,6 +66,12 @@ enum DatasetCommand {
         /// The dataset's name
         name: String,
     },
+    /// Check everything of a dataset's current version that is on this node, now, and mend what is
+    /// damaged
+    Verify {
+        /// The dataset's name
+        name: String,
+    },
 }
 
 /// Asks the node and prints its answer.
@@ -85,6 +94,7 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
             }
             DatasetCommand::Ls => list(client, args.output).await,
             DatasetCommand::Status { name } => status(client, name, args.output).await,
+            DatasetCommand::Verify { name } => verify::run(client, name, args.output).await,
         }
     })?;
     print(&text)
@@ -182,17 +192,24 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
         chunks,
         chunks_present,
         bytes_present,
+        native,
+        not_native_because,
         ..
     } = status;
+    let shown = match native {
+        true => "natively".to_owned(),
+        false => format!("by FUSE ({not_native_because})"),
+    };
     Ok(match output {
         Output::Json => json!({
             "dataset": object(&dataset), "files": files, "bytes": bytes, "chunks": chunks,
             "chunks_present": chunks_present, "bytes_present": bytes_present,
+            "native": native, "not_native_because": not_native_because,
         })
         .to_string(),
         Output::Table => format!(
             "{} at version {}\n{files} files, {}\non this node: {} ({chunks_present} of {chunks} \
-             chunks)",
+             chunks)\nshown to pods {shown}",
             dataset.name,
             dataset.version,
             Size(bytes),

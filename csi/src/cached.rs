@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use trackbed_cache::{Agent, AgentError, DatasetName, Digest, EntryIndex, Manifest, OpenVersion};
+use trackbed_cache::{
+    Agent, AgentError, DatasetName, Digest, EntryIndex, Manifest, OpenVersion, Showable,
+};
 
 use crate::driver::{Datasets, OpenFailure};
 use crate::expose::{Cached, ReadFailure, VerifiedPiece, VersionView};
@@ -54,5 +56,9 @@ impl VersionView for OpenVersion {
             bytes_present: progress.bytes_present,
             bytes: progress.bytes,
         }
+    }
+
+    fn showable(&self) -> Showable {
+        OpenVersion::showable(self)
     }
 }

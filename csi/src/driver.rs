@@ -21,6 +21,7 @@ use trackbed_proto::csi::v1::identity_server::IdentityServer;
 use trackbed_proto::csi::v1::node_server::NodeServer;
 
 use crate::expose::VersionView;
+pub use crate::expose::native::Choice;
 
 mod busy;
 mod endpoint;
@@ -85,6 +86,8 @@ pub struct DriverConfig {
     /// Take all mounts away at the end. In a cluster they are left for the next driver, which
     /// mounts them again.
     pub unmount_on_exit: bool,
+    /// How versions are to be shown.
+    pub expose: Choice,
 }
 
 /// Why the driver cannot start, or ended.
@@ -126,7 +129,7 @@ impl Driver {
             return Err(DriverError::NodeId(config.node_id));
         }
         let volumes = Records::open(&config.state_dir)
-            .and_then(|records| Volumes::new(datasets, records))
+            .and_then(|records| Volumes::new(datasets, records, config.expose))
             .map_err(|source| DriverError::StateDir {
                 path: config.state_dir.clone(),
                 source,

@@ -1,23 +1,24 @@
 //! Ways to show a dataset version as files, and which one to take on this machine.
 //!
-//! First light has one way to show a version, complete or not: the verified FUSE mount
-//! ([`fuse`]). Each time the kernel fills its page cache, the cache engine checks every block it
-//! hands over; warm reads, metadata and opens are then answered by the kernel alone. A bind mount
-//! of the cached tree would save the cold copy, but would also serve a byte that flipped on the
-//! disk: it is right only where the file system itself verifies what it reads (fs-verity), and
-//! comes with that. So [`bind`] shows one FUSE mount in many places, and never a tree.
+//! A version that is not complete, or not verified since the machine started, is shown by FUSE
+//! ([`fuse`]): each time the kernel fills its page cache, the cache engine checks every block it
+//! hands over. A version that is both is shown as the plain files it is on the disk ([`native`]),
+//! with no process in the way of opens and reads; what the disk damages after that is found by
+//! scrubbing, not by the reader. Either is mounted once and shown in many places by [`bind`].
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use trackbed_cache::Showable;
 use trackbed_cache::manifest::{EntryIndex, Manifest};
 
 pub mod bind;
 pub mod choose;
 pub mod fuse;
 pub mod mountinfo;
+pub mod native;
 
 /// The source that the mounts of Trackbed carry in the mount table, in front of the dataset.
 pub const SOURCE_PREFIX: &str = "trackbed:";
@@ -43,6 +44,11 @@ pub trait VersionView: Send + Sync + 'static {
 
     /// How much of the version this node holds.
     fn cached(&self) -> Cached;
+
+    /// Whether the version can be shown as plain files, and if not, why.
+    fn showable(&self) -> Showable {
+        Showable::Checked("it is on no disk".to_owned())
+    }
 }
 
 /// How much of a version a node holds.

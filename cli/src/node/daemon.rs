@@ -5,7 +5,7 @@ use super::identity::Identity;
 use super::metrics;
 use super::peer_service::PeerService;
 use super::peers::Peers;
-use super::settings::NodeConfig;
+use super::settings::{ExposeChoice, NodeConfig};
 use super::transport;
 use crate::exit::Failure;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -172,6 +172,7 @@ async fn start_agent(
     if let Some(capacity) = config.cache_capacity {
         agent.capacity = capacity;
     }
+    agent.lay_out = config.csi_endpoint.is_some() && config.expose != ExposeChoice::Fuse;
     let slab = shard.slab().clone();
     let origins = Arc::new(Origins::default());
     Agent::start(
@@ -275,6 +276,7 @@ async fn serve_csi(
         state_dir: config.state_dir.clone(),
         topology: BTreeMap::new(),
         unmount_on_exit: config.unmount_on_exit,
+        expose: config.expose.into(),
     };
     let datasets = Arc::new(agent.clone());
     let driver = tokio::task::spawn_blocking(move || Driver::new(driver, datasets))

@@ -23,13 +23,15 @@ use super::record::{Record, Records};
 use super::volume::{VolumeId, VolumeSpec};
 use super::{Datasets, OpenFailure};
 use crate::expose::VersionView;
-use crate::expose::fuse::FuseMount;
-use crate::expose::mountinfo::MountTable;
+use crate::expose::mountinfo::{Mount, MountTable};
+use crate::expose::native::Choice;
 
+mod mounted;
 mod publish;
 mod stage;
 mod stats;
 
+use mounted::Mounted;
 pub(super) use publish::PublishRequest;
 pub(super) use stage::StageRequest;
 
@@ -45,6 +47,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Volumes {
     datasets: Arc<dyn Datasets>,
     records: Records,
+    /// How versions are to be shown.
+    expose: Choice,
     busy: Busy,
     /// Read by each operation, written once for ever at the end: nothing begins after that.
     open: Arc<RwLock<()>>,
@@ -61,19 +65,23 @@ struct Volume {
     trouble: Option<String>,
 }
 
-/// A version that this process serves.
+/// A version as it is mounted at the staging path.
 struct Shown {
-    mount: FuseMount,
+    mount: Mounted,
     view: Arc<dyn VersionView>,
 }
 
 impl Shown {
     /// Whether this is what one sees at the staging path, and requests are answered.
     fn is_seen(&self, table: &MountTable) -> bool {
-        self.mount.is_alive()
-            && table
-                .top(self.mount.mount_point())
-                .is_some_and(|top| top.device == self.mount.device())
+        let top = table.top(self.mount.mount_point());
+        self.mount.is_alive() && top.is_some_and(|top| self.shows(top))
+    }
+
+    /// Whether a mount shows this version: as plain files, or by what serves the staging path. A
+    /// volume's places may differ, as a version is complete at some time.
+    fn shows(&self, mount: &Mount) -> bool {
+        self.mount.shows(&self.view, mount)
     }
 }
 
@@ -82,6 +90,7 @@ impl Volumes {
     pub(super) fn new(
         datasets: Arc<dyn Datasets>,
         records: Records,
+        expose: Choice,
     ) -> std::io::Result<Arc<Volumes>> {
         let table = records
             .load()?
@@ -98,6 +107,7 @@ impl Volumes {
         Ok(Arc::new(Volumes {
             datasets,
             records,
+            expose,
             busy: Busy::default(),
             open: Arc::default(),
             ending: watch::Sender::new(false),

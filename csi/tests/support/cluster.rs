@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use trackbed_cache::Digest;
 use trackbed_cache::registry::DatasetName;
-use trackbed_csi::driver::{Datasets, Driver, DriverConfig, DriverError, OpenFailure};
+use trackbed_csi::driver::{Choice, Datasets, Driver, DriverConfig, DriverError, OpenFailure};
 use trackbed_csi::expose::VersionView;
 use trackbed_csi::expose::mountinfo::MountTable;
 use trackbed_proto::csi::v1::identity_client::IdentityClient;
@@ -129,11 +129,21 @@ impl Cluster {
         datasets: Arc<dyn Datasets>,
         unmount_on_exit: bool,
     ) -> Cluster {
+        Cluster::start_showing(folder, datasets, unmount_on_exit, Choice::Auto).await
+    }
+
+    pub(crate) async fn start_showing(
+        folder: Folder,
+        datasets: Arc<dyn Datasets>,
+        unmount_on_exit: bool,
+        expose: Choice,
+    ) -> Cluster {
         let config = DriverConfig {
             node_id: "node-1".to_owned(),
             state_dir: folder.path().join("state"),
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
+            expose,
         };
         let driver = Driver::new(config, datasets).expect("a driver");
         let endpoint = format!("unix://{}/csi.sock", folder.path().display());

@@ -98,12 +98,23 @@ impl Volumes {
     fn bind_target(&self, request: &PublishRequest) -> Result<(), VolumeError> {
         let doing = format!("publishing volume {:?}", request.volume.as_str());
         let gone = || VolumeError::Premature(format!("{doing}: it is not staged: stage it first"));
-        let (mut record, staging, device) = {
+        let mounts = read_table()?;
+        let mut record = self.record(&request.volume).ok_or_else(gone)?;
+        let seen = |known: &Target| {
+            let path = resolve(&known.path)?;
+            Ok(path.and_then(|path| mounts.top(&path)))
+        };
+        let seen = record.targets.iter().map(seen);
+        let seen = seen.collect::<Result<Vec<_>, VolumeError>>()?;
+        let (source, bound_now) = {
             let table = self.table.lock();
             let volume = table.get(&request.volume).ok_or_else(gone)?;
             let shown = volume.shown.as_ref().ok_or_else(gone)?;
-            let staging = shown.mount.mount_point().to_owned();
-            (volume.record.clone(), staging, shown.mount.device())
+            let bound = seen
+                .iter()
+                .map(|top| top.is_some_and(|top| shown.shows(top)));
+            let bound: Vec<bool> = bound.collect();
+            (shown.mount.source(self.expose, &shown.view), bound)
         };
         let wanted = Target {
             path: request.target.as_path().to_owned(),
@@ -111,12 +122,9 @@ impl Volumes {
             read_only: request.read_only,
         };
         let target = make_mount_point(&wanted.path, &doing)?;
-        let mounts = read_table()?;
-        let is_bound = |path: &Path| mounts.top(path).is_some_and(|top| top.device == device);
 
         let mut others = Vec::new();
-        for known in record.targets.drain(..) {
-            let bound = resolve(&known.path)?.is_some_and(|path| is_bound(&path));
+        for (known, bound) in record.targets.drain(..).zip(bound_now) {
             match (known.path == wanted.path, bound) {
                 (true, true) if known == wanted => return Ok(()),
                 (true, true) => {
@@ -151,7 +159,8 @@ impl Volumes {
             volume.record = record;
         }
         bind::detach_ours(&target).map_err(VolumeError::expose(&doing))?;
-        bind::bind_read_only(&staging, &target, request.access.no_exec())
+        source
+            .bind(&target, request.access.no_exec())
             .map_err(VolumeError::expose(doing))
     }
 

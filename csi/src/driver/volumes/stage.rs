@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use trackbed_cache::Digest;
 
-use super::{Shown, Volume, Volumes, read_table, resolve};
+use super::{Mounted, Shown, Volume, Volumes, read_table, resolve};
 use crate::driver::error::VolumeError;
 use crate::driver::path::HostPath;
 use crate::driver::record::{Record, Target};
 use crate::driver::volume::{Access, VolumeId, VolumeSpec};
 use crate::expose::VersionView;
 use crate::expose::bind;
-use crate::expose::fuse::FuseMount;
 
 /// What a NodeStageVolume call asks for.
 #[derive(Clone, Debug)]
@@ -127,7 +126,12 @@ impl Volumes {
     fn show(&self, mut record: Record, view: Arc<dyn VersionView>) -> Result<(), VolumeError> {
         let doing = format!("staging volume {:?}", record.volume.as_str());
         let staging = make_mount_point(&record.staging, &doing)?;
-        bind::detach_ours(&staging).map_err(VolumeError::expose(&doing))?;
+        let going_on = Mounted::adopt(self.expose, &view, &staging).map_err(VolumeError::io(
+            format!("{doing}: looking at what is mounted"),
+        ))?;
+        if going_on.is_none() {
+            bind::detach_ours(&staging).map_err(VolumeError::expose(&doing))?;
+        }
         let (was_known, earlier) = match self.table.lock().get_mut(&record.volume) {
             Some(volume) => (true, volume.shown.take()),
             None => (false, None),
@@ -143,14 +147,17 @@ impl Volumes {
         };
         // The pin is durable before anyone can read.
         let shown = save(&record).and_then(|()| {
-            let mount = FuseMount::new(view.clone(), &label, &staging)
-                .map_err(VolumeError::expose(&doing))?;
-            let targets = rebind_dead(&staging, mount.device(), &record.targets)?;
+            let mount = match going_on {
+                Some(mount) => mount,
+                None => Mounted::new(self.expose, &view, &label, &staging)?,
+            };
+            let shown = Shown { mount, view };
+            let targets = rebind_dead(&staging, &shown, &record.targets)?;
             if targets != record.targets {
                 record.targets = targets;
                 save(&record)?;
             }
-            Ok(Shown { mount, view })
+            Ok(shown)
         });
         let (shown, failure) = match shown {
             Ok(shown) => (Some(shown), None),
@@ -214,12 +221,9 @@ impl Volumes {
 /// Takes a volume's own mounts away, targets first.
 pub(super) fn take_away(shown: Shown, record: &Record) -> Result<(), VolumeError> {
     let doing = format!("unmounting volume {:?}", record.volume.as_str());
-    let device = shown.mount.device();
     for target in &record.targets {
         if let Some(path) = resolve(&target.path)?
-            && read_table()?
-                .top(&path)
-                .is_some_and(|top| top.device == device)
+            && read_table()?.top(&path).is_some_and(|top| shown.shows(top))
         {
             bind::detach_ours(&path).map_err(VolumeError::expose(&doing))?;
         }
@@ -245,7 +249,7 @@ pub(super) fn take_remains(record: &Record) -> Result<(), VolumeError> {
 /// on which nothing of ours is mounted any more (as after a reboot).
 fn rebind_dead(
     staging: &Path,
-    device: (u32, u32),
+    shown: &Shown,
     targets: &[Target],
 ) -> Result<Vec<Target>, VolumeError> {
     let mut kept = Vec::new();
@@ -256,7 +260,7 @@ fn rebind_dead(
         let doing = || VolumeError::expose(format!("mounting {} again", target.path.display()));
         let table = read_table()?;
         match table.top(&path) {
-            Some(top) if top.is_ours() && top.device != device => {
+            Some(top) if top.is_ours() && !shown.shows(top) => {
                 bind::detach_ours(&path).map_err(doing())?;
                 bind::bind_read_only(staging, &path, target.access.no_exec()).map_err(doing())?;
                 kept.push(target.clone());

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Volume, Volumes, read_table, resolve};
+use trackbed_cache::Showable;
+
+use super::{Shown, Volume, Volumes, read_table, resolve};
 use crate::driver::error::VolumeError;
 use crate::driver::path::HostPath;
 use crate::driver::volume::VolumeId;
-use crate::expose::mountinfo::MountTable;
+use crate::expose::mountinfo::{Mount, MountTable};
+use crate::expose::native;
 
 /// How long a failed read makes a volume abnormal.
 const FAILURE_COUNTS_FOR: Duration = Duration::from_secs(10 * 60);
@@ -48,13 +51,13 @@ impl Volumes {
                 )));
             }
             let top = resolved.as_deref().and_then(|path| mounts.top(path));
-            Ok(condition(known, &mounts, top.map(|top| top.device)))
+            Ok(condition(known, &mounts, top))
         })
         .await
     }
 }
 
-fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<(u32, u32)>) -> Stats {
+fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<&Mount>) -> Stats {
     let abnormal = |size, message| Stats {
         size,
         abnormal: true,
@@ -71,10 +74,11 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<(u32, u3
     let manifest = shown.view.manifest();
     let totals = manifest.totals();
     let size = Some((totals.bytes, manifest.len().into()));
-    if !shown.is_seen(mounts) || seen_at_path != Some(shown.mount.device()) {
+    let seen = seen_at_path.filter(|top| shown.is_seen(mounts) && shown.shows(top));
+    let Some(seen) = seen else {
         let why = "its mount is dead or was taken away: stage and publish it again";
         return abnormal(size, format!("{dataset}: {why}"));
-    }
+    };
     let failure = shown.mount.last_failure();
     if let Some(failure) = failure.filter(|failure| failure.at.elapsed() < FAILURE_COUNTS_FOR) {
         return abnormal(size, format!("{dataset}: a read failed: {}", failure.what));
@@ -84,11 +88,25 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<(u32, u3
         size,
         abnormal: false,
         message: format!(
-            "{dataset}, version {}: {}.{} % of {} bytes are on this node",
+            "{dataset}, version {}: {}.{} % of {} bytes are on this node; {}",
             volume.record.pinned.short(),
             permille / 10,
             permille % 10,
-            totals.bytes
+            totals.bytes,
+            how_shown(shown, seen)
         ),
+    }
+}
+
+/// In which way a place shows the version, and why not natively if it does not.
+fn how_shown(shown: &Shown, seen: &Mount) -> String {
+    if native::version_of(seen).is_some() {
+        return "shown natively".to_owned();
+    }
+    match shown.view.showable() {
+        Showable::Native(_) => {
+            "shown by FUSE, and natively wherever it is published from now on".to_owned()
+        }
+        Showable::Checked(why) => format!("shown by FUSE ({why})"),
     }
 }
