@@ -1,7 +1,7 @@
 //! A dataset's mount beside the same files read natively, on the same disk.
 //!
-//! One node holds the whole dataset; what is measured is what a pod pays for reading it through
-//! the mount: cold, with every cache dropped, and warm, from the page cache.
+//! One node holds the whole dataset and shows it natively; what is measured is what a pod pays for
+//! reading it through the mount: cold, with every cache dropped, and warm, from the page cache.
 
 use std::path::Path;
 
@@ -64,16 +64,15 @@ pub fn measure(
     let native = cluster.folder().join("origin");
     dataset::write(&native)?;
     let node = &cluster.nodes[0];
+    bar.set_message("filling the cache");
     let mounted = runtime
         .block_on(async {
             node.register("bench", &format!("file://{}", native.display()))
                 .await?;
+            node.complete("bench").await?;
             node.mount("bench").await
         })
         .map_err(|status| BenchError::Unavailable(status.message().to_owned()))?;
-    bar.set_message("filling the cache");
-    Pattern::Sequential.read(&mounted, 1, 0)?;
-    Pattern::SmallFiles.read(&mounted, 1, 0)?;
 
     for (name, pattern, cold_reads, warm_reads) in PATTERNS {
         for (temperature, reads) in [("cold", cold_reads), ("warm", warm_reads)] {

@@ -2,6 +2,7 @@
 //! admin socket.
 
 mod verify;
+mod warm;
 
 use crate::exit::Failure;
 use crate::output::{Output, print};
@@ -24,12 +25,13 @@ Examples:
   trackbed dataset register dogs 's3://bucket/dogs?region=eu-central-1'
   trackbed dataset ls
   trackbed dataset status cats --output json
+  trackbed dataset warm cats
   trackbed dataset verify cats
 
 Registering again makes a new version of what the origin has by then. Credentials are never part of
 a URL: credentials=env, the default, takes them from the node's environment.";
 
-/// Register datasets, see how much of them is on this node, and check it
+/// Register datasets, bring them to this node, see how much of them is here, and check it
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct DatasetArgs {
@@ -66,6 +68,17 @@ enum DatasetCommand {
         /// The dataset's name
         name: String,
     },
+    /// Bring a dataset's current version to this node's disk before anyone reads it
+    Warm {
+        /// The dataset's name
+        name: String,
+        /// Bring a share of it, in percent, from the beginning of the path order
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+        share: Option<u32>,
+        /// Bring the files and folders that this file names, one path a line; - for stdin
+        #[arg(long, value_name = "FILE", conflicts_with = "share")]
+        list: Option<PathBuf>,
+    },
     /// Check everything of a dataset's current version that is on this node, now, and mend what is
     /// damaged
     Verify {
@@ -94,6 +107,10 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
             }
             DatasetCommand::Ls => list(client, args.output).await,
             DatasetCommand::Status { name } => status(client, name, args.output).await,
+            DatasetCommand::Warm { name, share, list } => {
+                let request = warm::request(name, share, list.as_deref())?;
+                warm::run(client, request, args.output).await
+            }
             DatasetCommand::Verify { name } => verify::run(client, name, args.output).await,
         }
     })?;

@@ -51,7 +51,11 @@ pub(super) async fn run(
         return Err(Failure::failed(format!(
             "{name}: {lost} of {chunks} chunks are damaged on this node's disk or gone from it, and \
              could not be put right ({mended} could): {}",
-            if why.is_empty() { "the disk did not take them; the node's log says why" } else { &why }
+            if why.is_empty() {
+                "the disk did not take them; the node's log says why"
+            } else {
+                &why
+            }
         )));
     }
     Ok(match output {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use trackbed_cache::open::Part;
 use trackbed_cache::origin::ListProgress;
 use trackbed_cache::{
     Agent, AgentError, DatasetName, DatasetRecord, OriginUrl, Registry, Showable,
@@ -17,7 +18,7 @@ use trackbed_proto::node::v1::register_dataset_event::Event;
 use trackbed_proto::node::v1::{
     Counters, Dataset, DatasetStatus, FabricCounters, GetCountersRequest, GetDatasetStatusRequest,
     ListDatasetsRequest, ListDatasetsResponse, RegisterDatasetEvent, RegisterDatasetRequest,
-    RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest,
+    RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest, WarmDatasetRequest, WarmProgress,
 };
 
 /// How often a registration says how far it is.
@@ -51,6 +52,7 @@ type Stream<T> = Pin<Box<dyn futures::stream::Stream<Item = Result<T, Status>> +
 #[tonic::async_trait]
 impl NodeControl for AdminService {
     type RegisterDatasetStream = Stream<RegisterDatasetEvent>;
+    type WarmDatasetStream = Stream<WarmProgress>;
     type VerifyDatasetStream = Stream<VerifyDatasetEvent>;
 
     async fn register_dataset(
@@ -104,6 +106,32 @@ impl NodeControl for AdminService {
                 Showable::Checked(why) => why,
             },
         }))
+    }
+
+    async fn warm_dataset(
+        &self,
+        request: Request<WarmDatasetRequest>,
+    ) -> Result<Response<Stream<WarmProgress>>, Status> {
+        let WarmDatasetRequest {
+            name,
+            permille,
+            paths,
+        } = request.into_inner();
+        let part = match (permille, paths.is_empty()) {
+            (0, true) => Part::All,
+            (0, false) => Part::Paths(paths),
+            (1..=1000, true) => Part::Permille(permille),
+            _ => {
+                return Err(Status::invalid_argument(
+                    "give a share of up to 1000 thousandths, or paths, not both",
+                ));
+            }
+        };
+        let name = parse_name(&name)?;
+        let open = self.agent.open(&name, None).await.map_err(status)?;
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(tasks::warm(open, part, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn verify_dataset(
