@@ -1,40 +1,86 @@
-//! A dataset's mount beside the same files read natively, on the same disk.
+//! The dataset cache beside its peers: what a pod pays for reading through the mount, how fast a cold
+//! node is filled, and what a million files cost.
 //!
-//! One node holds the whole dataset and shows it natively; what is measured is what a pod pays for
-//! reading it through the mount: cold, with every cache dropped, and warm, from the page cache.
+//! Each case is measured in pairs on this machine, and one that fails does not keep the others back.
 
-use std::path::Path;
+mod fill;
+mod million;
+mod mount;
+mod s3;
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use trackbed_tests::cluster::Cluster;
+use tokio::runtime::Runtime;
+use tonic::Status;
 
-use crate::{
-    BenchError,
-    dataset::{self, Pattern},
-    paired::{Better, Pair},
-    row::{Case, Row},
-};
+use crate::{BenchError, progress::Progress, row::Row, session::Session};
 
 /// Pairs on every change, and in the long run.
 const PAIRS: (usize, usize) = (5, 40);
-/// The ratio wanted: as good as native, within what a machine's noise can tell.
-const GOAL: f64 = 0.95;
 
-/// What is read, and how many reads make a run: cold and warm.
-const PATTERNS: [(&str, Pattern, usize, usize); 4] = [
-    ("sequential", Pattern::Sequential, 1, 1),
-    ("random-4k", Pattern::Random(4 << 10), 1_000, 50_000),
-    ("random-128k", Pattern::Random(128 << 10), 500, 5_000),
-    ("small-files", Pattern::SmallFiles, 1, 1),
-];
-
-/// How often.
+/// Which cases, and how often.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// Only the cases whose name begins so, such as `random-4k` or `fill/peer`; may be repeated.
+    #[arg(long, value_name = "PREFIX")]
+    case: Vec<String>,
+    /// Say which cases there are, and end.
+    #[arg(long)]
+    list: bool,
     /// Pairs of runs for each case [default: 5, with --long 40].
     #[arg(long)]
     pairs: Option<usize>,
+    /// Files of the dataset of a million files.
+    #[arg(long, hide = true, default_value_t = 1_000_000)]
+    files: usize,
+}
+
+/// What the modules of the cases need to know.
+struct Settings {
+    pairs: usize,
+    files: usize,
+    runtime: Runtime,
+}
+
+/// Cases that are set up together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// A mount of a version that is here, beside the same files read natively.
+    Mount,
+    /// A cold node, beside what it is filled from alone.
+    Fill,
+    /// A bucket's mount, beside other programs that mount buckets.
+    S3,
+    /// A dataset of a million files.
+    Million,
+}
+
+const GROUPS: [Group; 4] = [Group::Mount, Group::Fill, Group::S3, Group::Million];
+
+impl Group {
+    /// The names of its rows.
+    fn names(self) -> Vec<String> {
+        match self {
+            Self::Mount => mount::names(),
+            Self::Fill => fill::NAMES.map(str::to_owned).to_vec(),
+            Self::S3 => s3::names(),
+            Self::Million => million::NAMES.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Measures those of its cases that are wanted.
+    fn measure(self, session: &mut Session<'_>, settings: &Settings, wanted: &[String]) {
+        let measured = match self {
+            Self::Mount => mount::measure(session, settings, wanted),
+            Self::Fill => fill::measure(session, settings, wanted),
+            Self::S3 => s3::measure(session, settings, wanted),
+            Self::Million => million::measure(session, settings, wanted),
+        };
+        if let Err(error) = measured {
+            session.fail(&wanted.join(", "), &error);
+        }
+    }
 }
 
 /// Measures each case and hands over its row when it is done.
@@ -43,6 +89,26 @@ pub fn measure(
     long: bool,
     print: &mut dyn FnMut(Row),
 ) -> Result<(), BenchError> {
+    let is_wanted = |name: &String| {
+        options.case.is_empty() || options.case.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let groups = GROUPS.map(|group| {
+        let wanted: Vec<String> = group.names().into_iter().filter(is_wanted).collect();
+        (group, wanted)
+    });
+    let count: usize = groups.iter().map(|(_, wanted)| wanted.len()).sum();
+    if options.list {
+        for (_, wanted) in groups {
+            wanted.iter().for_each(|name| println!("{name}"));
+        }
+        return Ok(());
+    }
+    if count == 0 {
+        return Err(BenchError::Unavailable(format!(
+            "no case begins with {}: `hack/bench cache --list` names them",
+            options.case.join(" or ")
+        )));
+    }
     drop_caches()?;
     let pairs = options
         .pairs
@@ -52,89 +118,26 @@ pub fn measure(
         .enable_all()
         .build()
         .map_err(BenchError::io("starting a runtime"))?;
-    let bar = ProgressBar::new((PATTERNS.len() * 2 * pairs) as u64).with_style(
-        ProgressStyle::with_template("{msg:32} {bar:30} {pos}/{len} pairs, {eta} left")
-            .expect("the template is a constant"),
-    );
-    bar.set_message("writing the dataset");
-    bar.tick();
-    let cluster = runtime
-        .block_on(Cluster::start(1))
-        .map_err(BenchError::io("starting a node"))?;
-    let native = cluster.folder().join("origin");
-    dataset::write(&native)?;
-    let node = &cluster.nodes[0];
-    bar.set_message("filling the cache");
-    let mounted = runtime
-        .block_on(async {
-            node.register("bench", &format!("file://{}", native.display()))
-                .await?;
-            node.complete("bench").await?;
-            node.mount("bench").await
-        })
-        .map_err(|status| BenchError::Unavailable(status.message().to_owned()))?;
-
-    for (name, pattern, cold_reads, warm_reads) in PATTERNS {
-        for (temperature, reads) in [("cold", cold_reads), ("warm", warm_reads)] {
-            let case = Case {
-                bench: "cache",
-                name: format!("{name}/{temperature}"),
-                peer_name: "native",
-                unit: pattern.unit(),
-                better: Better::Higher,
-                goal: GOAL,
-            };
-            bar.set_message(case.name.clone());
-            let measured = pair_up(
-                pairs,
-                &mounted,
-                &native,
-                |root, seed| {
-                    if temperature == "cold" {
-                        drop_caches()?;
-                    } else {
-                        pattern.warm(root)?;
-                    }
-                    pattern.read(root, reads, seed)
-                },
-                || bar.inc(1),
-            )?;
-            bar.suspend(|| print(case.row(&measured)));
+    let settings = Settings {
+        pairs,
+        files: options.files,
+        runtime,
+    };
+    let progress = Progress::bar();
+    progress.expect((count * pairs) as u64);
+    let mut session = Session::new(&progress, print);
+    for (group, wanted) in groups {
+        if !wanted.is_empty() {
+            group.measure(&mut session, &settings, &wanted);
         }
     }
-    bar.finish_and_clear();
-    runtime
-        .block_on(node.unmount("bench"))
-        .map_err(|status| BenchError::Unavailable(status.message().to_owned()))
+    progress.finish();
+    session.end()
 }
 
-fn pair_up(
-    pairs: usize,
-    mounted: &Path,
-    native: &Path,
-    read: impl Fn(&Path, u64) -> Result<f64, BenchError>,
-    done: impl Fn(),
-) -> Result<Vec<Pair>, BenchError> {
-    (0..pairs as u64)
-        .map(|seed| {
-            // Each goes first half of the time, so that neither always finds a settled disk.
-            let pair = if seed % 2 == 0 {
-                let ours = read(mounted, seed)?;
-                Pair {
-                    ours,
-                    peer: read(native, seed)?,
-                }
-            } else {
-                let peer = read(native, seed)?;
-                Pair {
-                    ours: read(mounted, seed)?,
-                    peer,
-                }
-            };
-            done();
-            Ok(pair)
-        })
-        .collect()
+/// What a node of the benchmark answered instead of doing it.
+fn refused(status: Status) -> BenchError {
+    BenchError::Unavailable(status.message().to_owned())
 }
 
 /// Empties the page cache, the directory cache and the inode cache of this machine.
@@ -145,4 +148,55 @@ fn drop_caches() -> Result<(), BenchError> {
             "cold reads need empty caches, and {SWITCH} can't be written ({error}): run as root"
         ))
     })
+}
+
+/// All files below a folder, in the order of their paths.
+fn files_below(root: &Path) -> Result<Vec<PathBuf>, BenchError> {
+    let attempt = || BenchError::io(format!("listing {}", root.display()));
+    let (mut folders, mut files) = (vec![root.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(attempt())? {
+            let entry = entry.map_err(attempt())?;
+            let kind = entry.file_type().map_err(attempt())?;
+            let path = entry.path();
+            if kind.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What machines look for; changing a name is changing an interface.
+    #[test]
+    fn the_cases_have_the_names_that_machines_know() {
+        let names: Vec<String> = GROUPS.into_iter().flat_map(Group::names).collect();
+        for name in [
+            "sequential/cold",
+            "sequential/warm",
+            "random-4k/cold",
+            "random-4k/warm",
+            "random-128k/cold",
+            "random-128k/warm",
+            "small-files/cold",
+            "small-files/warm",
+            "fill/peer",
+            "fill/origin",
+            "s3-small-files/rclone",
+            "s3-small-files/s3fs",
+            "s3-large/rclone",
+            "s3-large/s3fs",
+            "million-files/mount",
+            "million-files/memory",
+        ] {
+            assert!(names.iter().any(|each| each == name), "{name}: {names:?}");
+        }
+    }
 }

@@ -50,14 +50,25 @@ pub struct Running {
 
 impl Running {
     /// Waits until the program listens on a TCP port of its network namespace.
-    pub fn listening(mut self, port: u16, limit: Duration) -> Result<Self, BenchError> {
+    pub fn listening(self, port: u16, limit: Duration) -> Result<Self, BenchError> {
+        let what = format!("listener on port {port}");
+        self.ready(limit, &what, |id| listens(id, port))
+    }
+
+    /// Waits until the program, by its process id, is seen to be ready; `what` is not there before.
+    pub fn ready(
+        mut self,
+        limit: Duration,
+        what: &str,
+        is_ready: impl Fn(u32) -> bool,
+    ) -> Result<Self, BenchError> {
         let deadline = Instant::now() + limit;
         loop {
             let child = self
                 .child
                 .as_mut()
                 .expect("only finish and drop take the child");
-            if listens(child.id(), port) {
+            if is_ready(child.id()) {
                 return Ok(self);
             }
             let ended = !matches!(child.try_wait(), Ok(None));
@@ -67,7 +78,7 @@ impl Running {
                 self.finish(Duration::ZERO)?;
                 return Err(BenchError::Failed {
                     command: line,
-                    status: format!("no listener on port {port}"),
+                    status: format!("no {what}"),
                     stderr: String::new(),
                 });
             }

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Instant,
 };
 
@@ -40,22 +41,69 @@ impl Noise {
 
 /// Writes the dataset below `root`: `large.bin` and `small/NNNN.jpg`.
 pub fn write(root: &Path) -> Result<(), BenchError> {
-    let attempt = || BenchError::io(format!("writing the dataset to {}", root.display()));
+    write_small(root)?;
+    write_file(&large(root), LARGE_BYTES, &mut Noise(1))
+}
+
+/// Writes `small/NNNN.jpg` below `root`.
+pub fn write_small(root: &Path) -> Result<(), BenchError> {
     let small = root.join("small");
-    std::fs::create_dir_all(&small).map_err(attempt())?;
-    let mut noise = Noise(1);
-    let mut buffer = vec![0; 1 << 20];
-    let large = File::create(large(root)).map_err(attempt())?;
-    for at in (0..LARGE_BYTES).step_by(buffer.len()) {
+    std::fs::create_dir_all(&small)
+        .map_err(BenchError::io(format!("making {}", small.display())))?;
+    let mut noise = Noise(2);
+    small_paths(root)
+        .iter()
+        .try_for_each(|path| write_file(path, SMALL_BYTES as u64, &mut noise))
+}
+
+/// Writes so many files of so many bytes below `root`, `large-N.bin`.
+pub fn write_large(root: &Path, files: usize, bytes: u64) -> Result<(), BenchError> {
+    (0..files).try_for_each(|file| {
+        let path = root.join(format!("large-{file}.bin"));
+        write_file(&path, bytes, &mut Noise(file as u64))
+    })
+}
+
+fn write_file(path: &Path, bytes: u64, noise: &mut Noise) -> Result<(), BenchError> {
+    let attempt = || BenchError::io(format!("writing {}", path.display()));
+    let file = File::create(path).map_err(attempt())?;
+    let mut buffer = vec![0; (1 << 20).min(bytes as usize)];
+    for at in (0..bytes).step_by(buffer.len().max(1)) {
         noise.fill(&mut buffer);
-        large.write_all_at(&buffer, at).map_err(attempt())?;
+        let piece = &buffer[..buffer.len().min((bytes - at) as usize)];
+        file.write_all_at(piece, at).map_err(attempt())?;
     }
-    large.sync_all().map_err(attempt())?;
-    for path in small_paths(root) {
-        noise.fill(&mut buffer[..SMALL_BYTES]);
-        std::fs::write(path, &buffer[..SMALL_BYTES]).map_err(attempt())?;
+    if bytes > SMALL_BYTES as u64 {
+        file.sync_all().map_err(attempt())?;
     }
     Ok(())
+}
+
+/// Reads each of the files to its end, with so many threads at once. Returns the bytes read.
+pub fn read_files(files: &[PathBuf], readers: usize) -> Result<u64, BenchError> {
+    let next = AtomicUsize::new(0);
+    let reader = || {
+        let mut buffer = vec![0; 1 << 20];
+        let mut total = 0;
+        while let Some(path) = files.get(next.fetch_add(1, Relaxed)) {
+            let attempt = || BenchError::io(format!("reading {}", path.display()));
+            let mut file = File::open(path).map_err(attempt())?;
+            loop {
+                match file.read(&mut buffer).map_err(attempt())? {
+                    0 => break,
+                    read => total += read as u64,
+                }
+            }
+        }
+        Ok(total)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..readers).map(|_| scope.spawn(reader)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a reader does not panic"))
+            .sum()
+    })
 }
 
 /// The large file of a dataset.

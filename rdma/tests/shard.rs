@@ -526,3 +526,51 @@ fn a_panic_while_looking_at_a_read_loses_no_slot_and_no_shard() {
     let (_, result) = block_on(shard.read_at(file, 0, lease, 0, 64));
     assert_eq!(result.expect("the shard works on"), 64);
 }
+
+#[test]
+fn what_looks_at_reads_may_begin_others_on_the_same_shard() {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = pattern(11, 64 << 10);
+    let file = file_with(directory.path(), &bytes);
+    let other = file_with(directory.path(), &bytes);
+    let shard = shard(8);
+    let inner = shard.clone();
+    let task = shard.with_reads(file, 4, move |mut reads| async move {
+        for block in 0..4 {
+            let lease = inner.slab().lease().await;
+            reads.push(block << 10, lease, 0, 1 << 10).expect("room");
+        }
+        let (mut begun, mut looked_at) = (Vec::new(), 0);
+        loop {
+            reads.ended().await;
+            let ended = reads.read_on(|offset, brought| {
+                brought.expect("it is read");
+                looked_at += 1;
+                // Both queues are in use while this runs: the operation has to wait, and be begun.
+                let lease = inner.slab().try_lease()?;
+                begun.push((
+                    offset,
+                    Box::pin(inner.read_at(other.clone(), offset, lease, 0, 1 << 10)),
+                ));
+                let begun = begun.last_mut().map(|(_, read)| read);
+                assert!(begun.is_some_and(|read| read.now_or_never().is_none()));
+                (looked_at < 64).then_some((looked_at as u64 % 64) << 10)
+            });
+            if ended == 0 {
+                break;
+            }
+        }
+        let mut checked = 0;
+        for (offset, read) in begun {
+            let (lease, count) = read.await;
+            assert_eq!(count.expect("it is read"), 1 << 10);
+            let offset = offset as usize;
+            assert_eq!(lease[..1 << 10], bytes[offset..][..1 << 10]);
+            checked += 1;
+        }
+        (looked_at, checked)
+    });
+    let (looked_at, checked) = block_on(task);
+    assert!(looked_at >= 4, "{looked_at}");
+    assert_eq!(checked, 4, "each free slot was read into");
+}

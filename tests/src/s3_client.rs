@@ -4,13 +4,13 @@ use std::io;
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::{
-    MultipartUpload, ObjectStoreExt, PutPayload, RetryConfig,
+    MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder},
     path::Path as Key,
 };
 
-/// Objects put at once.
-const PUTS: usize = 16;
+/// Objects put or got at once.
+const AT_ONCE: usize = 16;
 /// The least that S3 takes of an object in parts, but for its last part.
 const PART_BYTES: usize = 5 << 20;
 
@@ -39,7 +39,7 @@ impl S3Client {
                 let put = store.put(&parsed(&key)?, PutPayload::from(bytes)).await;
                 put.map(|_| ()).map_err(io::Error::other)
             })
-            .buffer_unordered(PUTS)
+            .buffer_unordered(AT_ONCE)
             .try_collect()
             .await
     }
@@ -60,6 +60,28 @@ impl S3Client {
         }
         upload.complete().await.map_err(io::Error::other)?;
         Ok(())
+    }
+
+    /// Gets all objects of a bucket, many at once, and keeps nothing: how many there are, and their bytes.
+    pub(crate) async fn get_all(&self, bucket: &str) -> io::Result<(usize, u64)> {
+        let store = &self.store(bucket)?;
+        store
+            .list(None)
+            .map(|listed| async move {
+                let object = listed?;
+                let mut body = store.get(&object.location).await?.into_stream();
+                let mut bytes = 0;
+                while let Some(piece) = body.try_next().await? {
+                    bytes += piece.len() as u64;
+                }
+                Ok::<_, object_store::Error>(bytes)
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_fold((0, 0), |(objects, all), bytes| async move {
+                Ok((objects + 1, all + bytes))
+            })
+            .await
+            .map_err(io::Error::other)
     }
 
     /// Deletes an object.

@@ -177,6 +177,11 @@ impl SeaweedFs {
         self.client.put_in_parts(bucket, key, bytes).await
     }
 
+    /// Gets all objects of a bucket, many at once, and keeps nothing: how many there are, and their bytes.
+    pub async fn get_all(&self, bucket: &str) -> io::Result<(usize, u64)> {
+        self.client.get_all(bucket).await
+    }
+
     /// Deletes an object.
     pub async fn delete(&self, bucket: &str, key: &str) -> io::Result<()> {
         self.client.delete(bucket, key).await

@@ -13,6 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
+use std::iter;
 use std::rc::Rc;
 use std::slice;
 use std::sync::Arc;
@@ -41,9 +42,6 @@ pub struct Reads {
     /// How often the task may still enter the ring by itself before others have their turn.
     turns: u32,
 }
-
-/// Results taken from the ring at a time.
-const AT_A_TIME: usize = 16;
 
 /// Turns of the ring between two of the executor's, at most.
 const TURNS: u32 = 16;
@@ -132,13 +130,10 @@ impl Reads {
         if places.taken == places.ended.len() {
             places.ended.clear();
             places.taken = 0;
-            let mut some = [(0, 0); AT_A_TIME];
-            loop {
-                let count = self.ring.next_completed(self.bits, &mut some);
-                places.ended.extend_from_slice(&some[..count]);
-                if count < AT_A_TIME {
-                    break;
-                }
+            if let Some(mut exchange) = self.ring.exchange(self.bits) {
+                places
+                    .ended
+                    .extend(iter::from_fn(|| exchange.next_completed()));
             }
         }
         let ended = places.look(&self.stream.file);
@@ -165,46 +160,51 @@ impl Reads {
         &mut self,
         mut next: impl FnMut(u64, io::Result<&mut [u8]>) -> Option<u64>,
     ) -> usize {
-        // What is called may use the ring, but not make it look at this stream.
-        let _still = self.ring.stand_still();
         // Slots may go to waiters as they are dropped: after the borrow.
         let mut given_back = Vec::new();
+        let edition = self.ring.edition();
         let places = &mut *self.stream.places.borrow_mut();
+        places.forget_indices_before(edition);
         let mut count = 0;
-        // From completion to submission queue, a few at a time: what they touch is then at hand.
-        let mut ended = [(0, 0); AT_A_TIME];
-        loop {
-            let completed = self.ring.next_completed(self.bits, &mut ended);
-            if completed == 0 {
-                break;
+        // What is called may use the ring, but not make it look at this stream: the queues are in our
+        // hand until the end.
+        let mut exchange = self.ring.exchange(self.bits);
+        // From completion to submission queue in one go: a few dozen instructions a read.
+        while let Some((exchange, (place, result))) = exchange
+            .as_mut()
+            .and_then(|exchange| exchange.next_completed().map(|ended| (exchange, ended)))
+        {
+            let ask = &mut places.asks[place as usize];
+            if !ask.is_all(result) {
+                places.ended.push((place, result));
+                continue;
             }
-            let mut untaken = Untaken {
-                places,
-                ended: &ended[..completed],
+            let untaken = Untaken {
+                ended: &mut places.ended,
+                place,
+                result,
             };
-            while let &[(place, result), ref rest @ ..] = untaken.ended {
-                let places = &mut *untaken.places;
-                let ask = &mut places.asks[place as usize];
-                if ask.is_all(result) {
-                    // SAFETY: the span of this place owns the slot and the kernel is through with it; the
-                    // bytes lie inside, as `push` checked. Nobody else has the slot, and the slice ends
-                    // with the call.
-                    let brought = unsafe { slice::from_raw_parts_mut(ask.start, ask.len as usize) };
-                    if let Some(offset) = next(ask.offset, Ok(brought)) {
-                        ask.offset = offset;
-                        places.pushed.push(place);
-                    } else {
-                        places.free.push(place);
-                        given_back.extend(places.spans[place as usize].take());
-                    }
-                    count += 1;
-                } else {
-                    places.ended.push((place, result));
-                }
-                untaken.ended = rest;
+            // SAFETY: the span of this place owns the slot and the kernel is through with it; the
+            // bytes lie inside, as `push` checked. Nobody else has the slot, and the slice ends
+            // with the call.
+            let brought = unsafe { slice::from_raw_parts_mut(ask.start, ask.len as usize) };
+            let following = next(ask.offset, Ok(brought));
+            untaken.taken();
+            count += 1;
+            let Some(offset) = following else {
+                places.free.push(place);
+                given_back.extend(places.spans[place as usize].take());
+                continue;
+            };
+            ask.offset = offset;
+            let queued = self.stream.fixed_entry(ask).is_some_and(|entry| {
+                // SAFETY: the stream keeps the lease in its place, and the file, until the result of
+                // this operation was taken; the bytes lie inside the lease.
+                unsafe { exchange.push(entry, place) }
+            });
+            if !queued {
+                places.pushed.push(place);
             }
-            drop(untaken);
-            self.ring.hand_over(self.bits, &self.stream, places);
         }
         while let Some((place, result)) = places.look(&self.stream.file) {
             let Some(span) = &mut places.spans[place as usize] else {

@@ -1,7 +1,10 @@
 //! The ring as tasks on the shard's thread see it: operations under way, what they own, who waits.
 
+mod exchange;
 mod owner;
 mod pending;
+mod queues;
+mod state;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,42 +15,29 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
 use super::buffers::Buffers;
 use super::files::Files;
 use super::ops::Held;
-use super::reads::{FileTarget, Places, Queue, STREAM_BITS, Stream};
+use super::reads::{FileTarget, Stream};
 use super::table::{Key, Table};
 use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
 use owner::Owner;
 pub(super) use pending::Pending;
+use queues::Queues;
+use state::State;
 
 /// One io_uring, used by the thread that made it.
 pub(crate) struct Ring {
+    queues: Queues,
     state: RefCell<State>,
     /// What is left to do about completions; kept for its allocation.
     reaped: RefCell<Vec<Event>>,
     /// Written by other threads to end a sleep.
     doorbell: Arc<OwnedFd>,
     ending: Cell<bool>,
-    /// Somebody looks through the results of a stream.
-    still: Cell<bool>,
-}
-
-struct State {
-    uring: IoUring,
-    operations: Table<Operation>,
-    streams: Table<Rc<Stream>>,
-    /// Streams that have reads for the kernel.
-    announced: Vec<Key>,
-    /// Entries that found the submission queue full, in order.
-    backlog: VecDeque<squeue::Entry>,
-    /// A completion taken from the queue by a stream that it does not belong to. Before all others.
-    set_aside: Option<cqueue::Entry>,
-    buffers: Buffers,
-    files: Files,
 }
 
 enum Operation {
@@ -78,20 +68,18 @@ impl Ring {
     pub(super) fn new(uring: IoUring, doorbell: Arc<OwnedFd>) -> Ring {
         let buffers = Buffers::new(&uring);
         let ring = Ring {
+            queues: Queues::new(uring),
             state: RefCell::new(State {
-                uring,
                 operations: Table::with_capacity(256),
                 streams: Table::with_capacity(8),
                 announced: Vec::with_capacity(8),
                 backlog: VecDeque::new(),
-                set_aside: None,
                 buffers,
                 files: Files::new(),
             }),
             reaped: RefCell::new(Vec::with_capacity(256)),
             doorbell,
             ending: Cell::new(false),
-            still: Cell::new(false),
         };
         ring.listen_to_doorbell();
         ring
@@ -100,7 +88,7 @@ impl Ring {
     /// Makes the slab's leases fixed buffers of this ring. Failing only costs speed and is logged.
     pub(crate) fn register(&self, slab: &Arc<Slab>) {
         let state = &mut *self.state.borrow_mut();
-        state.buffers.register(&state.uring, slab);
+        state.buffers.register(self.queues.uring(), slab);
     }
 
     /// Ends what [`Ring::register`] began. Leases of the slab still work, as plain buffers.
@@ -108,14 +96,24 @@ impl Ring {
         let state = &mut *self.state.borrow_mut();
         // An entry that is queued names its buffer by place: the kernel must have taken it before the
         // place is emptied, or it would fail with EFAULT.
-        while !(state.backlog.is_empty() && state.uring.submission().is_empty()) {
-            state.flush_backlog();
-            if let Err(error) = state.uring.submit() {
+        loop {
+            let Some(in_queue) = self.queues.submission().map(|queue| queue.len()) else {
+                tracing::warn!(
+                    slab = slab.name(),
+                    "a slab stays pinned until its shard ends, as it goes away while reads are looked at"
+                );
+                return;
+            };
+            if in_queue == 0 && state.backlog.is_empty() {
+                break;
+            }
+            state.flush_backlog(&self.queues);
+            if let Err(error) = self.queues.uring().submit() {
                 tracing::warn!(%error, slab = slab.name(), "a slab stays pinned, as its operations could not begin");
                 return;
             }
         }
-        state.buffers.unregister(&state.uring, slab);
+        state.buffers.unregister(self.queues.uring(), slab);
     }
 
     /// Begins a disk operation.
@@ -124,7 +122,7 @@ impl Ring {
         let entry = transfer.entry(&state.buffers);
         // SAFETY: the entry refers to the transfer's lease and file, which the table now owns until
         // the completion.
-        unsafe { state.push(entry, Operation::Disk(transfer)) };
+        unsafe { state.push(&self.queues, entry, Operation::Disk(transfer)) };
     }
 
     /// Begins an operation whose result the returned future brings.
@@ -135,7 +133,7 @@ impl Ring {
     pub(super) unsafe fn start(self: &Rc<Self>, entry: squeue::Entry, held: Held) -> Pending {
         let operation = Operation::Waiting { held, waker: None };
         // SAFETY: the caller's promise; the table keeps `held` until the completion.
-        let key = unsafe { self.state.borrow_mut().push(entry, operation) };
+        let key = unsafe { self.state.borrow_mut().push(&self.queues, entry, operation) };
         Pending {
             ring: Rc::clone(self),
             key: Some(key),
@@ -145,7 +143,7 @@ impl Ring {
     /// Registers a file for a stream of reads.
     pub(super) fn register_file(&self, file: &File) -> FileTarget {
         let state = &mut *self.state.borrow_mut();
-        match state.files.register(&state.uring, file) {
+        match state.files.register(self.queues.uring(), file) {
             Some(place) => FileTarget::Registered(place),
             None => FileTarget::Descriptor,
         }
@@ -163,17 +161,9 @@ impl Ring {
 
     /// Forgets a stream that is over; another one goes with its last read.
     pub(super) fn close(&self, stream: Key) {
-        let ended = self.state.borrow_mut().close(stream);
+        let ended = self.state.borrow_mut().close(&self.queues, stream);
         // Its file may be closed by that: not under the borrow.
         drop(ended);
-    }
-
-    /// Until the returned value is dropped, [`Ring::turn`] does nothing.
-    pub(super) fn stand_still(&self) -> StandStill<'_> {
-        StandStill {
-            before: self.still.replace(true),
-            ring: self,
-        }
     }
 
     /// What the user data of a stream's reads have in common.
@@ -185,76 +175,39 @@ impl Ring {
     /// stream with these bits if that comes first in the completion queue; else all that is there is
     /// brought to its owners.
     pub(super) fn turn(&self, bits: u64) -> Option<(u16, i32)> {
-        if self.still.get() {
-            return None;
-        }
+        // In somebody's hand: nothing comes of it now.
+        drop(self.queues.completion()?);
         // What the kernel refuses now, the shard's loop tries again, and reports.
         self.enter(false).ok()?;
-        let mut first = [(0, 0)];
-        if self.next_completed(bits, &mut first) > 0 {
-            return Some(first[0]);
+        let first = self.exchange(bits)?.next_completed();
+        if first.is_none() {
+            self.reap();
         }
-        self.reap();
-        None
-    }
-
-    /// Takes from the completion queue the places and results of reads of the stream with these bits, as
-    /// long as they come next and there is room for them; how many it took.
-    #[inline]
-    pub(super) fn next_completed(&self, bits: u64, ended: &mut [(u16, i32)]) -> usize {
-        let state = &mut *self.state.borrow_mut();
-        if state.set_aside.is_some() {
-            return 0;
-        }
-        let mut completion = state.uring.completion();
-        let mut count = 0;
-        for next in ended {
-            let Some(entry) = completion.next() else {
-                break;
-            };
-            if entry.user_data() & STREAM_BITS != bits {
-                state.set_aside = Some(entry);
-                break;
-            }
-            *next = (entry.user_data() as u16, entry.result());
-            count += 1;
-        }
-        count
-    }
-
-    /// Queues the reads that were pushed to a stream.
-    pub(super) fn hand_over(&self, bits: u64, stream: &Stream, places: &mut Places) {
-        let state = &mut *self.state.borrow_mut();
-        let mut queue = ReadQueue {
-            submission: state.uring.submission(),
-            backlog: &mut state.backlog,
-            bits,
-        };
-        stream.hand_over(places, &state.buffers, &mut queue);
+        first
     }
 
     /// Hands entries to the kernel and, if `sleep`, waits there until something completes.
     pub(super) fn enter(&self, sleep: bool) -> io::Result<()> {
         let state = &mut *self.state.borrow_mut();
-        state.hand_over_reads();
-        state.flush_backlog();
-        let idle = {
-            let queue = state.uring.submission();
-            queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
-        };
+        state.hand_over_reads(&self.queues);
+        state.flush_backlog(&self.queues);
+        let idle = self
+            .queues
+            .submission()
+            .is_none_or(|queue| queue.is_empty() && !queue.taskrun() && !queue.cq_overflow());
         if idle && !sleep {
             return Ok(());
         }
         // With a backlog there is more to submit as soon as the kernel took what is queued.
-        let nothing_to_do = state.backlog.is_empty() && state.set_aside.is_none();
+        let nothing_to_do = state.backlog.is_empty() && !self.queues.has_set_aside();
         let want = usize::from(sleep && nothing_to_do);
-        state.uring.submit_and_wait(want).map(|_| ())
+        self.queues.uring().submit_and_wait(want).map(|_| ())
     }
 
     /// Brings completions to their owners.
     pub(super) fn reap(&self) {
         let mut reaped = self.reaped.take();
-        self.state.borrow_mut().take_in(&mut reaped);
+        self.state.borrow_mut().take_in(&self.queues, &mut reaped);
         // Owners may use the ring: not under the borrow.
         for event in reaped.drain(..) {
             match event {
@@ -321,7 +274,7 @@ impl Ring {
         unsafe {
             self.state
                 .borrow_mut()
-                .push(entry, Operation::Doorbell(counter))
+                .push(&self.queues, entry, Operation::Doorbell(counter))
         };
     }
 
@@ -336,162 +289,10 @@ impl Ring {
             *operation = Operation::Orphan { held };
             let entry = opcode::AsyncCancel::new(key.to_bits()).build();
             // SAFETY: a cancel request refers to no memory.
-            unsafe { state.push(entry, Operation::Cancel) };
+            unsafe { state.push(&self.queues, entry, Operation::Cancel) };
         } else if let Some(Operation::Finished { held, result }) = state.operations.remove(key) {
             drop(state);
             held.discard(result);
-        }
-    }
-}
-
-/// See [`Ring::stand_still`].
-pub(super) struct StandStill<'r> {
-    ring: &'r Ring,
-    before: bool,
-}
-
-impl Drop for StandStill<'_> {
-    fn drop(&mut self) {
-        self.ring.still.set(self.before);
-    }
-}
-
-/// Where the reads of a stream go.
-struct ReadQueue<'r> {
-    submission: io_uring::SubmissionQueue<'r>,
-    backlog: &'r mut VecDeque<squeue::Entry>,
-    /// What their user data has in common.
-    bits: u64,
-}
-
-impl Queue for ReadQueue<'_> {
-    #[inline(always)]
-    fn push(&mut self, entry: squeue::Entry, place: u16) {
-        let entry = entry.user_data(self.bits | u64::from(place));
-        // SAFETY: the stream keeps what the entry refers to, the lease in its place and the file,
-        // until `Stream::take_in` brings its result; and the ring's table keeps the stream until all its
-        // places have ended.
-        if unsafe { self.submission.push(&entry) }.is_err() {
-            self.backlog.push_back(entry);
-        }
-    }
-}
-
-impl State {
-    /// Queues an entry for the kernel and keeps what it refers to.
-    ///
-    /// # Safety
-    /// `operation` must own all that `entry` refers to, at addresses that don't change as it moves.
-    unsafe fn push(&mut self, entry: squeue::Entry, operation: Operation) -> Key {
-        let key = self.operations.insert(operation);
-        // SAFETY: the caller's promise; the operation stays in the table until the completion.
-        unsafe { self.queue(entry.user_data(key.to_bits())) };
-        key
-    }
-
-    /// Queues an entry whose operation is in the table.
-    ///
-    /// # Safety
-    /// The operation must own all that `entry` refers to, until the completion.
-    #[inline]
-    unsafe fn queue(&mut self, entry: squeue::Entry) {
-        // SAFETY: the caller's promise.
-        if self.backlog.is_empty() && unsafe { self.uring.submission().push(&entry) }.is_ok() {
-            return;
-        }
-        self.backlog.push_back(entry);
-        self.flush_backlog();
-    }
-
-    /// Queues the reads that were pushed to streams since the last time.
-    fn hand_over_reads(&mut self) {
-        for key in self.announced.drain(..) {
-            // A stream that was closed meanwhile has taken its reads back.
-            let Some(stream) = self.streams.get_mut(key) else {
-                continue;
-            };
-            let mut queue = ReadQueue {
-                submission: self.uring.submission(),
-                backlog: &mut self.backlog,
-                bits: Owner::stream_bits(key),
-            };
-            stream.hand_over_all(&self.buffers, &mut queue);
-        }
-    }
-
-    /// Looks through the completion queue. Reads of streams are done with at once, being many.
-    fn take_in(&mut self, events: &mut Vec<Event>) {
-        let mut completion = self.uring.completion();
-        let mut next = self.set_aside.take().or_else(|| completion.next());
-        while let Some(entry) = next {
-            let (bits, result) = (entry.user_data(), entry.result());
-            let key = match Owner::from_bits(bits) {
-                Owner::Stream(key) => key,
-                Owner::Operation(key) => {
-                    events.push(Event::Completed(key, result));
-                    next = completion.next();
-                    continue;
-                }
-            };
-            let Some(stream) = self.streams.get(key) else {
-                tracing::error!(?key, result, "a completion belongs to no stream");
-                next = completion.next();
-                continue;
-            };
-            let dropped = |span| events.push(Event::Dropped(key, span));
-            let (other, waker) = stream.take_in(&entry, &mut completion, dropped);
-            events.extend(waker.map(Event::Wake));
-            next = other;
-        }
-    }
-
-    /// Takes a stream out if it is over, and its file with it: not before, as an entry that waits for
-    /// room would find another file in that place.
-    fn close(&mut self, stream: Key) -> Option<Rc<Stream>> {
-        if !self.streams.get_mut(stream)?.is_over() {
-            return None;
-        }
-        let stream = self.streams.remove(stream)?;
-        if let Some(place) = stream.registered() {
-            self.files.unregister(&self.uring, place);
-        }
-        Some(stream)
-    }
-
-    /// Operations that the kernel has, or will be told of.
-    fn in_flight(&self) -> usize {
-        let reads: usize = self.streams.iter().map(|stream| stream.under_way()).sum();
-        self.operations.len() + reads
-    }
-
-    /// Moves entries to the submission queue, making room once by handing it to the kernel.
-    fn flush_backlog(&mut self) {
-        let mut submitted = false;
-        while let Some(entry) = self.backlog.front() {
-            // SAFETY: what the entry refers to is owned by its operation in the table, which stays
-            // there until the completion.
-            if unsafe { self.uring.submission().push(entry) }.is_ok() {
-                self.backlog.pop_front();
-            } else if submitted || self.uring.submit().is_err() {
-                // The loop tries again after it has made room by reaping completions.
-                return;
-            } else {
-                submitted = true;
-            }
-        }
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        let operations = self.in_flight();
-        if operations > 0 {
-            tracing::error!(
-                operations,
-                "a ring ended with operations under way: their memory is leaked, as the kernel may still use it"
-            );
-            self.operations.leak();
-            self.streams.leak();
         }
     }
 }

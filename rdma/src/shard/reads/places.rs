@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::task::Waker;
 
 use crate::shard::buffers::Buffers;
@@ -31,15 +32,24 @@ pub(in crate::shard) struct Places {
     pub(super) closed: bool,
 }
 
-/// Reads that ended and are being looked at, from the first: dropped in a panic, they were not taken.
+/// A read that ended and is being looked at: dropped in a panic, it was not taken.
 pub(super) struct Untaken<'p> {
-    pub(super) places: &'p mut Places,
-    pub(super) ended: &'p [(u16, i32)],
+    pub(super) ended: &'p mut Vec<(u16, i32)>,
+    pub(super) place: u16,
+    pub(super) result: i32,
+}
+
+impl Untaken<'_> {
+    /// It was.
+    #[inline]
+    pub(super) fn taken(self) {
+        mem::forget(self);
+    }
 }
 
 impl Drop for Untaken<'_> {
     fn drop(&mut self) {
-        self.places.ended.extend_from_slice(self.ended);
+        self.ended.push((self.place, self.result));
     }
 }
 
@@ -152,6 +162,16 @@ impl Places {
             }
             Err(error) => error.kind() == io::ErrorKind::Interrupted,
             Ok(_) => false,
+        }
+    }
+
+    /// Has the fixed buffers looked up anew, where what is known of them is older than `edition`.
+    pub(super) fn forget_indices_before(&mut self, edition: u64) {
+        if self.edition != edition {
+            self.edition = edition;
+            for ask in &mut self.asks {
+                ask.index = Index::Unknown;
+            }
         }
     }
 

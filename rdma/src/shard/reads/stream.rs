@@ -70,28 +70,10 @@ impl Stream {
     }
 
     /// Hands the operations of what was pushed to `queue`.
-    #[inline]
-    pub(in crate::shard) fn hand_over_all(&self, buffers: &Buffers, queue: &mut impl Queue) {
+    pub(in crate::shard) fn hand_over(&self, buffers: &Buffers, queue: &mut impl Queue) {
         let places = &mut *self.places.borrow_mut();
         places.announced = false;
-        self.hand_over(places, buffers, queue);
-    }
-
-    /// The same for one who has the places at hand.
-    #[inline]
-    pub(in crate::shard) fn hand_over(
-        &self,
-        places: &mut Places,
-        buffers: &Buffers,
-        queue: &mut impl Queue,
-    ) {
-        if places.edition != buffers.edition() {
-            places.edition = buffers.edition();
-            for ask in &mut places.asks {
-                ask.index = Index::Unknown;
-            }
-        }
-        let target = self.target;
+        places.forget_indices_before(buffers.edition());
         let mut pushed = mem::take(&mut places.pushed);
         for place in pushed.drain(..) {
             let ask = places.asks[place as usize];
@@ -99,15 +81,7 @@ impl Stream {
                 Index::Unknown => places.find_index(place, buffers),
                 known => known,
             };
-            // The usual way first and by itself: the entry is then made where it is to be.
-            match (index, target) {
-                (Index::Fixed(index), FileTarget::Registered(file)) => {
-                    let file = types::Fixed(file);
-                    let read = opcode::ReadFixed::new(file, ask.start, ask.len, index);
-                    queue.push(read.offset(ask.offset).build(), place);
-                }
-                _ => queue.push(self.entry(&ask, index), place),
-            }
+            queue.push(self.entry(&ask, index), place);
         }
         places.pushed = pushed;
     }
@@ -133,17 +107,35 @@ impl Stream {
         }
     }
 
-    /// The operation of a read where not everything is registered.
-    #[cold]
+    /// The operation of a read whose buffer and file are registered; none for another one. By itself,
+    /// for it to be made where it is to be.
+    #[inline(always)]
+    pub(super) fn fixed_entry(&self, ask: &Ask) -> Option<squeue::Entry> {
+        let (Index::Fixed(index), FileTarget::Registered(file)) = (ask.index, self.target) else {
+            return None;
+        };
+        let file = types::Fixed(file);
+        let read = opcode::ReadFixed::new(file, ask.start, ask.len, index);
+        Some(read.offset(ask.offset).build())
+    }
+
+    /// The operation of any read.
     fn entry(&self, ask: &Ask, index: Index) -> squeue::Entry {
         let &Ask {
             start, len, offset, ..
         } = ask;
         let descriptor = types::Fd(self.file.as_raw_fd());
         match (index, self.target) {
-            (Index::Fixed(index), _) => opcode::ReadFixed::new(descriptor, start, len, index)
-                .offset(offset)
-                .build(),
+            (Index::Fixed(index), FileTarget::Registered(file)) => {
+                opcode::ReadFixed::new(types::Fixed(file), start, len, index)
+                    .offset(offset)
+                    .build()
+            }
+            (Index::Fixed(index), FileTarget::Descriptor) => {
+                opcode::ReadFixed::new(descriptor, start, len, index)
+                    .offset(offset)
+                    .build()
+            }
             (_, FileTarget::Registered(file)) => opcode::Read::new(types::Fixed(file), start, len)
                 .offset(offset)
                 .build(),
