@@ -96,7 +96,7 @@ async fn a_native_mount_goes_on_through_kill_9_and_damage_is_mended_beneath_it()
     assert!(verified.contains("are right"), "{verified}");
 
     // What nobody can put right is a failure.
-    fs::rename(&origin, cluster.folder().join("elsewhere")).expect("renames");
+    fs::remove_dir_all(&origin).expect("removes");
     let node = &cluster.nodes[0];
     let file = OpenOptions::new().read(true).write(true).open(&victim);
     let file = file.expect("opens");
