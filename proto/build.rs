@@ -6,6 +6,7 @@ use std::error::Error;
 /// `src/lib.rs`.
 const PROTOS: &[&str] = &[
     "csi/v1/csi.proto",
+    "pluginregistration/v1/api.proto",
     "trackbed/peer/v1/peer.proto",
     "trackbed/node/v1/node.proto",
 ];

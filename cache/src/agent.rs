@@ -263,13 +263,17 @@ impl Agent {
         })?;
         let version = manifest.digest();
         self.0.store.create(manifest, encoded, origin).await?;
-        let record = DatasetRecord {
-            name: name.clone(),
-            origin: origin.clone(),
-            version,
-        };
+        let mut record = DatasetRecord::new(name.clone(), origin.clone(), version);
+        if let Some(before) = self.0.registry.dataset(name)? {
+            record = record.following(before);
+        }
         self.0.registry.put_dataset(&record).await?;
         Ok(record)
+    }
+
+    /// What the registry says of a dataset.
+    pub fn dataset(&self, name: &DatasetName) -> Result<Option<DatasetRecord>, AgentError> {
+        Ok(self.0.registry.dataset(name)?)
     }
 
     /// Opens a dataset: the given version of it, or the current one.

@@ -2,9 +2,13 @@
 //!
 //! Small facts only, never a chunk's state. Kept by Kubernetes, or by files where there is none.
 
+mod documents;
 mod file;
+mod namespace;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use futures::future::BoxFuture;
@@ -13,7 +17,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::digest::Digest;
 use crate::origin::OriginUrl;
 
+pub use documents::{Documents, Key};
 pub use file::FileRegistry;
+pub use namespace::Namespace;
 
 /// The members and datasets as this node knows them. Reading gives the latest known state at once
 /// (it is called while data is being read); only writing may wait for others.
@@ -45,6 +51,9 @@ pub struct Member {
     pub weight: u32,
 }
 
+/// The most earlier versions of a dataset that are remembered; the oldest are forgotten.
+const MAX_EARLIER: usize = 1000;
+
 /// What a dataset's name means at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetRecord {
@@ -54,6 +63,53 @@ pub struct DatasetRecord {
     pub origin: OriginUrl,
     /// The current version.
     pub version: Digest,
+    /// The versions before it, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Digest>,
+    /// The namespaces whose pods may read it; all may if there is no such list, none if it is
+    /// empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<BTreeSet<Namespace>>,
+}
+
+impl DatasetRecord {
+    /// A dataset that had no version before, and that pods of all namespaces may read.
+    pub fn new(name: DatasetName, origin: OriginUrl, version: Digest) -> DatasetRecord {
+        DatasetRecord {
+            name,
+            origin,
+            version,
+            earlier: Vec::new(),
+            namespaces: None,
+        }
+    }
+
+    /// This record as the one that follows `before`: it goes on with its history, and its
+    /// namespaces stay as they are.
+    pub fn following(mut self, before: DatasetRecord) -> DatasetRecord {
+        let known = [before.version].into_iter().chain(before.earlier);
+        self.earlier = known
+            .filter(|version| *version != self.version)
+            .take(MAX_EARLIER)
+            .collect();
+        self.namespaces = before.namespaces;
+        self
+    }
+
+    /// Whether this is a version of the dataset, the current one or an earlier one.
+    pub fn has_version(&self, version: Digest) -> bool {
+        self.version == version || self.earlier.contains(&version)
+    }
+
+    /// Whether pods of a namespace may read it. Where it is not known which one it is, only what
+    /// all may read may be read.
+    pub fn admits(&self, namespace: Option<&str>) -> bool {
+        match (&self.namespaces, namespace) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(list), Some(name)) => list.iter().any(|listed| listed.as_str() == name),
+        }
+    }
 }
 
 /// A dataset's name: 1 to 128 of `a-z 0-9 . _ -`, a letter or digit at both ends. Safe as a file
@@ -123,9 +179,51 @@ pub enum RegistryError {
     },
 }
 
+fn unavailable(
+    action: &'static str,
+    path: &Path,
+    why: impl ToString,
+    remedy: &'static str,
+) -> RegistryError {
+    RegistryError::Unavailable {
+        action,
+        place: path.display().to_string(),
+        why: why.to_string(),
+        remedy,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record(version: &[u8]) -> DatasetRecord {
+        let origin = "file:///data".parse().expect("a URL");
+        DatasetRecord::new("cats".parse().expect("a name"), origin, Digest::of(version))
+    }
+
+    #[test]
+    fn a_new_version_keeps_the_history_and_who_may_read() {
+        let mut first = record(b"1");
+        first.namespaces = Some([Namespace::parse("team-a").expect("valid")].into());
+        let second = record(b"2").following(first);
+        let third = record(b"1").following(second.clone());
+        assert_eq!(second.earlier, [Digest::of(b"1")]);
+        assert_eq!(third.earlier, [Digest::of(b"2")]);
+        assert!(third.has_version(Digest::of(b"2")) && !third.has_version(Digest::of(b"3")));
+        assert!(third.admits(Some("team-a")));
+        assert!(!third.admits(Some("team-b")) && !third.admits(None));
+        assert!(record(b"1").admits(None));
+    }
+
+    #[test]
+    fn the_history_is_bounded() {
+        let mut newest = record(b"0");
+        for version in 1..MAX_EARLIER + 10 {
+            newest = record(&version.to_le_bytes()).following(newest);
+        }
+        assert_eq!(newest.earlier.len(), MAX_EARLIER);
+    }
 
     #[test]
     fn a_name_that_could_leave_its_directory_is_refused() {

@@ -18,11 +18,11 @@ fn registry(members: &str) -> (tempfile::TempDir, Result<FileRegistry, RegistryE
 }
 
 fn record(name: &str, content: &str) -> DatasetRecord {
-    DatasetRecord {
-        name: name.parse().expect("a name"),
-        origin: "file:///data/a".parse().expect("a URL"),
-        version: Digest::of(content.as_bytes()),
-    }
+    DatasetRecord::new(
+        name.parse().expect("a name"),
+        "file:///data/a".parse().expect("a URL"),
+        Digest::of(content.as_bytes()),
+    )
 }
 
 fn put(registry: &FileRegistry, record: &DatasetRecord) -> Result<(), RegistryError> {

@@ -5,13 +5,18 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use trackbed_cache::{
-    Agent, AgentError, DatasetName, Digest, EntryIndex, Manifest, OpenVersion, Showable,
+    Agent, AgentError, DatasetName, DatasetRecord, Digest, EntryIndex, Manifest, OpenVersion,
+    Showable,
 };
 
 use crate::driver::{Datasets, OpenFailure};
 use crate::expose::{Cached, ReadFailure, VerifiedPiece, VersionView};
 
 impl Datasets for Agent {
+    fn record(&self, dataset: &DatasetName) -> Result<Option<DatasetRecord>, OpenFailure> {
+        Agent::dataset(self, dataset).map_err(|error| OpenFailure::Unavailable(error.to_string()))
+    }
+
     fn open<'a>(
         &'a self,
         dataset: &'a DatasetName,

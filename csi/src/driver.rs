@@ -1,9 +1,9 @@
 //! The CSI driver: kubelet's calls on a unix socket, answered with mounted datasets.
 //!
-//! It serves the Identity and Node services of CSI v1.12. Every call may come twice, at the same
-//! time as another, or after a crash, and ends in the same state with the code CSI has for it.
-//! A volume shows one version of one dataset, settled when it is staged and the same until it is
-//! unstaged.
+//! It serves the Identity, Controller and Node services of CSI v1.12. Every call may come twice, at
+//! the same time as another, or after a crash, and ends in the same state with the code CSI has for
+//! it. A volume shows one version of one dataset, settled when it is created or, for volumes that an
+//! administrator wrote down, when it is staged, and the same until it is unstaged.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +16,8 @@ use futures::future::{BoxFuture, Either, select};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use trackbed_cache::Digest;
-use trackbed_cache::registry::DatasetName;
+use trackbed_cache::registry::{DatasetName, DatasetRecord};
+use trackbed_proto::csi::v1::controller_server::ControllerServer;
 use trackbed_proto::csi::v1::identity_server::IdentityServer;
 use trackbed_proto::csi::v1::node_server::NodeServer;
 
@@ -24,18 +25,24 @@ use crate::expose::VersionView;
 pub use crate::expose::native::Choice;
 
 mod busy;
+mod controller;
+mod empty;
 mod endpoint;
 mod error;
 mod identity;
+mod ledger;
 mod node;
 mod path;
 mod record;
+mod spec;
 mod volume;
 mod volumes;
 
 pub use endpoint::{CsiEndpoint, EndpointError, SocketFile, listen};
 
+use controller::ControllerService;
 use identity::IdentityService;
+use ledger::Ledger;
 use node::NodeService;
 use record::Records;
 use volumes::Volumes;
@@ -55,6 +62,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// The datasets that can be mounted: the cache's agent, or a test's.
 pub trait Datasets: Send + Sync + 'static {
+    /// What the registry says of a dataset, if it knows it. May wait for the disk.
+    fn record(&self, dataset: &DatasetName) -> Result<Option<DatasetRecord>, OpenFailure>;
+
     /// Opens a version of a dataset, the current one if `version` is `None`.
     fn open<'a>(
         &'a self,
@@ -81,6 +91,12 @@ pub struct DriverConfig {
     pub node_id: String,
     /// Where the driver keeps its few small files; survives reboots.
     pub state_dir: PathBuf,
+    /// The registry's folder, in which all nodes find the volumes and snapshots that were created.
+    pub registry: PathBuf,
+    /// A folder on the disk of the cache, whose size tells what a node can hold.
+    pub cache_dir: PathBuf,
+    /// The most bytes that the cache may hold, if that is bounded.
+    pub cache_capacity: Option<u64>,
     /// More topology of this node, such as its zone; [`TOPOLOGY_NODE`] is always there.
     pub topology: BTreeMap<String, String>,
     /// Take all mounts away at the end. In a cluster they are left for the next driver, which
@@ -118,6 +134,8 @@ pub enum DriverError {
 /// The CSI driver of one node.
 pub struct Driver {
     config: DriverConfig,
+    datasets: Arc<dyn Datasets>,
+    ledger: Arc<Ledger>,
     volumes: Arc<Volumes>,
 }
 
@@ -129,12 +147,17 @@ impl Driver {
             return Err(DriverError::NodeId(config.node_id));
         }
         let volumes = Records::open(&config.state_dir)
-            .and_then(|records| Volumes::new(datasets, records, config.expose))
+            .and_then(|records| Volumes::new(datasets.clone(), records, config.expose))
             .map_err(|source| DriverError::StateDir {
                 path: config.state_dir.clone(),
                 source,
             })?;
-        Ok(Driver { config, volumes })
+        Ok(Driver {
+            ledger: Arc::new(Ledger::new(&config.registry)),
+            config,
+            datasets,
+            volumes,
+        })
     }
 
     /// Serves on `endpoint` until `shutdown`. Volumes that an earlier driver left as dead mounts
@@ -152,13 +175,22 @@ impl Driver {
         let node = NodeService {
             node_id: self.config.node_id,
             topology,
+            ledger: self.ledger.clone(),
             volumes: self.volumes.clone(),
+        };
+        let controller = ControllerService {
+            ledger: self.ledger,
+            datasets: self.datasets,
+            volumes: self.volumes.clone(),
+            cache_dir: self.config.cache_dir,
+            cache_capacity: self.config.cache_capacity,
         };
 
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server = pin!(
             Server::builder()
                 .add_service(IdentityServer::new(IdentityService))
+                .add_service(ControllerServer::new(controller))
                 .add_service(NodeServer::new(node))
                 .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
                     // Also when the sender is dropped: nobody could stop the server any more.

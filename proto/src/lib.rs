@@ -19,6 +19,20 @@ pub mod csi {
     mod redact;
 }
 
+/// How a plug-in makes itself known to kubelet.
+pub mod pluginregistration {
+    /// Version 1 of the registration.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("pluginregistration");
+    }
+}
+
 /// What Trackbed nodes say to each other.
 pub mod peer {
     /// Version 1 of the peers' control.

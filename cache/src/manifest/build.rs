@@ -9,6 +9,12 @@ use super::{EntryIndex, Manifest, ManifestError, encode, shown};
 const IMPLIED_MODE: u16 = 0o755;
 
 impl Manifest {
+    /// The manifest of a version that is not of any dataset: a directory without entries. A
+    /// listing or an encoded manifest never is one.
+    pub fn empty() -> Result<Manifest, ManifestError> {
+        Assembler::with_capacity(0, 0).finish_even_empty()
+    }
+
     /// The version that holds these entries, in whatever order they were listed. Directories that
     /// paths go through are added where the listing left them out.
     pub fn build(mut listed: Vec<ListedEntry>) -> Result<Manifest, ManifestError> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! members.json           {"members": [{"name": "node-a", "control": "10.0.0.1:7440", "weight": 100}, …]}
-//! datasets/NAME.json     {"name": "NAME", "origin": "file:///data/NAME", "version": "64 hex digits"}
+//! datasets/NAME.json     {"name": "NAME", "origin": "file:///data/NAME", "version": "64 hex digits",
+//!                         "earlier": ["64 hex digits", …], "namespaces": ["team-a", …]}
 //! ```
 //!
 //! `members.json` is written by an administrator: names are DNS labels, each once; `weight` is a
@@ -23,13 +24,13 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::{DatasetName, DatasetRecord, Member, Registry, RegistryError};
+use super::{DatasetName, DatasetRecord, Member, Registry, RegistryError, unavailable};
 
 /// Far more than ten thousand members take.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const FIX_MEMBERS: &str =
     r#"write {"members": [{"name": "node-a", "control": "host:port", "weight": 100}]}"#;
-const FIX_DATASET: &str = "register the dataset again, or delete the file";
+const FIX_DATASET: &str = "put the file right, or delete it and register the dataset again";
 const FIX_DIRECTORY: &str = "check that the directory exists and that the agent's user may use it";
 
 /// The registry in a directory, which may be shared by the nodes (NFS) or copied to each.
@@ -221,18 +222,4 @@ fn parse_dataset(name: &DatasetName, text: &str) -> Result<DatasetRecord, String
         return Err(format!("it is about another dataset, {}", record.name));
     }
     Ok(record)
-}
-
-fn unavailable(
-    action: &'static str,
-    path: &Path,
-    why: impl ToString,
-    remedy: &'static str,
-) -> RegistryError {
-    RegistryError::Unavailable {
-        action,
-        place: path.display().to_string(),
-        why: why.to_string(),
-        remedy,
-    }
 }

@@ -274,6 +274,9 @@ async fn serve_csi(
     let driver = DriverConfig {
         node_id: config.name.clone(),
         state_dir: config.state_dir.clone(),
+        registry: config.registry.clone(),
+        cache_dir: config.cache_dir.clone(),
+        cache_capacity: config.cache_capacity,
         topology: BTreeMap::new(),
         unmount_on_exit: config.unmount_on_exit,
         expose: config.expose.into(),

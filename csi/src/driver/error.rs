@@ -22,6 +22,17 @@ pub(super) enum VolumeError {
     /// Something else has to be done before.
     #[error("{0}")]
     Premature(String),
+    /// The caller may not have it.
+    #[error("{0}")]
+    Denied(String),
+    /// A capacity that cannot be had.
+    #[error("{0}")]
+    OutOfRange(String),
+    /// A page of a list that this driver never told of.
+    #[error(
+        "starting_token {0:?} is none that an earlier answer had as next_token: start again without one"
+    )]
+    Token(String),
     /// Another call on the same volume or path is under way.
     #[error(
         "another operation on volume {volume:?} or on {} is under way: try again when it has ended",
@@ -80,7 +91,9 @@ impl VolumeError {
                 source: ExposeError::Foreign { .. },
                 ..
             } => Code::FailedPrecondition,
-            VolumeError::Busy { .. } => Code::Aborted,
+            VolumeError::Denied(_) => Code::PermissionDenied,
+            VolumeError::OutOfRange(_) => Code::OutOfRange,
+            VolumeError::Busy { .. } | VolumeError::Token(_) => Code::Aborted,
             VolumeError::Unavailable(_) => Code::Unavailable,
             VolumeError::Expose { .. } | VolumeError::Io { .. } | VolumeError::Panicked => {
                 Code::Internal

@@ -2,9 +2,12 @@
 
 use tonic::{Request, Response, Status};
 use trackbed_proto::csi::v1::identity_server::Identity;
+use trackbed_proto::csi::v1::plugin_capability::{
+    Service, Type, VolumeExpansion, service, volume_expansion,
+};
 use trackbed_proto::csi::v1::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest,
-    GetPluginInfoResponse, ProbeRequest, ProbeResponse,
+    GetPluginInfoResponse, PluginCapability, ProbeRequest, ProbeResponse,
 };
 
 use super::DRIVER_NAME;
@@ -30,9 +33,21 @@ impl Identity for IdentityService {
         &self,
         _request: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        // No controller service, and every node can show every dataset.
+        // No accessibility constraints: every node can show every dataset.
+        let capabilities = [
+            Type::Service(Service {
+                r#type: service::Type::ControllerService.into(),
+            }),
+            Type::VolumeExpansion(VolumeExpansion {
+                r#type: volume_expansion::Type::Online.into(),
+            }),
+        ];
         Ok(Response::new(GetPluginCapabilitiesResponse {
-            capabilities: Vec::new(),
+            capabilities: capabilities
+                .map(|capability| PluginCapability {
+                    r#type: Some(capability),
+                })
+                .into(),
         }))
     }
 

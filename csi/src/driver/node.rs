@@ -1,6 +1,6 @@
 //! CSI Node: requests checked and turned into operations on [`Volumes`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
@@ -16,16 +16,101 @@ use trackbed_proto::csi::v1::{
     VolumeCondition, VolumeUsage,
 };
 
+use tokio::task::spawn_blocking;
+
 use super::error::VolumeError;
+use super::ledger::{Ledger, volume_key};
 use super::path::HostPath;
-use super::volume::{Access, VolumeId, VolumeSpec};
+use super::spec::{Said, VolumeSpec};
+use super::volume::{Access, VolumeId};
 use super::volumes::{PublishRequest, StageRequest, Volumes};
 
 /// The Node service.
 pub(super) struct NodeService {
     pub(super) node_id: String,
     pub(super) topology: BTreeMap<String, String>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) volumes: Arc<Volumes>,
+}
+
+impl NodeService {
+    /// What a volume to be staged shows: a volume that was created is looked up by its id, and its
+    /// context must be the one it was created with; others are described by context and id.
+    async fn spec(
+        &self,
+        volume: &VolumeId,
+        context: &HashMap<String, String>,
+    ) -> Result<VolumeSpec, VolumeError> {
+        let said = said(volume, context)?;
+        let Some(key) = volume_key(volume.as_str()) else {
+            return said.spec_or_id(volume);
+        };
+        let ledger = self.ledger.clone();
+        let found = spawn_blocking(move || ledger.volumes.get(key)).await;
+        match (found.unwrap_or(Err(VolumeError::Panicked)), said.spec()) {
+            (Ok(Some(entry)), said) if said.as_ref().is_none_or(|said| *said == entry.content) => {
+                Ok(entry.content)
+            }
+            (Ok(Some(entry)), _) => Err(VolumeError::Invalid(format!(
+                "volume {:?} was created with {}, and its volume_context has something else",
+                volume.as_str(),
+                entry.content
+            ))),
+            (Ok(None), _) => Err(VolumeError::NotFound(format!(
+                "there is no volume {:?}: it was deleted, or this node's registry is another",
+                volume.as_str()
+            ))),
+            // The registry is needed to learn what the context tells as well.
+            (Err(error), Some(spec)) => {
+                tracing::warn!(%error, volume = volume.as_str(), "going by the volume's context");
+                Ok(spec)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    async fn publish(&self, request: &NodePublishVolumeRequest) -> Result<(), VolumeError> {
+        let volume = VolumeId::parse(&request.volume_id)?;
+        let target = HostPath::parse("target_path", &request.target_path)?;
+        let access = Access::parse(request.volume_capability.as_ref())?;
+        let said = said(&volume, &request.volume_context)?;
+        let inline = said.ephemeral && request.staging_target_path.is_empty();
+        if request.staging_target_path.is_empty() && !inline {
+            return Err(VolumeError::Premature(format!(
+                "volume {:?}: staging_target_path is missing: a dataset is staged before it is published",
+                request.volume_id
+            )));
+        }
+        let mut publish = PublishRequest {
+            staging: target.clone(),
+            said: match volume_key(volume.as_str()) {
+                Some(_) => said.spec(),
+                None if inline => said.spec(),
+                None => Some(said.spec_or_id(&volume)?),
+            },
+            volume,
+            target,
+            access,
+            read_only: request.readonly,
+            namespace: said.pod_namespace,
+        };
+        if inline {
+            let Some(spec) = publish.said.clone() else {
+                return Err(VolumeError::Invalid(format!(
+                    "volume {:?} is part of its pod's specification and names no dataset: set \"dataset\" in its volumeAttributes",
+                    request.volume_id
+                )));
+            };
+            return self.volumes.publish_inline(publish, spec).await;
+        }
+        publish.staging = HostPath::parse("staging_target_path", &request.staging_target_path)?;
+        self.volumes.publish(publish).await
+    }
+}
+
+fn said(volume: &VolumeId, context: &HashMap<String, String>) -> Result<Said, VolumeError> {
+    let about = format!("volume {:?}", volume.as_str());
+    Said::parse(&about, "volume_context (volumeAttributes)", context)
 }
 
 /// Answers, and logs what was refused: kubelet shows it in the pod's events only.
@@ -56,7 +141,8 @@ impl Node for NodeService {
             let request = StageRequest {
                 staging: HostPath::parse("staging_target_path", &request.staging_target_path)?,
                 access: Access::parse(request.volume_capability.as_ref())?,
-                spec: VolumeSpec::parse(&volume, &request.volume_context)?,
+                spec: self.spec(&volume, &request.volume_context).await?,
+                inline: false,
                 volume,
             };
             self.volumes.stage(request).await
@@ -86,28 +172,7 @@ impl Node for NodeService {
         request: Request<NodePublishVolumeRequest>,
     ) -> Answer<NodePublishVolumeResponse> {
         let request = request.into_inner();
-        let work = async {
-            let volume = VolumeId::parse(&request.volume_id)?;
-            let target = HostPath::parse("target_path", &request.target_path)?;
-            let access = Access::parse(request.volume_capability.as_ref())?;
-            VolumeSpec::parse(&volume, &request.volume_context)?;
-            if request.staging_target_path.is_empty() {
-                return Err(VolumeError::Premature(format!(
-                    "volume {:?}: staging_target_path is missing: a dataset is staged before it is published",
-                    request.volume_id
-                )));
-            }
-            let staging = HostPath::parse("staging_target_path", &request.staging_target_path)?;
-            let request = PublishRequest {
-                volume,
-                staging,
-                target,
-                access,
-                read_only: request.readonly,
-            };
-            self.volumes.publish(request).await
-        };
-        let result = work.await;
+        let result = self.publish(&request).await;
         let done = NodePublishVolumeResponse {};
         answer("NodePublishVolume", &request.volume_id, result, done)
     }
@@ -169,6 +234,7 @@ impl Node for NodeService {
             rpc::Type::StageUnstageVolume,
             rpc::Type::GetVolumeStats,
             rpc::Type::VolumeCondition,
+            rpc::Type::SingleNodeMultiWriter,
         ];
         Ok(Response::new(NodeGetCapabilitiesResponse {
             capabilities: served

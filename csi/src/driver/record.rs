@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use trackbed_cache::Digest;
 
-use super::volume::{Access, VolumeId, VolumeSpec};
+use super::spec::VolumeSpec;
+use super::volume::{Access, VolumeId};
 
 /// No record comes near this many bytes: a larger file is not one of ours.
 const MAX_RECORD_BYTES: u64 = 16 << 20;
@@ -29,8 +30,11 @@ pub(super) struct Record {
     /// whatever the dataset's name means in the meantime.
     pub(super) pinned: Digest,
     pub(super) access: Access,
-    /// Where it is staged, as kubelet named it.
+    /// Where it is staged: as kubelet named it, or a folder of our own for an inline volume.
     pub(super) staging: PathBuf,
+    /// Whether it is part of a pod's own specification: staged by us, and gone with its target.
+    #[serde(default)]
+    pub(super) inline: bool,
     pub(super) targets: Vec<Target>,
 }
 
@@ -58,8 +62,13 @@ impl Records {
             .mode(0o700)
             .create(folder)?;
         Ok(Records {
-            folder: folder.to_owned(),
+            folder: folder.canonicalize()?,
         })
+    }
+
+    /// Where they are. The driver's other files have their place in it too.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// All records. One that cannot be read is left out and logged: its volume is staged anew when
@@ -130,7 +139,6 @@ fn read(path: &Path) -> io::Result<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
     use trackbed_proto::csi::v1::VolumeCapability;
     use trackbed_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
 
@@ -141,13 +149,16 @@ mod tests {
         };
         let access = Access::parse(Some(&capability)).expect("valid");
         let volume = VolumeId::parse(id).expect("valid");
-        let context = HashMap::from([("dataset".to_owned(), "cats".to_owned())]);
         Record {
-            spec: VolumeSpec::parse(&volume, &context).expect("valid"),
+            spec: VolumeSpec {
+                dataset: Some("cats".parse().expect("a name")),
+                version: None,
+            },
             volume,
             pinned: Digest::of(b"cats"),
             access: access.clone(),
             staging: "/var/lib/kubelet/staging".into(),
+            inline: false,
             targets: vec![Target {
                 path: "/var/lib/kubelet/pods/1".into(),
                 access,

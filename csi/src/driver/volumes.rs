@@ -20,12 +20,15 @@ use super::busy::Busy;
 use super::error::VolumeError;
 use super::path::HostPath;
 use super::record::{Record, Records};
-use super::volume::{VolumeId, VolumeSpec};
-use super::{Datasets, OpenFailure};
+use super::spec::VolumeSpec;
+use super::volume::VolumeId;
+use super::{Datasets, OpenFailure, empty};
 use crate::expose::VersionView;
 use crate::expose::mountinfo::{Mount, MountTable};
 use crate::expose::native::Choice;
 
+mod admit;
+mod inline;
 mod mounted;
 mod publish;
 mod stage;
@@ -227,13 +230,17 @@ impl Volumes {
             .unwrap_or(Err(VolumeError::Panicked))
     }
 
-    async fn open(
+    /// Opens what a volume shows.
+    pub(super) async fn open(
         &self,
         spec: &VolumeSpec,
         version: Option<Digest>,
     ) -> Result<Arc<dyn VersionView>, VolumeError> {
+        let Some(dataset) = &spec.dataset else {
+            return empty::version();
+        };
         let mut end = self.ending.subscribe();
-        let opening = timeout(OPEN_TIMEOUT, self.datasets.open(&spec.dataset, version));
+        let opening = timeout(OPEN_TIMEOUT, self.datasets.open(dataset, version));
         let opened = tokio::select! {
             opened = opening => opened,
             _ = end.wait_for(|ending| *ending) => return Err(ending()),
@@ -243,8 +250,7 @@ impl Volumes {
             Ok(Err(OpenFailure::Unknown(why))) => Err(VolumeError::NotFound(why)),
             Ok(Err(OpenFailure::Unavailable(why))) => Err(VolumeError::Unavailable(why)),
             Err(_) => Err(VolumeError::Unavailable(format!(
-                "opening dataset {} took longer than {} s: look at the node's log and at its peers",
-                spec.dataset,
+                "opening dataset {dataset} took longer than {} s: look at the node's log and at its peers",
                 OPEN_TIMEOUT.as_secs()
             ))),
         }

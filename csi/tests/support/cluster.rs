@@ -13,24 +13,26 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use trackbed_cache::Digest;
-use trackbed_cache::registry::DatasetName;
+use trackbed_cache::registry::{DatasetName, DatasetRecord, Namespace};
 use trackbed_csi::driver::{Choice, Datasets, Driver, DriverConfig, DriverError, OpenFailure};
 use trackbed_csi::expose::VersionView;
 use trackbed_csi::expose::mountinfo::MountTable;
+use trackbed_proto::csi::v1::controller_client::ControllerClient;
 use trackbed_proto::csi::v1::identity_client::IdentityClient;
 use trackbed_proto::csi::v1::node_client::NodeClient;
 use trackbed_proto::csi::v1::volume_capability::access_mode::Mode;
 use trackbed_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
 use trackbed_proto::csi::v1::{
-    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
-    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability, VolumeCondition,
+    CreateSnapshotRequest, CreateVolumeRequest, NodeGetVolumeStatsRequest,
+    NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
+    NodeUnstageVolumeRequest, Snapshot, Volume, VolumeCapability, VolumeCondition,
 };
 
 use super::{MemoryVersion, abort_connection};
 
 /// Datasets in memory.
 pub(crate) struct MemoryDatasets {
-    current: Mutex<HashMap<String, Arc<MemoryVersion>>>,
+    records: Mutex<HashMap<DatasetName, DatasetRecord>>,
     versions: Mutex<HashMap<Digest, Arc<MemoryVersion>>>,
     /// Opening takes a permit: take them away to hold it up.
     pub(crate) gate: Semaphore,
@@ -41,7 +43,7 @@ pub(crate) struct MemoryDatasets {
 impl MemoryDatasets {
     pub(crate) fn new() -> Arc<MemoryDatasets> {
         Arc::new(MemoryDatasets {
-            current: Mutex::default(),
+            records: Mutex::default(),
             versions: Mutex::default(),
             gate: Semaphore::new(1000),
             opening: tokio::sync::watch::Sender::new(0),
@@ -53,11 +55,37 @@ impl MemoryDatasets {
     pub(crate) fn put(&self, name: &str, version: &Arc<MemoryVersion>) {
         let digest = version.manifest().digest();
         self.versions.lock().insert(digest, version.clone());
-        self.current.lock().insert(name.to_owned(), version.clone());
+        let name: DatasetName = name.parse().expect("a name");
+        let origin = "file:///data".parse().expect("a URL");
+        let mut records = self.records.lock();
+        let mut record = DatasetRecord::new(name.clone(), origin, digest);
+        if let Some(before) = records.remove(&name) {
+            record = record.following(before);
+        }
+        records.insert(name, record);
+    }
+
+    /// Lets only these namespaces read a dataset.
+    pub(crate) fn only_for(&self, name: &str, namespaces: &[&str]) {
+        let names = namespaces.iter().map(|name| Namespace::parse(name));
+        let name: DatasetName = name.parse().expect("a name");
+        let mut records = self.records.lock();
+        let record = records.get_mut(&name).expect("registered");
+        record.namespaces = Some(names.map(|name| name.expect("valid")).collect());
+    }
+
+    /// Takes a dataset out of the registry.
+    pub(crate) fn forget(&self, name: &str) {
+        let name: DatasetName = name.parse().expect("a name");
+        self.records.lock().remove(&name).expect("registered");
     }
 }
 
 impl Datasets for MemoryDatasets {
+    fn record(&self, dataset: &DatasetName) -> Result<Option<DatasetRecord>, OpenFailure> {
+        Ok(self.records.lock().get(dataset).cloned())
+    }
+
     fn open<'a>(
         &'a self,
         dataset: &'a DatasetName,
@@ -69,11 +97,14 @@ impl Datasets for MemoryDatasets {
             if *self.down.lock() {
                 return Err(OpenFailure::Unavailable("no peer answers".to_owned()));
             }
-            let found = match version {
-                Some(digest) => self.versions.lock().get(&digest).cloned(),
-                None => self.current.lock().get(dataset.as_str()).cloned(),
-            };
-            found
+            let current = self
+                .records
+                .lock()
+                .get(dataset)
+                .map(|record| record.version);
+            current
+                .map(|current| version.unwrap_or(current))
+                .and_then(|digest| self.versions.lock().get(&digest).cloned())
                 .map(|version| version as Arc<dyn VersionView>)
                 .ok_or_else(|| OpenFailure::Unknown(format!("there is no dataset {dataset}")))
         }
@@ -111,6 +142,7 @@ pub(crate) struct Cluster {
     pub(crate) folder: Folder,
     pub(crate) node: NodeClient<Channel>,
     pub(crate) identity: IdentityClient<Channel>,
+    pub(crate) controller: ControllerClient<Channel>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), DriverError>>,
 }
@@ -141,6 +173,9 @@ impl Cluster {
         let config = DriverConfig {
             node_id: "node-1".to_owned(),
             state_dir: folder.path().join("state"),
+            registry: folder.path().join("registry"),
+            cache_dir: folder.path().to_owned(),
+            cache_capacity: None,
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
             expose,
@@ -165,15 +200,32 @@ impl Cluster {
         Cluster {
             folder,
             node: NodeClient::new(channel.clone()),
-            identity: IdentityClient::new(channel),
+            identity: IdentityClient::new(channel.clone()),
+            controller: ControllerClient::new(channel),
             stop,
             served,
         }
     }
 
+    /// Creates a volume, which has to succeed.
+    pub(crate) async fn create(&mut self, request: CreateVolumeRequest) -> Volume {
+        let created = self.controller.create_volume(request).await;
+        let volume = created.expect("creates").into_inner().volume;
+        volume.expect("a volume")
+    }
+
+    /// Takes a snapshot, which has to succeed.
+    pub(crate) async fn snapshot(&mut self, request: CreateSnapshotRequest) -> Snapshot {
+        let taken = self.controller.create_snapshot(request).await;
+        let snapshot = taken.expect("takes").into_inner().snapshot;
+        let snapshot = snapshot.expect("a snapshot");
+        assert!(snapshot.ready_to_use && snapshot.creation_time.is_some());
+        snapshot
+    }
+
     /// Ends the driver as a signal would, and gives its folder.
     pub(crate) async fn stop(self) -> (Folder, Result<(), DriverError>) {
-        drop((self.node, self.identity));
+        drop((self.node, self.identity, self.controller));
         self.stop.send(()).expect("it runs");
         (self.folder, self.served.await.expect("no panic"))
     }

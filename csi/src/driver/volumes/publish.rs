@@ -10,6 +10,7 @@ use super::{Volumes, read_table, resolve};
 use crate::driver::error::VolumeError;
 use crate::driver::path::HostPath;
 use crate::driver::record::{Record, Target};
+use crate::driver::spec::VolumeSpec;
 use crate::driver::volume::{Access, VolumeId};
 use crate::expose::bind;
 
@@ -21,6 +22,10 @@ pub(in crate::driver) struct PublishRequest {
     pub(in crate::driver) target: HostPath,
     pub(in crate::driver) access: Access,
     pub(in crate::driver) read_only: bool,
+    /// What the volume's context and id say it shows, if they say it.
+    pub(in crate::driver) said: Option<VolumeSpec>,
+    /// The pod's namespace, if it was told.
+    pub(in crate::driver) namespace: Option<String>,
 }
 
 impl Volumes {
@@ -31,18 +36,25 @@ impl Volumes {
     ) -> Result<(), VolumeError> {
         let (volume, path) = (request.volume.clone(), request.target.as_path().to_owned());
         self.exclusively(&volume, &path, move |volumes| async move {
-            let dead = {
-                let request = request.clone();
-                volumes.blocking(move |volumes| volumes.dead_staging(&request))
-            };
-            if let Some(record) = dead.await? {
-                volumes.show_again(record).await?;
-            }
-            volumes
-                .blocking(move |volumes| volumes.bind_target(&request))
-                .await
+            volumes.mount_target(request).await
         })
         .await
+    }
+
+    /// What is left to do for publishing, inside an operation on the volume.
+    pub(super) async fn mount_target(
+        self: &Arc<Self>,
+        request: PublishRequest,
+    ) -> Result<(), VolumeError> {
+        let dead = {
+            let request = request.clone();
+            self.blocking(move |volumes| volumes.dead_staging(&request))
+        };
+        if let Some(record) = dead.await? {
+            self.show_again(record).await?;
+        }
+        self.blocking(move |volumes| volumes.bind_target(&request))
+            .await
     }
 
     /// Takes the target's mount and directory away.
@@ -54,7 +66,10 @@ impl Volumes {
         let path = target.as_path().to_owned();
         self.exclusively(&volume.clone(), &path, move |volumes| async move {
             volumes
-                .blocking(move |volumes| volumes.remove_target(&volume, target.as_path()))
+                .blocking(move |volumes| {
+                    volumes.remove_target(&volume, target.as_path())?;
+                    volumes.hide_inline(&volume)
+                })
                 .await
         })
         .await
@@ -73,26 +88,40 @@ impl Volumes {
         Ok(None)
     }
 
-    /// The record of the staged volume if what is staged is dead; refuses if it is not staged.
+    /// The record of the staged volume if what is staged is dead; refuses if it is not staged, or
+    /// if it shows what the pod did not ask for or may not read.
     fn dead_staging(&self, request: &PublishRequest) -> Result<Option<Record>, VolumeError> {
         self.refuse_others_path(&request.volume, request.target.as_path())?;
         let mounts = read_table()?;
-        let table = self.table.lock();
-        let staged = table
-            .get(&request.volume)
-            .filter(|volume| volume.record.staging == request.staging.as_path())
-            .ok_or_else(|| {
-                VolumeError::Premature(format!(
-                    "volume {:?} is not staged at {}: stage it first",
-                    request.volume.as_str(),
-                    request.staging
-                ))
-            })?;
-        let seen = staged
-            .shown
-            .as_ref()
-            .is_some_and(|shown| shown.is_seen(&mounts));
-        Ok((!seen).then(|| staged.record.clone()))
+        let (record, seen) = {
+            let table = self.table.lock();
+            let staged = table
+                .get(&request.volume)
+                .filter(|volume| volume.record.staging == request.staging.as_path())
+                .ok_or_else(|| {
+                    VolumeError::Premature(format!(
+                        "volume {:?} is not staged at {}: stage it first",
+                        request.volume.as_str(),
+                        request.staging
+                    ))
+                })?;
+            let shown = staged.shown.as_ref();
+            (
+                staged.record.clone(),
+                shown.is_some_and(|shown| shown.is_seen(&mounts)),
+            )
+        };
+        if let Some(said) = &request.said
+            && *said != record.spec
+        {
+            return Err(VolumeError::Premature(format!(
+                "volume {:?} is staged with {}, and is to be published with {said}, or with another version: unstage it first",
+                request.volume.as_str(),
+                record.spec
+            )));
+        }
+        self.admit(&record.spec, request.namespace.as_deref())?;
+        Ok((!seen).then_some(record))
     }
 
     fn bind_target(&self, request: &PublishRequest) -> Result<(), VolumeError> {
@@ -121,7 +150,6 @@ impl Volumes {
             access: request.access.clone(),
             read_only: request.read_only,
         };
-        let target = make_mount_point(&wanted.path, &doing)?;
 
         let mut others = Vec::new();
         for (known, bound) in record.targets.drain(..).zip(bound_now) {
@@ -140,14 +168,15 @@ impl Volumes {
             }
         }
         if let Some(other) = others.first()
-            && !request.access.is_multi_node()
+            && !request.access.allows_several_targets()
         {
             return Err(VolumeError::Premature(format!(
-                "volume {:?} is published at {}, and its access mode allows one place: use ReadOnlyMany",
+                "volume {:?} is published at {}, and its access mode allows one place: use ReadOnlyMany or ReadWriteOnce",
                 request.volume.as_str(),
                 other.path.display()
             )));
         }
+        let target = make_mount_point(&wanted.path, &doing)?;
         others.push(wanted);
         record.targets = others;
         // Written first: a target that is recorded and not mounted does no harm, one that is

@@ -11,7 +11,8 @@ use super::{Mounted, Shown, Volume, Volumes, read_table, resolve};
 use crate::driver::error::VolumeError;
 use crate::driver::path::HostPath;
 use crate::driver::record::{Record, Target};
-use crate::driver::volume::{Access, VolumeId, VolumeSpec};
+use crate::driver::spec::VolumeSpec;
+use crate::driver::volume::{Access, VolumeId};
 use crate::expose::VersionView;
 use crate::expose::bind;
 
@@ -22,6 +23,8 @@ pub(in crate::driver) struct StageRequest {
     pub(in crate::driver) spec: VolumeSpec,
     pub(in crate::driver) access: Access,
     pub(in crate::driver) staging: HostPath,
+    /// Whether this is for a volume of a pod's own.
+    pub(in crate::driver) inline: bool,
 }
 
 /// What is left to do for a stage request.
@@ -43,27 +46,35 @@ impl Volumes {
     ) -> Result<(), VolumeError> {
         let (volume, path) = (request.volume.clone(), request.staging.as_path().to_owned());
         self.exclusively(&volume, &path, move |volumes| async move {
-            let step = {
-                let request = request.clone();
-                volumes.blocking(move |volumes| volumes.next_step(&request))
-            };
-            let Step::Show { version, targets } = step.await? else {
-                return Ok(());
-            };
-            let view = volumes.open(&request.spec, version).await?;
-            let record = Record {
-                pinned: view.manifest().digest(),
-                volume: request.volume,
-                spec: request.spec,
-                access: request.access,
-                staging: request.staging.as_path().to_owned(),
-                targets,
-            };
-            volumes
-                .blocking(move |volumes| volumes.show(record, view))
-                .await
+            volumes.mount_staging(request).await
         })
         .await
+    }
+
+    /// What is left to do for staging, inside an operation on the volume.
+    pub(super) async fn mount_staging(
+        self: &Arc<Self>,
+        request: StageRequest,
+    ) -> Result<(), VolumeError> {
+        let step = {
+            let request = request.clone();
+            self.blocking(move |volumes| volumes.next_step(&request))
+        };
+        let Step::Show { version, targets } = step.await? else {
+            return Ok(());
+        };
+        let view = self.open(&request.spec, version).await?;
+        let record = Record {
+            pinned: view.manifest().digest(),
+            volume: request.volume,
+            spec: request.spec,
+            access: request.access,
+            staging: request.staging.as_path().to_owned(),
+            inline: request.inline,
+            targets,
+        };
+        self.blocking(move |volumes| volumes.show(record, view))
+            .await
     }
 
     /// Shows a recorded volume again, as it was.
@@ -139,7 +150,10 @@ impl Volumes {
         // Its mount is not seen any more.
         drop(earlier);
 
-        let label = format!("{}@{}", record.spec.dataset, record.pinned.short());
+        let label = match &record.spec.dataset {
+            Some(dataset) => format!("{dataset}@{}", record.pinned.short()),
+            None => "empty".to_owned(),
+        };
         let save = |record: &Record| {
             self.records
                 .save(record)
@@ -180,7 +194,7 @@ impl Volumes {
         failure.map_or(Ok(()), Err)
     }
 
-    fn hide(&self, volume: &VolumeId, staging: &Path) -> Result<(), VolumeError> {
+    pub(super) fn hide(&self, volume: &VolumeId, staging: &Path) -> Result<(), VolumeError> {
         self.refuse_others_path(volume, staging)?;
         let doing = format!("unstaging volume {:?}", volume.as_str());
         let record = self

@@ -6,6 +6,7 @@ use std::time::Duration;
 use trackbed_cache::Showable;
 
 use super::{Shown, Volume, Volumes, read_table, resolve};
+use crate::driver::controller::NO_DATASET;
 use crate::driver::error::VolumeError;
 use crate::driver::path::HostPath;
 use crate::driver::volume::VolumeId;
@@ -63,7 +64,7 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<&Mount>)
         abnormal: true,
         message,
     };
-    let dataset = format!("dataset {}", volume.record.spec.dataset);
+    let dataset = volume.record.spec.to_string();
     let Some(shown) = &volume.shown else {
         let why = volume
             .trouble
@@ -82,6 +83,9 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<&Mount>)
     let failure = shown.mount.last_failure();
     if let Some(failure) = failure.filter(|failure| failure.at.elapsed() < FAILURE_COUNTS_FOR) {
         return abnormal(size, format!("{dataset}: a read failed: {}", failure.what));
+    }
+    if volume.record.spec.dataset.is_none() {
+        return abnormal(size, NO_DATASET.to_owned());
     }
     let permille = shown.view.cached().permille();
     Stats {
