@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod digest;
+pub mod disk;
 pub mod fill;
 pub mod manifest;
 mod membership;
@@ -24,9 +25,10 @@ mod workers;
 
 pub use agent::{Agent, AgentConfig, AgentError};
 pub use digest::Digest;
+pub use disk::VersionReader;
 pub use manifest::{Entry, EntryIndex, EntryKind, Manifest};
 pub use metrics::AgentCounters;
-pub use open::{OpenVersion, Progress, ReadError};
+pub use open::{Brought, OpenVersion, Progress, ReadError};
 pub use origin::OriginUrl;
 pub use peers::{ControlError, PeerControl};
 pub use registry::{DatasetName, DatasetRecord, Member, Registry};

@@ -7,6 +7,7 @@ mod verify;
 mod warm;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::manifest::layout::Location;
 use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
 use crate::origin::{OpenOrigin, Origin, OriginError, OriginUrl};
 use crate::seal::BLOCK_BYTES;
-use crate::store::{Showable, VersionStore};
+use crate::store::{Showable, VersionStore, version_path};
 use crate::verified::VerifiedBytes;
 
 pub use verify::{VerifyProgress, VerifyReport};
@@ -108,6 +109,15 @@ impl Progress {
     }
 }
 
+/// Where bytes are that were brought for somebody who reads this node's disk.
+#[derive(Debug)]
+pub struct Brought {
+    /// The chunk that holds them is on the disk.
+    pub on_disk: bool,
+    /// The bytes, if they are in memory; always there if they are not on the disk.
+    pub bytes: Option<VerifiedBytes>,
+}
+
 /// Why bytes of a file could not be had.
 #[derive(Debug, thiserror::Error, Clone)]
 pub enum ReadError {
@@ -187,6 +197,61 @@ impl OpenVersion {
         }
     }
 
+    /// Where the version lies on this node's disk: what [`VersionReader::open`] takes.
+    ///
+    /// [`VersionReader::open`]: crate::VersionReader::open
+    pub fn directory(&self) -> PathBuf {
+        version_path(&self.inner.config.cache_dir, &self.version.digest())
+    }
+
+    /// Which chunks are on this node's disk: a bit each, the first in the lowest bit of the first
+    /// word.
+    pub fn held(&self) -> Vec<u64> {
+        self.version.store().held_words()
+    }
+
+    /// Sees to it that the bytes [`OpenVersion::read`] would give are on this node's disk, or, where
+    /// it is full, gives them. `suspect` says that the chunk was found damaged there: it is then
+    /// looked at, and mended if so.
+    pub async fn bring(
+        &self,
+        entry: EntryIndex,
+        offset: u64,
+        len: usize,
+        suspect: bool,
+    ) -> Result<Brought, ReadError> {
+        let store = self.version.store();
+        let held = |chunk: u32| store.has(chunk) && !suspect;
+        match self.manifest().locate(entry, offset) {
+            Some(at) if held(at.chunk) && self.in_memory(at.chunk).is_none() => {
+                if (at.chunk_offset as usize) < BLOCK_BYTES {
+                    self.read_ahead(at.chunk);
+                }
+                Ok(Brought {
+                    on_disk: true,
+                    bytes: None,
+                })
+            }
+            at => {
+                if let Some(at) = at
+                    && suspect
+                    && store.has(at.chunk)
+                {
+                    let lease = self.inner.filler.slab.lease().await;
+                    // What is damaged is forgotten by it, and fetched below.
+                    drop(store.read_whole(at.chunk, lease).await);
+                }
+                let bytes = Some(self.read(entry, offset, len).await?);
+                let on_disk = at.is_some_and(|at| store.has(at.chunk));
+                Ok(Brought { on_disk, bytes })
+            }
+        }
+    }
+
+    fn in_memory(&self, chunk: u32) -> Option<Arc<Filled>> {
+        self.inner.filler.recent(&self.version, chunk)
+    }
+
     /// Whether it can be shown to pods as plain files now. What is shown so is checked in the
     /// background, and no more with each read.
     pub fn showable(&self) -> Showable {
@@ -258,7 +323,7 @@ impl OpenVersion {
         // Whoever begins a chunk is likely to read on: keep what follows on its way, so that such
         // readers do not meet a missing chunk again.
         let begins = range.start < BLOCK_BYTES;
-        if let Some(filled) = filler.recent(&self.version, chunk) {
+        if let Some(filled) = self.in_memory(chunk) {
             if begins {
                 self.read_ahead(chunk);
             }

@@ -36,6 +36,7 @@ use crate::origin::OriginUrl;
 use crate::seal::SealError;
 use crate::workers::Workers;
 
+pub(crate) use layout::{failed, open_directory, read_beneath, read_manifest_in, version_path};
 pub(crate) use native::Checked;
 pub use native::Showable;
 pub(crate) use version::VersionStore;

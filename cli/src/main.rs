@@ -7,7 +7,7 @@
 mod dataset;
 mod demo;
 mod exit;
-
+mod keeper;
 mod node;
 mod output;
 mod rdma;
@@ -63,6 +63,7 @@ struct Command {
 enum Role {
     Demo(demo::DemoArgs),
     Node(Box<node::NodeArgs>),
+    Keeper(keeper::KeeperArgs),
     Dataset(dataset::DatasetArgs),
     Rdma(rdma::RdmaArgs),
 }
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let default = match command.role {
-        Role::Node(_) => "info",
+        Role::Node(_) | Role::Keeper(_) => "info",
         _ => "warn",
     };
     if let Err(failure) = log_to_stderr(command.log.as_deref().unwrap_or(default)) {
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
     let outcome = match command.role {
         Role::Demo(args) => demo::run(args),
         Role::Node(args) => node::run(*args),
+        Role::Keeper(args) => keeper::run(&args),
         Role::Dataset(args) => dataset::run(args),
         Role::Rdma(args) => rdma::run(args),
     };

@@ -2,12 +2,14 @@
 //!
 //! It holds the cache, talks to its peers over mutual TLS, serves the CSI socket to kubelet, an
 //! admin socket to whoever runs `trackbed dataset` on the machine, and metrics to Prometheus.
-//! Everything it starts it ends again on SIGTERM or SIGINT, mounts included.
+//! Everything it starts it ends again on SIGTERM or SIGINT. Only the keeper, which serves the
+//! mounts, goes on, unless mounts are to be taken away at the end.
 
 mod admin;
 mod daemon;
 mod host;
 mod identity;
+mod keeper;
 pub(crate) mod metrics;
 mod peer_service;
 mod peers;

@@ -1,5 +1,6 @@
 //! The cache's agent as what the driver mounts from.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -10,7 +11,7 @@ use trackbed_cache::{
 };
 
 use crate::driver::{Datasets, OpenFailure};
-use crate::expose::{Cached, ReadFailure, VerifiedPiece, VersionView};
+use crate::expose::{Brought, Cached, KeptView, ReadFailure, VerifiedPiece, VersionView};
 
 impl Datasets for Agent {
     fn record(&self, dataset: &DatasetName) -> Result<Option<DatasetRecord>, OpenFailure> {
@@ -65,5 +66,38 @@ impl VersionView for OpenVersion {
 
     fn showable(&self) -> Showable {
         OpenVersion::showable(self)
+    }
+
+    fn kept(self: Arc<Self>) -> Option<Arc<dyn KeptView>> {
+        Some(self)
+    }
+}
+
+impl KeptView for OpenVersion {
+    fn directory(&self) -> PathBuf {
+        OpenVersion::directory(self)
+    }
+
+    fn held(&self) -> Vec<u64> {
+        OpenVersion::held(self)
+    }
+
+    fn bring(
+        self: Arc<Self>,
+        entry: EntryIndex,
+        offset: u64,
+        len: usize,
+        suspect: bool,
+    ) -> BoxFuture<'static, Result<Brought, ReadFailure>> {
+        async move {
+            match OpenVersion::bring(&self, entry, offset, len, suspect).await {
+                Ok(brought) => Ok(Brought {
+                    on_disk: brought.on_disk,
+                    bytes: brought.bytes.map(|bytes| Box::new(bytes) as VerifiedPiece),
+                }),
+                Err(error) => Err(ReadFailure(error.to_string())),
+            }
+        }
+        .boxed()
     }
 }

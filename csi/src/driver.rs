@@ -21,8 +21,7 @@ use trackbed_proto::csi::v1::controller_server::ControllerServer;
 use trackbed_proto::csi::v1::identity_server::IdentityServer;
 use trackbed_proto::csi::v1::node_server::NodeServer;
 
-use crate::expose::VersionView;
-pub use crate::expose::native::Choice;
+use crate::expose::{Expose, VersionView};
 
 mod busy;
 mod controller;
@@ -38,6 +37,7 @@ mod spec;
 mod volume;
 mod volumes;
 
+pub(crate) use endpoint::bind;
 pub use endpoint::{CsiEndpoint, EndpointError, SocketFile, listen};
 
 use controller::ControllerService;
@@ -102,8 +102,6 @@ pub struct DriverConfig {
     /// Take all mounts away at the end. In a cluster they are left for the next driver, which
     /// mounts them again.
     pub unmount_on_exit: bool,
-    /// How versions are to be shown.
-    pub expose: Choice,
 }
 
 /// Why the driver cannot start, or ended.
@@ -140,14 +138,18 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver that knows what an earlier one had staged, and serves nothing yet. Reads small
-    /// files: call it where waiting is fine.
-    pub fn new(config: DriverConfig, datasets: Arc<dyn Datasets>) -> Result<Driver, DriverError> {
+    /// A driver that knows what an earlier one had staged, shows datasets by `expose`, and serves
+    /// nothing yet. Reads small files: call it where waiting is fine.
+    pub fn new(
+        config: DriverConfig,
+        datasets: Arc<dyn Datasets>,
+        expose: Arc<dyn Expose>,
+    ) -> Result<Driver, DriverError> {
         if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID_BYTES {
             return Err(DriverError::NodeId(config.node_id));
         }
         let volumes = Records::open(&config.state_dir)
-            .and_then(|records| Volumes::new(datasets.clone(), records, config.expose))
+            .and_then(|records| Volumes::new(datasets.clone(), expose, records))
             .map_err(|source| DriverError::StateDir {
                 path: config.state_dir.clone(),
                 source,

@@ -13,9 +13,8 @@ use support::cluster::{Cluster, Folder, mounts_below};
 use support::site::Site;
 use tonic::Code;
 use trackbed_cache::{Agent, DatasetName, Showable};
-use trackbed_csi::driver::Choice;
 use trackbed_csi::expose::mountinfo::MountTable;
-use trackbed_csi::expose::native;
+use trackbed_csi::expose::native::{self, Choice};
 
 async fn laying_out(site: &Site) -> Agent {
     site.agent_with(|config| config.lay_out = true).await
@@ -123,7 +122,7 @@ async fn a_version_that_completes_later_is_native_for_the_next_pod_and_the_first
     assert!(!is_native(&cluster, "first"));
     let condition = cluster.condition("set", "first").await;
     assert!(
-        condition.message.contains("FUSE (") && condition.message.contains("not here yet"),
+        condition.message.contains("not natively") && condition.message.contains("not here yet"),
         "{condition:?}"
     );
     complete(&agent).await;

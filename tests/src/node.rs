@@ -31,7 +31,7 @@ use trackbed_proto::{
 /// How long a node may take until it answers; far beyond what it needs, as the machine may be busy.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// A running node; dropping it kills the process and takes its mounts away.
+/// A running node; dropping it kills the process, ends its keeper and takes its mounts away.
 pub struct Node {
     /// Its name in the registry and in its certificate.
     pub name: String,
@@ -145,6 +145,23 @@ impl Node {
         }
     }
 
+    /// The socket of the keeper that serves the node's mounts, and outlives it.
+    pub fn keeper(&self) -> PathBuf {
+        self.cache().join("keeper.sock")
+    }
+
+    /// Asks the node's keeper, if it has one, to take its mounts away and end.
+    fn end_keeper(&self) {
+        if self.keeper().exists() {
+            // One that was killed has left its socket, and does not answer.
+            let _ = Command::new(crate::cluster::trackbed())
+                .args(["keeper", "--end", "--socket"])
+                .arg(self.keeper())
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+
     /// The node's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -254,6 +271,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
+        self.end_keeper();
         // A killed driver leaves its mounts behind, dead; kubelet would clean up, here we do.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let mut ours: Vec<&str> = mounts

@@ -212,7 +212,8 @@ async fn a_file_flipped_in_one_nodes_cache_is_never_served_where_each_read_is_ch
 fn flip_everything(cache: &Path) -> usize {
     use std::os::unix::fs::FileExt;
     let mut flipped = 0;
-    for (path, _) in tree::read(cache).expect("the cache is a folder of files") {
+    let cache = &cache.join("versions");
+    for (path, _) in tree::read(cache).expect("the versions are a folder of files") {
         let data = path.components().any(|part| part.as_os_str() == "tree")
             || path.file_name().is_some_and(|name| name == "small.pack");
         let path = cache.join(path);

@@ -42,7 +42,7 @@ pub(super) struct Layout {
 }
 
 /// Turns an I/O error into one that says what was attempted on what.
-pub(super) fn failed(
+pub(crate) fn failed(
     action: &'static str,
     path: impl Into<PathBuf>,
 ) -> impl FnOnce(io::Error) -> StoreError {
@@ -117,7 +117,7 @@ impl Layout {
     }
 
     pub(super) fn version_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("versions").join(digest.to_string())
+        version_path(&self.root, digest)
     }
 
     /// Makes a version's directory with nothing held; nothing happens if it is there already.
@@ -155,19 +155,29 @@ impl Layout {
 
     /// The encoded manifest, if the version is on this disk.
     pub(super) fn read_manifest(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
-        let path = self.version_path(digest).join("manifest");
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("opening", path)(error)),
-        };
-        let mut bytes = Vec::new();
-        let read = (&mut file)
-            .take(MAX_ENCODED_BYTES as u64 + 1)
-            .read_to_end(&mut bytes);
-        read.map_err(failed("reading", path))?;
-        Ok(Some(bytes.into()))
+        read_manifest_in(&self.version_path(digest))
     }
+}
+
+/// Where a version of the cache in `root` lies.
+pub(crate) fn version_path(root: &Path, digest: &Digest) -> PathBuf {
+    root.join("versions").join(digest.to_string())
+}
+
+/// The encoded manifest of the version in `directory`, if there is one.
+pub(crate) fn read_manifest_in(directory: &Path) -> Result<Option<Bytes>, StoreError> {
+    let path = directory.join("manifest");
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("opening", path)(error)),
+    };
+    let mut bytes = Vec::new();
+    let read = (&mut file)
+        .take(MAX_ENCODED_BYTES as u64 + 1)
+        .read_to_end(&mut bytes);
+    read.map_err(failed("reading", path))?;
+    Ok(Some(bytes.into()))
 }
 
 /// Makes what was made or removed in a directory survive a crash.
@@ -196,7 +206,7 @@ pub(super) fn open_plain(path: &Path) -> Result<File, StoreError> {
 }
 
 /// Opens a directory as a place to open files from.
-pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, StoreError> {
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, StoreError> {
     fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -264,6 +274,17 @@ pub(super) fn open_beneath(
         }
         other => Ok(other?.into()),
     }
+}
+
+/// Opens the file at `path` below `directory` for reading, if it is there.
+pub(crate) fn read_beneath(
+    directory: BorrowedFd<'_>,
+    path: &[u8],
+    direct: bool,
+) -> io::Result<File> {
+    let mut flags = OFlag::O_RDONLY;
+    flags.set(OFlag::O_DIRECT, direct);
+    Ok(beneath(directory, path, flags)?.into())
 }
 
 fn make_parents(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<()> {

@@ -82,6 +82,12 @@ impl Presence {
         old
     }
 
+    /// A bit for each chunk, the first in the lowest bit of the first word.
+    pub(super) fn words(&self) -> Vec<u64> {
+        let words = self.words.iter();
+        words.map(|word| word.load(Ordering::Acquire)).collect()
+    }
+
     /// Chunks held, and their bytes.
     pub(super) fn held(&self) -> (u32, u64) {
         // As many as there are chunks, which is a u32.

@@ -121,6 +121,11 @@ impl VersionStore {
         self.presence.has(chunk)
     }
 
+    /// Which chunks are held: a bit each, the first in the lowest bit of the first word.
+    pub(crate) fn held_words(&self) -> Vec<u64> {
+        self.presence.words()
+    }
+
     /// Whether all chunks are held.
     pub(crate) fn is_complete(&self) -> bool {
         self.presence.held().0 == self.manifest.chunks()

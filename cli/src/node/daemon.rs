@@ -2,6 +2,7 @@
 
 use super::admin::AdminService;
 use super::identity::Identity;
+use super::keeper;
 use super::metrics;
 use super::peer_service::PeerService;
 use super::peers::Peers;
@@ -26,6 +27,8 @@ use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::seal::SLOT_BYTES;
 use trackbed_cache::{Agent, AgentConfig, Registry};
 use trackbed_csi::driver::{self, Driver, DriverConfig};
+use trackbed_csi::expose::native::NativeFirst;
+use trackbed_csi::keeper::KeptMounts;
 use trackbed_rdma::shard::{Shard, ShardConfig};
 use trackbed_rdma::slab::Slab;
 
@@ -61,8 +64,8 @@ pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Fa
         &mut serving,
     )
     .await?;
-    serve_metrics(&config, &agent, stopped.clone(), &mut serving).await?;
-    serve_csi(&config, &agent, stopped.clone(), &mut serving).await?;
+    let kept = serve_csi(&config, &agent, stopped.clone(), &mut serving).await?;
+    serve_metrics(&config, &agent, kept.clone(), stopped.clone(), &mut serving).await?;
     // Last, as whoever gets an answer here takes the node for ready.
     serve_admin(&config, &agent, &registry, device, stopped, &mut serving)?;
     tracing::info!(node = config.name, control = %config.control_listen, "the node is up");
@@ -76,6 +79,9 @@ pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Fa
     let _ = stop.send(());
     drop(stop);
     let drained = drain(&mut serving).await;
+    if let Some(kept) = kept.filter(|_| config.unmount_on_exit && config.keeper.is_none()) {
+        end_keeper(kept).await;
+    }
     agent.flush().await;
     outcome.and(drained)
 }
@@ -103,6 +109,15 @@ fn flatten(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result
         Err(error) => Err(Failure::failed(format!(
             "a part of the node failed: {error}"
         ))),
+    }
+}
+
+/// Nobody else uses a keeper that the node has started for itself.
+async fn end_keeper(kept: KeptMounts) {
+    match tokio::task::spawn_blocking(move || kept.end()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the keeper is left to end by itself"),
+        Err(error) => tracing::warn!(%error, "the keeper is left to end by itself"),
     }
 }
 
@@ -237,6 +252,7 @@ async fn serve_peers(
 async fn serve_metrics(
     config: &NodeConfig,
     agent: &Agent,
+    kept: Option<KeptMounts>,
     stopped: watch::Receiver<()>,
     serving: &mut Serving,
 ) -> Result<(), Failure> {
@@ -249,6 +265,9 @@ async fn serve_metrics(
         let mut text = agent.counters().prometheus_text();
         if let Some(fabric) = agent.fabric() {
             text.push_str(&transport::prometheus_text(&fabric.counters()));
+        }
+        if let Some(kept) = &kept {
+            text.push_str(&kept.prometheus_text());
         }
         text
     };
@@ -267,9 +286,9 @@ async fn serve_csi(
     agent: &Agent,
     stopped: watch::Receiver<()>,
     serving: &mut Serving,
-) -> Result<(), Failure> {
+) -> Result<Option<KeptMounts>, Failure> {
     let Some(endpoint) = config.csi_endpoint.clone() else {
-        return Ok(());
+        return Ok(None);
     };
     let driver = DriverConfig {
         node_id: config.name.clone(),
@@ -279,20 +298,23 @@ async fn serve_csi(
         cache_capacity: config.cache_capacity,
         topology: BTreeMap::new(),
         unmount_on_exit: config.unmount_on_exit,
-        expose: config.expose.into(),
     };
     let datasets = Arc::new(agent.clone());
-    let driver = tokio::task::spawn_blocking(move || Driver::new(driver, datasets))
-        .await
-        .map_err(Failure::failed)?
-        .map_err(Failure::usage)?;
+    let config = config.clone();
+    let making = tokio::task::spawn_blocking(move || {
+        let kept = keeper::connect(&config)?;
+        let expose = NativeFirst::new(Arc::new(kept.clone()), config.expose.into());
+        let driver = Driver::new(driver, datasets, Arc::new(expose));
+        Ok((kept, driver.map_err(Failure::usage)?))
+    });
+    let (kept, driver) = making.await.map_err(Failure::failed)??;
     serving.spawn(async move {
         driver
             .serve(endpoint, stopping(stopped))
             .await
             .map_err(Failure::failed)
     });
-    Ok(())
+    Ok(Some(kept))
 }
 
 fn serve_admin(

@@ -2,13 +2,15 @@
 //! the flags' names. A flag wins over its variable, both over the file.
 
 use crate::exit::Failure;
+use crate::keeper::PassthroughChoice;
 use crate::size::Size;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use trackbed_csi::driver::{Choice, CsiEndpoint};
+use trackbed_csi::driver::CsiEndpoint;
+use trackbed_csi::expose::native::Choice;
 
 /// Largest configuration file read, in bytes: this is not a place for data.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -95,6 +97,15 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_EXPOSE", value_name = "HOW")]
     pub(crate) expose: Option<ExposeChoice>,
 
+    /// Unix socket of the keeper that serves the mounts [default: one in the cache's folder, of a
+    /// keeper that the node starts itself and that outlives it]
+    #[arg(long, env = "TRACKBED_KEEPER", value_name = "SOCKET")]
+    pub(crate) keeper: Option<PathBuf>,
+
+    /// Whether the kernel may read whole files by itself, unchecked by us [default: auto]
+    #[arg(long, env = "TRACKBED_PASSTHROUGH", value_name = "WHEN")]
+    pub(crate) passthrough: Option<PassthroughChoice>,
+
     /// Unix socket for `trackbed dataset`; only this user can open it
     #[arg(long, env = "TRACKBED_ADMIN_SOCKET", value_name = "SOCKET")]
     pub(crate) admin_socket: Option<PathBuf>,
@@ -166,6 +177,9 @@ pub(crate) struct NodeConfig {
     pub(crate) state_dir: PathBuf,
     pub(crate) unmount_on_exit: bool,
     pub(crate) expose: ExposeChoice,
+    /// `None`: the node starts one of its own.
+    pub(crate) keeper: Option<CsiEndpoint>,
+    pub(crate) passthrough: PassthroughChoice,
     pub(crate) admin_socket: CsiEndpoint,
     pub(crate) csi_endpoint: Option<CsiEndpoint>,
     pub(crate) metrics_listen: Option<SocketAddr>,
@@ -220,6 +234,8 @@ impl Settings {
             state_dir: self.state_dir.or(other.state_dir),
             unmount_on_exit: self.unmount_on_exit.or(other.unmount_on_exit),
             expose: self.expose.or(other.expose),
+            keeper: self.keeper.or(other.keeper),
+            passthrough: self.passthrough.or(other.passthrough),
             admin_socket: self.admin_socket.or(other.admin_socket),
             csi_endpoint: self.csi_endpoint.or(other.csi_endpoint),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
@@ -237,6 +253,10 @@ impl Settings {
         };
         let csi_endpoint = match &self.csi_endpoint {
             Some(text) => Some(endpoint("csi-endpoint", text)?),
+            None => None,
+        };
+        let keeper = match &self.keeper {
+            Some(path) => Some(endpoint("keeper", &path.to_string_lossy())?),
             None => None,
         };
         let admin_socket = self
@@ -273,6 +293,8 @@ impl Settings {
             state_dir: self.state_dir.unwrap_or_else(|| cache_dir.join("csi")),
             unmount_on_exit: self.unmount_on_exit.unwrap_or(false),
             expose: self.expose.unwrap_or_default(),
+            keeper,
+            passthrough: self.passthrough.unwrap_or_default(),
             admin_socket,
             csi_endpoint,
             metrics_listen: self.metrics_listen,

@@ -82,6 +82,21 @@ pub struct SocketFile {
 /// Listens. Only this user can connect, from the first moment. A socket that nobody listens on any
 /// more is replaced, and nothing else ever is.
 pub fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), EndpointError> {
+    let (listener, file) = bind(endpoint)?;
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
+        .map_err(|source| EndpointError::Io {
+            path: endpoint.path().to_owned(),
+            source,
+        })?;
+    Ok((listener, file))
+}
+
+/// As [`listen`], for threads that wait.
+pub(crate) fn bind(
+    endpoint: &CsiEndpoint,
+) -> Result<(std::os::unix::net::UnixListener, SocketFile), EndpointError> {
     let path = endpoint.path();
     let failed = |source| EndpointError::Io {
         path: path.to_owned(),
@@ -107,7 +122,7 @@ pub fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), Endp
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(&new).map_err(failed)?;
+    let listener = std::os::unix::net::UnixListener::bind(&new).map_err(failed)?;
     let identity = fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
         .and_then(|()| fs::symlink_metadata(&new))
         .and_then(|made| fs::rename(&new, path).map(|()| (made.dev(), made.ino())))

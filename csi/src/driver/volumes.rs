@@ -23,18 +23,15 @@ use super::record::{Record, Records};
 use super::spec::VolumeSpec;
 use super::volume::VolumeId;
 use super::{Datasets, OpenFailure, empty};
-use crate::expose::VersionView;
 use crate::expose::mountinfo::{Mount, MountTable};
-use crate::expose::native::Choice;
+use crate::expose::{Expose, Exposed, VersionView, native};
 
 mod admit;
 mod inline;
-mod mounted;
 mod publish;
 mod stage;
 mod stats;
 
-use mounted::Mounted;
 pub(super) use publish::PublishRequest;
 pub(super) use stage::StageRequest;
 
@@ -49,9 +46,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// All volumes of this node.
 pub(super) struct Volumes {
     datasets: Arc<dyn Datasets>,
+    expose: Arc<dyn Expose>,
     records: Records,
-    /// How versions are to be shown.
-    expose: Choice,
     busy: Busy,
     /// Read by each operation, written once for ever at the end: nothing begins after that.
     open: Arc<RwLock<()>>,
@@ -68,9 +64,9 @@ struct Volume {
     trouble: Option<String>,
 }
 
-/// A version as it is mounted at the staging path.
+/// A version that is served.
 struct Shown {
-    mount: Mounted,
+    mount: Box<dyn Exposed>,
     view: Arc<dyn VersionView>,
 }
 
@@ -81,10 +77,10 @@ impl Shown {
         self.mount.is_alive() && top.is_some_and(|top| self.shows(top))
     }
 
-    /// Whether a mount shows this version: as plain files, or by what serves the staging path. A
+    /// Whether a mount shows this version: by what serves the staging path, or as plain files. A
     /// volume's places may differ, as a version is complete at some time.
     fn shows(&self, mount: &Mount) -> bool {
-        self.mount.shows(&self.view, mount)
+        self.mount.shows(mount) || native::shows(mount, self.view.manifest().digest())
     }
 }
 
@@ -92,8 +88,8 @@ impl Volumes {
     /// The volumes that `records` tells of, none of them shown yet.
     pub(super) fn new(
         datasets: Arc<dyn Datasets>,
+        expose: Arc<dyn Expose>,
         records: Records,
-        expose: Choice,
     ) -> std::io::Result<Arc<Volumes>> {
         let table = records
             .load()?
@@ -109,8 +105,8 @@ impl Volumes {
             .collect();
         Ok(Arc::new(Volumes {
             datasets,
-            records,
             expose,
+            records,
             busy: Busy::default(),
             open: Arc::default(),
             ending: watch::Sender::new(false),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, MountOption, Notifier, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::unistd::{getegid, geteuid};
@@ -20,14 +20,15 @@ use parking_lot::Mutex;
 
 use super::choose::{Findings, Way, choose};
 use super::mountinfo::MountTable;
-use super::{ExposeError, SOURCE_PREFIX, VersionView, bind};
+use super::{Expose, ExposeError, Exposed, Failure, SOURCE_PREFIX, VersionView, bind};
+use crate::readers::Readers;
 
 mod fill;
-mod readers;
+mod killed;
+mod opens;
 mod tree;
 
-use readers::Readers;
-pub use tree::Failure;
+use opens::Passthrough;
 use tree::VersionTree;
 
 /// The file system's type in the mount table is `fuse.` with this.
@@ -41,6 +42,36 @@ const READ_AHEAD_KIB: u32 = 1024;
 /// Threads that take requests, and as many that finish reads: for each mount.
 const THREADS: std::ops::RangeInclusive<usize> = 2..=4;
 
+/// How a version is to be mounted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FuseOptions {
+    /// The kernel may read whole files by itself, where it can and the view has such files.
+    pub passthrough: bool,
+}
+
+/// Shows versions by FUSE mounts of this process, which end with it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InProcess;
+
+impl Expose for InProcess {
+    fn adopt(&self, _view: &Arc<dyn VersionView>, _mount_point: &Path) -> Option<Box<dyn Exposed>> {
+        None
+    }
+
+    fn show(
+        &self,
+        view: &Arc<dyn VersionView>,
+        dataset: &str,
+        mount_point: &Path,
+    ) -> Result<Box<dyn Exposed>, ExposeError> {
+        Ok(Box::new(FuseMount::new(
+            view.clone(),
+            dataset,
+            mount_point,
+        )?))
+    }
+}
+
 /// A mounted version. Dropping it unmounts, lazily: files that are open stay readable until they
 /// are closed, and nothing waits for them.
 #[derive(Debug)]
@@ -49,6 +80,7 @@ pub struct FuseMount {
     device: (u32, u32),
     way: Way,
     last_failure: Arc<Mutex<Option<Failure>>>,
+    passthrough: Arc<Passthrough>,
     /// `None` once taken apart.
     session: Option<BackgroundSession>,
 }
@@ -60,6 +92,16 @@ impl FuseMount {
         view: Arc<dyn VersionView>,
         dataset: &str,
         mount_point: &Path,
+    ) -> Result<FuseMount, ExposeError> {
+        FuseMount::with(view, dataset, mount_point, FuseOptions::default())
+    }
+
+    /// As [`FuseMount::new`], with options.
+    pub fn with(
+        view: Arc<dyn VersionView>,
+        dataset: &str,
+        mount_point: &Path,
+        options: FuseOptions,
     ) -> Result<FuseMount, ExposeError> {
         let failed = |action| {
             let target = mount_point.to_owned();
@@ -77,7 +119,12 @@ impl FuseMount {
             .map_or(1, usize::from)
             .clamp(*THREADS.start(), *THREADS.end());
         let readers = Readers::start(threads).map_err(failed("start threads to mount"))?;
-        let tree = VersionTree::new(view, dataset, readers);
+        let passthrough = Arc::new(match (options.passthrough, way) {
+            (true, Way::Direct) => Passthrough::wanted_for(view.manifest()),
+            (true, Way::Fusermount) => Passthrough::off("this process lacks CAP_SYS_ADMIN"),
+            (false, _) => Passthrough::off("not asked for"),
+        });
+        let tree = VersionTree::new(view, dataset, readers, passthrough.clone());
         let last_failure = tree.last_failure();
         let session = match way {
             Way::Direct => mount_directly(tree, dataset, &mount_point, threads)?,
@@ -89,6 +136,7 @@ impl FuseMount {
             device: (0, 0),
             way,
             last_failure,
+            passthrough,
             session: Some(session),
         };
         mounted.device = MountTable::read()
@@ -123,6 +171,16 @@ impl FuseMount {
     /// The last read that was answered with an I/O error, if any was.
     pub fn last_failure(&self) -> Option<Failure> {
         self.last_failure.lock().clone()
+    }
+
+    /// How it is shown, for people.
+    pub fn way(&self) -> String {
+        format!("FUSE, {}", self.passthrough.state())
+    }
+
+    /// What drops pages of this mount.
+    pub(crate) fn notifier(&self) -> Option<Notifier> {
+        self.session.as_ref().map(BackgroundSession::notifier)
     }
 
     /// Unmounts, as dropping does, and says what went wrong.
@@ -161,6 +219,36 @@ impl FuseMount {
             }
         }
         Ok(())
+    }
+}
+
+impl Exposed for FuseMount {
+    fn mount_point(&self) -> &Path {
+        FuseMount::mount_point(self)
+    }
+
+    fn device(&self) -> (u32, u32) {
+        FuseMount::device(self)
+    }
+
+    fn is_alive(&self) -> bool {
+        FuseMount::is_alive(self)
+    }
+
+    fn last_failure(&self) -> Option<Failure> {
+        FuseMount::last_failure(self)
+    }
+
+    fn way(&self) -> String {
+        FuseMount::way(self)
+    }
+
+    fn unmount(self: Box<Self>) -> Result<(), ExposeError> {
+        FuseMount::unmount(*self)
+    }
+
+    fn leave(self: Box<Self>) {
+        FuseMount::leave(*self);
     }
 }
 

@@ -12,11 +12,12 @@
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use trackbed_cache::Digest;
+use trackbed_cache::{Digest, Showable};
 
 use super::mountinfo::{Mount, MountTable};
-use super::{ExposeError, bind};
+use super::{Expose, ExposeError, Exposed, Failure, VersionView, bind};
 
 /// How versions are to be shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,8 +39,81 @@ const REMOVED: &[u8] = b"//deleted";
 pub struct NativeMount {
     mount_point: PathBuf,
     version: Digest,
+    /// The disk's.
+    device: (u32, u32),
     /// Whether it is still ours to unmount.
     held: bool,
+}
+
+/// Shows versions as plain files where that is right, and else as another way does.
+pub struct NativeFirst {
+    otherwise: Arc<dyn Expose>,
+    choice: Choice,
+}
+
+impl NativeFirst {
+    /// As `choice` says; `otherwise` shows what is not shown natively.
+    pub fn new(otherwise: Arc<dyn Expose>, choice: Choice) -> NativeFirst {
+        NativeFirst { otherwise, choice }
+    }
+}
+
+impl Expose for NativeFirst {
+    fn adopt(&self, view: &Arc<dyn VersionView>, mount_point: &Path) -> Option<Box<dyn Exposed>> {
+        if self.choice != Choice::Fuse {
+            match NativeMount::adopt(view.manifest().digest(), mount_point) {
+                Ok(Some(mount)) => return Some(Box::new(mount)),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "looking for mounts that go on"),
+            }
+        }
+        self.otherwise.adopt(view, mount_point)
+    }
+
+    fn show(
+        &self,
+        view: &Arc<dyn VersionView>,
+        dataset: &str,
+        mount_point: &Path,
+    ) -> Result<Box<dyn Exposed>, ExposeError> {
+        match (self.choice, view.showable()) {
+            (Choice::Auto | Choice::Native, Showable::Native(tree)) => {
+                match NativeMount::new(&tree, view.manifest().digest(), mount_point) {
+                    Ok(mount) => {
+                        tracing::info!(dataset, "shown natively");
+                        return Ok(Box::new(mount));
+                    }
+                    Err(error) if self.choice == Choice::Native => return Err(error),
+                    Err(error) => tracing::warn!(dataset, %error,
+                        "the version can't be shown natively here: it is shown by FUSE"),
+                }
+            }
+            (Choice::Native, Showable::Checked(why)) => {
+                return Err(ExposeError::NotNativeYet {
+                    dataset: dataset.to_owned(),
+                    why,
+                });
+            }
+            (Choice::Auto, Showable::Checked(why)) => {
+                tracing::info!(dataset, why, "shown by FUSE");
+            }
+            (Choice::Fuse, _) => {
+                tracing::info!(dataset, "shown by FUSE, as this node is told to");
+            }
+        }
+        self.otherwise.show(view, dataset, mount_point)
+    }
+
+    fn tree(&self, view: &Arc<dyn VersionView>) -> Option<PathBuf> {
+        match (self.choice, view.showable()) {
+            (Choice::Auto | Choice::Native, Showable::Native(tree)) => Some(tree),
+            _ => None,
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.otherwise.trouble()
+    }
 }
 
 impl NativeMount {
@@ -55,10 +129,11 @@ impl NativeMount {
             source,
         };
         let mount_point = mount_point.canonicalize().map_err(failed)?;
-        bind_tree(tree, version, &mount_point, false)?;
+        let device = bind_tree(tree, version, &mount_point, false)?;
         Ok(NativeMount {
             mount_point,
             version,
+            device,
             held: true,
         })
     }
@@ -67,29 +142,13 @@ impl NativeMount {
     /// if that is this version as plain files.
     pub fn adopt(version: Digest, mount_point: &Path) -> io::Result<Option<NativeMount>> {
         let table = MountTable::read()?;
-        let shown = table
-            .top(mount_point)
-            .is_some_and(|top| shows(top, version));
-        Ok(shown.then(|| NativeMount {
+        let top = table.top(mount_point).filter(|top| shows(top, version));
+        Ok(top.map(|top| NativeMount {
             mount_point: mount_point.to_owned(),
             version,
+            device: top.device,
             held: true,
         }))
-    }
-
-    /// Where it is mounted, without symbolic links.
-    pub fn mount_point(&self) -> &Path {
-        &self.mount_point
-    }
-
-    /// Unmounts, as dropping does, and says what went wrong.
-    pub fn unmount(mut self) -> Result<(), ExposeError> {
-        self.take_apart()
-    }
-
-    /// Leaves the mount as it is, also when this process ends.
-    pub fn leave(mut self) {
-        self.held = false;
     }
 
     fn take_apart(&mut self) -> Result<(), ExposeError> {
@@ -109,6 +168,42 @@ impl NativeMount {
     }
 }
 
+impl Exposed for NativeMount {
+    fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    fn device(&self) -> (u32, u32) {
+        self.device
+    }
+
+    fn shows(&self, mount: &Mount) -> bool {
+        shows(mount, self.version)
+    }
+
+    /// It is the kernel's own.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
+    /// The kernel tells the reader, and nobody else.
+    fn last_failure(&self) -> Option<Failure> {
+        None
+    }
+
+    fn way(&self) -> String {
+        "shown natively".to_owned()
+    }
+
+    fn unmount(mut self: Box<Self>) -> Result<(), ExposeError> {
+        self.take_apart()
+    }
+
+    fn leave(mut self: Box<Self>) {
+        self.held = false;
+    }
+}
+
 impl Drop for NativeMount {
     fn drop(&mut self) {
         if let Err(error) = self.take_apart() {
@@ -118,13 +213,13 @@ impl Drop for NativeMount {
 }
 
 /// Binds a version's tree to `target`, read-only, and makes sure that this is what is seen there.
-/// `target` must have no symbolic link in it.
+/// `target` must have no symbolic link in it. Gives the disk's device number.
 pub fn bind_tree(
     tree: &Path,
     version: Digest,
     target: &Path,
     no_exec: bool,
-) -> Result<(), ExposeError> {
+) -> Result<(u32, u32), ExposeError> {
     bind::bind_read_only(tree, target, no_exec)?;
     let failed = |source| ExposeError::Mount {
         action: "show a dataset's files",
@@ -133,7 +228,7 @@ pub fn bind_tree(
     };
     let table = MountTable::read().map_err(failed)?;
     match table.top(target) {
-        Some(top) if shows(top, version) => Ok(()),
+        Some(top) if shows(top, version) => Ok(top.device),
         _ => {
             bind::detach_top(target)?;
             Err(failed(io::Error::other(

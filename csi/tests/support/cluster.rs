@@ -14,9 +14,11 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use trackbed_cache::Digest;
 use trackbed_cache::registry::{DatasetName, DatasetRecord, Namespace};
-use trackbed_csi::driver::{Choice, Datasets, Driver, DriverConfig, DriverError, OpenFailure};
+use trackbed_csi::driver::{Datasets, Driver, DriverConfig, DriverError, OpenFailure};
 use trackbed_csi::expose::VersionView;
+use trackbed_csi::expose::fuse::InProcess;
 use trackbed_csi::expose::mountinfo::MountTable;
+use trackbed_csi::expose::native::{Choice, NativeFirst};
 use trackbed_proto::csi::v1::controller_client::ControllerClient;
 use trackbed_proto::csi::v1::identity_client::IdentityClient;
 use trackbed_proto::csi::v1::node_client::NodeClient;
@@ -178,9 +180,13 @@ impl Cluster {
             cache_capacity: None,
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
-            expose,
         };
-        let driver = Driver::new(config, datasets).expect("a driver");
+        let driver = Driver::new(
+            config,
+            datasets,
+            Arc::new(NativeFirst::new(Arc::new(InProcess), expose)),
+        );
+        let driver = driver.expect("a driver");
         let endpoint = format!("unix://{}/csi.sock", folder.path().display());
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(driver.serve(

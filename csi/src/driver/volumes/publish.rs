@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use trackbed_cache::Digest;
+
 use super::stage::make_mount_point;
 use super::{Volumes, read_table, resolve};
 use crate::driver::error::VolumeError;
@@ -12,7 +14,7 @@ use crate::driver::path::HostPath;
 use crate::driver::record::{Record, Target};
 use crate::driver::spec::VolumeSpec;
 use crate::driver::volume::{Access, VolumeId};
-use crate::expose::bind;
+use crate::expose::{ExposeError, bind, native};
 
 /// What a NodePublishVolume call asks for.
 #[derive(Clone, Debug)]
@@ -143,7 +145,12 @@ impl Volumes {
                 .iter()
                 .map(|top| top.is_some_and(|top| shown.shows(top)));
             let bound: Vec<bool> = bound.collect();
-            (shown.mount.source(self.expose, &shown.view), bound)
+            let source = Source {
+                staging: shown.mount.mount_point().to_owned(),
+                tree: self.expose.tree(&shown.view),
+                version: shown.view.manifest().digest(),
+            };
+            (source, bound)
         };
         let wanted = Target {
             path: request.target.as_path().to_owned(),
@@ -233,5 +240,27 @@ impl Volumes {
             }
         }
         Ok(())
+    }
+}
+
+/// What to show in one more place.
+struct Source {
+    staging: PathBuf,
+    /// The version's plain files, if it is shown as these from now on.
+    tree: Option<PathBuf>,
+    version: Digest,
+}
+
+impl Source {
+    /// Shows it at `target`, which has no symbolic link in it.
+    fn bind(&self, target: &Path, no_exec: bool) -> Result<(), ExposeError> {
+        if let Some(tree) = &self.tree {
+            match native::bind_tree(tree, self.version, target, no_exec) {
+                Ok(_) => return Ok(()),
+                Err(error) => tracing::warn!(%error,
+                    "the version can't be shown natively here: it is shown as it is staged"),
+            }
+        }
+        bind::bind_read_only(&self.staging, target, no_exec)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use trackbed_cache::Digest;
 
-use super::{Mounted, Shown, Volume, Volumes, read_table, resolve};
+use super::{Shown, Volume, Volumes, read_table, resolve};
 use crate::driver::error::VolumeError;
 use crate::driver::path::HostPath;
 use crate::driver::record::{Record, Target};
@@ -137,16 +137,18 @@ impl Volumes {
     fn show(&self, mut record: Record, view: Arc<dyn VersionView>) -> Result<(), VolumeError> {
         let doing = format!("staging volume {:?}", record.volume.as_str());
         let staging = make_mount_point(&record.staging, &doing)?;
-        let going_on = Mounted::adopt(self.expose, &view, &staging).map_err(VolumeError::io(
-            format!("{doing}: looking at what is mounted"),
-        ))?;
-        if going_on.is_none() {
-            bind::detach_ours(&staging).map_err(VolumeError::expose(&doing))?;
-        }
         let (was_known, earlier) = match self.table.lock().get_mut(&record.volume) {
             Some(volume) => (true, volume.shown.take()),
             None => (false, None),
         };
+        // What outlived an earlier driver goes on as it is: no reader notices.
+        let adopted = match &earlier {
+            None => self.expose.adopt(&view, &staging),
+            Some(_) => None,
+        };
+        if adopted.is_none() {
+            bind::detach_ours(&staging).map_err(VolumeError::expose(&doing))?;
+        }
         // Its mount is not seen any more.
         drop(earlier);
 
@@ -161,9 +163,12 @@ impl Volumes {
         };
         // The pin is durable before anyone can read.
         let shown = save(&record).and_then(|()| {
-            let mount = match going_on {
+            let mount = match adopted {
                 Some(mount) => mount,
-                None => Mounted::new(self.expose, &view, &label, &staging)?,
+                None => self
+                    .expose
+                    .show(&view, &label, &staging)
+                    .map_err(VolumeError::expose(&doing))?,
             };
             let shown = Shown { mount, view };
             let targets = rebind_dead(&staging, &shown, &record.targets)?;

@@ -52,7 +52,12 @@ impl Volumes {
                 )));
             }
             let top = resolved.as_deref().and_then(|path| mounts.top(path));
-            Ok(condition(known, &mounts, top))
+            let mut stats = condition(known, &mounts, top);
+            if let Some(trouble) = volumes.expose.trouble() {
+                stats.abnormal = true;
+                stats.message = format!("{}; {trouble}", stats.message);
+            }
+            Ok(stats)
         })
         .await
     }
@@ -92,7 +97,7 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<&Mount>)
         size,
         abnormal: false,
         message: format!(
-            "{dataset}, version {}: {}.{} % of {} bytes are on this node; {}",
+            "{dataset}, version {}: {}.{} % of {} bytes are on this node ({})",
             volume.record.pinned.short(),
             permille / 10,
             permille % 10,
@@ -107,10 +112,11 @@ fn how_shown(shown: &Shown, seen: &Mount) -> String {
     if native::version_of(seen).is_some() {
         return "shown natively".to_owned();
     }
+    let way = shown.mount.way();
     match shown.view.showable() {
         Showable::Native(_) => {
-            "shown by FUSE, and natively wherever it is published from now on".to_owned()
+            format!("{way}; it can be shown natively where it is published from now on")
         }
-        Showable::Checked(why) => format!("shown by FUSE ({why})"),
+        Showable::Checked(why) => format!("{way}; not natively: {why}"),
     }
 }

@@ -19,8 +19,10 @@ use parking_lot::Mutex;
 use trackbed_cache::manifest::{Entry, EntryIndex, EntryKind};
 
 use super::fill::fill;
-use super::readers::Readers;
-use crate::expose::VersionView;
+use super::killed::unless_killed;
+use super::opens::{Opens, Passthrough};
+use crate::expose::{Failure, VersionView};
+use crate::readers::Readers;
 
 /// How long the kernel may keep an answer: a version never changes, so for longer than any mount.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -52,21 +54,14 @@ const WANTED: [InitFlags; 7] = [
     InitFlags::FUSE_ALLOW_IDMAP,
 ];
 
-/// A read that was answered with an I/O error.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// When.
-    pub at: Instant,
-    /// Which file and why, in the cache's words.
-    pub what: String,
-}
-
 /// A version as fuser serves it.
 pub(super) struct VersionTree {
     view: Arc<dyn VersionView>,
     dataset: Arc<str>,
     readers: Readers,
     last_failure: Arc<Mutex<Option<Failure>>>,
+    passthrough: Arc<Passthrough>,
+    opens: Opens,
     /// The kernel needs not ask to open a file once it was told so.
     opens_unasked: bool,
     /// The same for directories.
@@ -74,12 +69,19 @@ pub(super) struct VersionTree {
 }
 
 impl VersionTree {
-    pub(super) fn new(view: Arc<dyn VersionView>, dataset: &str, readers: Readers) -> VersionTree {
+    pub(super) fn new(
+        view: Arc<dyn VersionView>,
+        dataset: &str,
+        readers: Readers,
+        passthrough: Arc<Passthrough>,
+    ) -> VersionTree {
         VersionTree {
             view,
             dataset: dataset.into(),
             readers,
             last_failure: Arc::default(),
+            passthrough,
+            opens: Opens::default(),
             opens_unasked: false,
             opens_directories_unasked: false,
         }
@@ -197,9 +199,12 @@ impl Filesystem for VersionTree {
                 tracing::debug!(?capability, "not in this kernel");
             }
         }
-        let mut unasked = |capability| config.add_capabilities(capability).is_ok();
-        self.opens_unasked = unasked(InitFlags::FUSE_NO_OPEN_SUPPORT);
-        self.opens_directories_unasked = unasked(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let unasked =
+            |config: &mut KernelConfig, capability| config.add_capabilities(capability).is_ok();
+        self.opens_directories_unasked = unasked(config, InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        // A file that the kernel reads by itself has to be asked for when it is opened.
+        self.opens_unasked =
+            !self.passthrough.settle(config) && unasked(config, InitFlags::FUSE_NO_OPEN_SUPPORT);
         // Each is refused only outside fuser's own bounds, which these are within.
         let bounded = config
             .set_max_write(MAX_REQUEST_BYTES)
@@ -256,16 +261,36 @@ impl Filesystem for VersionTree {
         match self.entry(inode) {
             Err(errno) => reply.error(errno),
             Ok(_) if self.opens_unasked => reply.error(Errno::ENOSYS),
-            Ok(_) => reply.opened(
-                FileHandle(0),
-                FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-            ),
+            Ok(entry) => {
+                let backing = || match self.passthrough.is_on() {
+                    true => self.view.clone().backing(entry.index),
+                    false => None,
+                };
+                self.opens
+                    .open(entry.index, reply, &self.passthrough, backing);
+            }
         }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Ok(entry) = self.entry(inode) {
+            self.opens.release(entry.index, handle);
+        }
+        reply.ok();
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -283,10 +308,13 @@ impl Filesystem for VersionTree {
         };
         let (index, view, dataset) = (entry.index, self.view.clone(), self.dataset.clone());
         let last_failure = self.last_failure.clone();
+        let reader = request.pid();
         self.readers.run(async move {
-            match fill(view.clone(), index, file_size, offset, size).await {
-                Ok(filled) => reply.data(filled.bytes()),
-                Err(reason) => {
+            let filled = fill(view.clone(), index, file_size, offset, size);
+            match unless_killed(reader, filled).await {
+                Some(Ok(filled)) => reply.data(filled.bytes()),
+                None => reply.error(Errno::EINTR),
+                Some(Err(reason)) => {
                     tracing::error!(
                         %dataset, offset, size, %reason,
                         "a read failed and was answered with an I/O error"

@@ -15,13 +15,13 @@ use futures::FutureExt;
 
 /// A handle to the threads, which end when the last handle and the last read are gone.
 #[derive(Clone, Debug)]
-pub(super) struct Readers {
+pub(crate) struct Readers {
     woken: Sender<Runnable>,
 }
 
 impl Readers {
     /// Starts this many threads.
-    pub(super) fn start(threads: usize) -> io::Result<Readers> {
+    pub(crate) fn start(threads: usize) -> io::Result<Readers> {
         // Bounded by the kernel: it has a limited number of requests under way for a mount.
         let (woken, wakes) = crossbeam_channel::unbounded::<Runnable>();
         for number in 0..threads {
@@ -39,7 +39,7 @@ impl Readers {
 
     /// Runs `read` on the calling thread up to its first wait, and from then on on one of these
     /// threads. A panic in it ends only this read.
-    pub(super) fn run(&self, read: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn run(&self, read: impl Future<Output = ()> + Send + 'static) {
         let woken = self.woken.clone();
         let guarded = async move {
             if AssertUnwindSafe(read).catch_unwind().await.is_err() {
