@@ -32,6 +32,7 @@ A configuration file, every key of which is also a flag and a TRACKBED_* variabl
   tls-cert: /etc/trackbed/tls.pem
   tls-key: /etc/trackbed/tls.key
   csi-endpoint: unix:///var/lib/kubelet/plugins/csi.trackbed.io/csi.sock
+  kubelet-plugins-registry: /var/lib/kubelet/plugins_registry
   metrics-listen: 0.0.0.0:7422
 
 The registry is a folder that all nodes see; its members.json names them:

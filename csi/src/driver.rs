@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use trackbed_proto::csi::v1::identity_server::IdentityServer;
 use trackbed_proto::csi::v1::node_server::NodeServer;
 
 use crate::expose::{Expose, VersionView};
+use crate::register::{RegisterError, Registration};
 
 mod busy;
 mod controller;
@@ -99,6 +100,10 @@ pub struct DriverConfig {
     pub cache_capacity: Option<u64>,
     /// More topology of this node, such as its zone; [`TOPOLOGY_NODE`] is always there.
     pub topology: BTreeMap<String, String>,
+    /// kubelet's folder of registration sockets (`/var/lib/kubelet/plugins_registry`): the driver
+    /// registers itself there, and looks after what is mounted below the folder that it is in.
+    /// `None` where there is no kubelet, or something else registers.
+    pub plugins_registry: Option<PathBuf>,
     /// Take all mounts away at the end. In a cluster they are left for the next driver, which
     /// mounts them again.
     pub unmount_on_exit: bool,
@@ -121,6 +126,9 @@ pub enum DriverError {
     /// No socket.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// kubelet does not want it.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
     /// The gRPC server ended by itself.
     #[error("the CSI server ended: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -148,8 +156,12 @@ impl Driver {
         if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID_BYTES {
             return Err(DriverError::NodeId(config.node_id));
         }
+        let registry = config.plugins_registry.as_deref();
+        let kubelet = registry
+            .and_then(Path::parent)
+            .and_then(|root| root.canonicalize().ok());
         let volumes = Records::open(&config.state_dir)
-            .and_then(|records| Volumes::new(datasets.clone(), expose, records))
+            .and_then(|records| Volumes::new(datasets.clone(), expose, records, kubelet))
             .map_err(|source| DriverError::StateDir {
                 path: config.state_dir.clone(),
                 source,
@@ -162,7 +174,8 @@ impl Driver {
         })
     }
 
-    /// Serves on `endpoint` until `shutdown`. Volumes that an earlier driver left as dead mounts
+    /// Serves on `endpoint`, registered with kubelet if it is to be, until `shutdown` or until
+    /// kubelet refuses. Volumes that an earlier driver left as dead mounts
     /// are mounted again meanwhile.
     pub async fn serve(
         self,
@@ -171,6 +184,10 @@ impl Driver {
     ) -> Result<(), DriverError> {
         let (listener, socket_file) = endpoint::listen(&endpoint)?;
         tracing::info!(%endpoint, node = self.config.node_id, "serving CSI");
+        let registration = match &self.config.plugins_registry {
+            Some(folder) => Some(Registration::listen(folder, &endpoint)?),
+            None => None,
+        };
         let recovery = tokio::spawn(self.volumes.clone().recover());
         let mut topology = self.config.topology;
         topology.insert(TOPOLOGY_NODE.to_owned(), self.config.node_id.clone());
@@ -199,13 +216,26 @@ impl Driver {
                     let _ = stopped.await;
                 })
         );
-        let served = match select(server, pin!(shutdown)).await {
-            Either::Left((ended, _)) => ended,
-            Either::Right(((), server)) => {
+        let refused = async {
+            match registration {
+                Some(registration) => registration.serve().await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = async {
+            tokio::select! {
+                () = shutdown => Ok(()),
+                error = refused => Err(DriverError::from(error)),
+            }
+        };
+        let served = match select(server, pin!(end)).await {
+            Either::Left((ended, _)) => ended.map_err(DriverError::from),
+            Either::Right((end, server)) => {
                 self.volumes.give_up_waiting();
                 // The receiver is in `server`; if that has ended, there is nothing to stop.
                 let _ = stop.send(());
-                tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))
+                let drained = tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()));
+                end.and(drained.map_err(DriverError::from))
             }
         };
         drop(socket_file);
@@ -213,7 +243,7 @@ impl Driver {
         self.volumes
             .shut_down(self.config.unmount_on_exit)
             .await
-            .map_err(|error| DriverError::StaysMounted(error.to_string()))?;
-        served.map_err(DriverError::from)
+            .map_err(|error| DriverError::StaysMounted(error.to_string()))
+            .and(served)
     }
 }

@@ -1,7 +1,8 @@
 //! The CSI driver that mounts cached datasets in pods.
 //!
-//! [`expose`] shows a dataset version as files; [`driver`] does so when kubelet asks for it;
-//! [`keeper`] is the process that serves the mounts, so that neither needs to live for a read.
+//! [`expose`] shows a dataset version as files; [`driver`] does so when kubelet asks for it, and
+//! [`register`] makes kubelet ask; [`keeper`] is the process that serves the mounts, so that neither
+//! needs to live for a read.
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod cached;
@@ -9,3 +10,4 @@ pub mod driver;
 pub mod expose;
 pub mod keeper;
 mod readers;
+pub mod register;

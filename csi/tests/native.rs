@@ -206,7 +206,8 @@ async fn how_versions_are_shown_can_be_chosen() {
     site.register(&agent).await;
     let datasets = Arc::new(agent.clone());
     let native_only = Choice::Native;
-    let cluster = Cluster::start_showing(Folder::new(), datasets.clone(), true, native_only).await;
+    let cluster =
+        Cluster::start_showing(Folder::new(), None, datasets.clone(), true, native_only).await;
     let mut node = cluster.node.clone();
     let refused = node.node_stage_volume(cluster.stage("set")).await;
     let refused = refused.expect_err("it is not here yet");
@@ -219,7 +220,7 @@ async fn how_versions_are_shown_can_be_chosen() {
     assert!(is_native(&cluster, "pod"));
     cluster.stop().await.1.expect("ends well");
 
-    let cluster = Cluster::start_showing(Folder::new(), datasets, true, Choice::Fuse).await;
+    let cluster = Cluster::start_showing(Folder::new(), None, datasets, true, Choice::Fuse).await;
     stage_and_publish(&cluster, "pod").await;
     assert!(!is_native(&cluster, "staging-set") && !is_native(&cluster, "pod"));
     check(&site, &cluster.path("pod")).await;

@@ -296,6 +296,7 @@ async fn serve_csi(
         registry: config.registry.clone(),
         cache_dir: config.cache_dir.clone(),
         cache_capacity: config.cache_capacity,
+        plugins_registry: config.kubelet_plugins_registry.clone(),
         topology: BTreeMap::new(),
         unmount_on_exit: config.unmount_on_exit,
     };

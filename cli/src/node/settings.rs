@@ -114,6 +114,11 @@ pub(crate) struct Settings {
     #[arg(long, env = "CSI_ENDPOINT", value_name = "ENDPOINT")]
     pub(crate) csi_endpoint: Option<String>,
 
+    /// kubelet's folder of registration sockets, /var/lib/kubelet/plugins_registry: the CSI driver
+    /// registers itself there; without it, something else has to
+    #[arg(long, env = "TRACKBED_KUBELET_PLUGINS_REGISTRY", value_name = "FOLDER")]
+    pub(crate) kubelet_plugins_registry: Option<PathBuf>,
+
     /// Where /metrics is served over HTTP; without it they are not
     #[arg(long, env = "TRACKBED_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) metrics_listen: Option<SocketAddr>,
@@ -182,6 +187,7 @@ pub(crate) struct NodeConfig {
     pub(crate) passthrough: PassthroughChoice,
     pub(crate) admin_socket: CsiEndpoint,
     pub(crate) csi_endpoint: Option<CsiEndpoint>,
+    pub(crate) kubelet_plugins_registry: Option<PathBuf>,
     pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
@@ -238,6 +244,9 @@ impl Settings {
             passthrough: self.passthrough.or(other.passthrough),
             admin_socket: self.admin_socket.or(other.admin_socket),
             csi_endpoint: self.csi_endpoint.or(other.csi_endpoint),
+            kubelet_plugins_registry: self
+                .kubelet_plugins_registry
+                .or(other.kubelet_plugins_registry),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
         }
     }
@@ -255,6 +264,12 @@ impl Settings {
             Some(text) => Some(endpoint("csi-endpoint", text)?),
             None => None,
         };
+        if self.kubelet_plugins_registry.is_some() && csi_endpoint.is_none() {
+            return Err(Failure::usage(
+                "--kubelet-plugins-registry registers the CSI driver, which is not served: give \
+                 --csi-endpoint too",
+            ));
+        }
         let keeper = match &self.keeper {
             Some(path) => Some(endpoint("keeper", &path.to_string_lossy())?),
             None => None,
@@ -297,6 +312,7 @@ impl Settings {
             passthrough: self.passthrough.unwrap_or_default(),
             admin_socket,
             csi_endpoint,
+            kubelet_plugins_registry: self.kubelet_plugins_registry,
             metrics_listen: self.metrics_listen,
             cache_dir,
         })
@@ -395,6 +411,16 @@ mod tests {
             assert!(resolve(flags(name), None).is_err(), "{name:?}");
         }
         resolve(flags("node-1.cluster.local"), None).unwrap();
+    }
+
+    #[test]
+    fn a_driver_that_is_not_served_is_not_registered() {
+        let flags = Settings {
+            kubelet_plugins_registry: Some("/registry".into()),
+            ..flags("n")
+        };
+        let error = resolve(flags, None).unwrap_err().to_string();
+        assert!(error.contains("--csi-endpoint"), "{error}");
     }
 
     #[test]

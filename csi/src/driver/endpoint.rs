@@ -3,16 +3,22 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::str::FromStr;
 
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket};
+use nix::sys::stat::{Mode, fchmod};
 use tokio::net::UnixListener;
 
 /// The longest socket path, in bytes: `sun_path` of unix(7) less its zero.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Connections that may wait to be accepted: kubelet and side-cars have a few.
+const BACKLOG: i32 = 128;
 
 /// Where the driver listens, `unix:///run/….sock`, as `CSI_ENDPOINT` says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +28,7 @@ pub struct CsiEndpoint(PathBuf);
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// Not an endpoint.
-    #[error("{0:?} is not an endpoint: use unix:///absolute/path.sock, of at most 95 bytes")]
+    #[error("{0:?} is not an endpoint: use unix:///absolute/path.sock, of at most 94 bytes")]
     Malformed(String),
     /// Another process answers there.
     #[error("another process listens on {}: stop it first", .0.display())]
@@ -67,9 +73,11 @@ impl fmt::Display for CsiEndpoint {
     }
 }
 
-/// Where a socket is made before it gets its name.
+/// Where a socket is made before it gets its name: hidden, as whoever watches the folder (kubelet
+/// does) may take every other name for a socket to call.
 fn beside(path: &Path) -> PathBuf {
-    path.with_added_extension(format!("{:07}.new", process::id()))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{:07}.new", process::id()))
 }
 
 /// A listening socket's file, removed when dropped, if it is still this one.
@@ -115,16 +123,15 @@ pub(crate) fn bind(
             Ok(_) => return Err(EndpointError::InUse(path.to_owned())),
         },
     }
-    // Made under another name, closed to others, then moved into place: there is no moment in
-    // which anyone else could connect.
+    // Made under another name and then moved into place: there is no moment without a socket, nor
+    // one with a socket that nobody listens on.
     let new = beside(path);
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = std::os::unix::net::UnixListener::bind(&new).map_err(failed)?;
-    let identity = fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
-        .and_then(|()| fs::symlink_metadata(&new))
+    let listener = bind_closed(&new).map_err(failed)?;
+    let identity = fs::symlink_metadata(&new)
         .and_then(|made| fs::rename(&new, path).map(|()| (made.dev(), made.ino())))
         .map_err(|error| {
             // Nothing is served there: what cannot be removed is only litter.
@@ -136,6 +143,18 @@ pub(crate) fn bind(
         identity,
     };
     Ok((listener, file))
+}
+
+/// Listens on a new socket that only this user can open. Its mode is set before it has a name
+/// (Linux gives the file the mode of the socket's own inode), so the process' umask, which all its
+/// threads share, is left alone.
+fn bind_closed(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket.into())
 }
 
 impl Drop for SocketFile {

@@ -19,6 +19,8 @@ use super::volume::{Access, VolumeId};
 const MAX_RECORD_BYTES: u64 = 16 << 20;
 
 const SUFFIX: &str = ".volume.json";
+/// Of a record that is being written.
+const UNFINISHED: &str = ".volume.new";
 
 /// A staged volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +79,12 @@ impl Records {
         let mut records = Vec::new();
         for item in fs::read_dir(&self.folder)? {
             let path = item?.path();
-            if !path.to_string_lossy().ends_with(SUFFIX) {
+            let name = path.to_string_lossy();
+            if name.ends_with(UNFINISHED) {
+                // A crash has left it; the record itself is whole.
+                fs::remove_file(&path)?;
+            }
+            if !name.ends_with(SUFFIX) {
                 continue;
             }
             match read(&path) {
@@ -198,6 +205,9 @@ mod tests {
         records.save(&record("good")).expect("saves");
         fs::write(folder.path().join(format!("bad{SUFFIX}")), b"{\"volume\":").expect("writes");
         fs::write(folder.path().join("unrelated"), b"x").expect("writes");
+        let unfinished = folder.path().join(format!("good{UNFINISHED}"));
+        fs::write(&unfinished, b"{").expect("writes");
         assert_eq!(records.load().expect("loads"), [record("good")]);
+        assert!(!unfinished.exists());
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use trackbed_cache::Digest;
 
@@ -29,6 +29,7 @@ use crate::expose::{Expose, Exposed, VersionView, native};
 mod admit;
 mod inline;
 mod publish;
+mod reconcile;
 mod stage;
 mod stats;
 
@@ -48,6 +49,8 @@ pub(super) struct Volumes {
     datasets: Arc<dyn Datasets>,
     expose: Arc<dyn Expose>,
     records: Records,
+    /// Below which only this driver mounts datasets, if there is such a folder.
+    kubelet: Option<PathBuf>,
     busy: Busy,
     /// Read by each operation, written once for ever at the end: nothing begins after that.
     open: Arc<RwLock<()>>,
@@ -90,6 +93,7 @@ impl Volumes {
         datasets: Arc<dyn Datasets>,
         expose: Arc<dyn Expose>,
         records: Records,
+        kubelet: Option<PathBuf>,
     ) -> std::io::Result<Arc<Volumes>> {
         let table = records
             .load()?
@@ -107,53 +111,12 @@ impl Volumes {
             datasets,
             expose,
             records,
+            kubelet,
             busy: Busy::default(),
             open: Arc::default(),
             ending: watch::Sender::new(false),
             table: Mutex::new(table),
         }))
-    }
-
-    /// Shows again what an earlier process left behind as dead mounts, all volumes side by side.
-    /// A volume that cannot be shown says so in its condition, and is tried again when kubelet
-    /// stages or publishes it.
-    pub(super) async fn recover(self: Arc<Self>) {
-        let known: Vec<Record> = {
-            let table = self.table.lock();
-            table.values().map(|volume| volume.record.clone()).collect()
-        };
-        let mut recoveries = JoinSet::new();
-        for record in known {
-            recoveries.spawn(self.clone().recover_one(record));
-        }
-        while recoveries.join_next().await.is_some() {}
-    }
-
-    async fn recover_one(self: Arc<Self>, record: Record) {
-        let volume = record.volume.clone();
-        let recovered = self
-            .exclusively(
-                &volume,
-                &record.staging.clone(),
-                move |volumes| async move {
-                    let left = {
-                        let record = record.clone();
-                        volumes.blocking(move |_| has_remains(&record)).await?
-                    };
-                    if left {
-                        tracing::info!(volume = record.volume.as_str(), "mounting again");
-                        volumes.show_again(record).await?;
-                    }
-                    Ok(())
-                },
-            )
-            .await;
-        if let Err(error) = recovered {
-            tracing::error!(volume = volume.as_str(), %error, "a volume is not shown again");
-            if let Some(volume) = self.table.lock().get_mut(&volume) {
-                volume.trouble = Some(error.to_string());
-            }
-        }
     }
 
     /// Gives up the operations that wait for a dataset.
@@ -277,20 +240,6 @@ impl Volumes {
 
 fn ending() -> VolumeError {
     VolumeError::Unavailable("the driver is ending: try again when it is back".to_owned())
-}
-
-/// Whether mounts of Trackbed's are at the paths of a volume that nobody serves.
-fn has_remains(record: &Record) -> Result<bool, VolumeError> {
-    let table = read_table()?;
-    let targets = record.targets.iter().map(|target| &target.path);
-    for path in targets.chain([&record.staging]) {
-        if let Some(path) = resolve(path)?
-            && table.top(&path).is_some_and(|top| top.is_ours())
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn read_table() -> Result<MountTable, VolumeError> {

@@ -21,6 +21,8 @@ mod isolation;
 mod lifecycle;
 mod lists;
 mod mounting;
+mod reconcile;
+mod registration;
 mod restart;
 mod snapshots;
 

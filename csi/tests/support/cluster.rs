@@ -163,16 +163,28 @@ impl Cluster {
         datasets: Arc<dyn Datasets>,
         unmount_on_exit: bool,
     ) -> Cluster {
-        Cluster::start_showing(folder, datasets, unmount_on_exit, Choice::Auto).await
+        Cluster::start_showing(folder, None, datasets, unmount_on_exit, Choice::Auto).await
+    }
+
+    /// With a kubelet whose folder of registration sockets is `kubelet`, if there is one.
+    pub(crate) async fn start_below(
+        folder: Folder,
+        kubelet: Option<PathBuf>,
+        datasets: Arc<dyn Datasets>,
+        unmount_on_exit: bool,
+    ) -> Cluster {
+        Cluster::start_showing(folder, kubelet, datasets, unmount_on_exit, Choice::Auto).await
     }
 
     pub(crate) async fn start_showing(
         folder: Folder,
+        kubelet: Option<PathBuf>,
         datasets: Arc<dyn Datasets>,
         unmount_on_exit: bool,
         expose: Choice,
     ) -> Cluster {
         let config = DriverConfig {
+            plugins_registry: kubelet,
             node_id: "node-1".to_owned(),
             state_dir: folder.path().join("state"),
             registry: folder.path().join("registry"),
@@ -233,6 +245,12 @@ impl Cluster {
     pub(crate) async fn stop(self) -> (Folder, Result<(), DriverError>) {
         drop((self.node, self.identity, self.controller));
         self.stop.send(()).expect("it runs");
+        (self.folder, self.served.await.expect("no panic"))
+    }
+
+    /// Waits for the driver to end by itself, and gives its folder.
+    pub(crate) async fn ended(self) -> (Folder, Result<(), DriverError>) {
+        drop((self.node, self.identity, self.controller));
         (self.folder, self.served.await.expect("no panic"))
     }
 
