@@ -1,6 +1,9 @@
 //! The role `trackbed dataset`: what an administrator asks of the node on this machine, over its
 //! admin socket.
 
+mod verify;
+mod warm;
+
 use crate::exit::Failure;
 use crate::output::{Output, print};
 use crate::size::Size;
@@ -24,11 +27,13 @@ Examples:
   trackbed dataset register faces s3://bucket/faces --namespace team-a,team-b
   trackbed dataset ls
   trackbed dataset status cats --output json
+  trackbed dataset warm cats
+  trackbed dataset verify cats
 
 Registering again makes a new version of what the origin has by then. Credentials are never part of
 a URL: credentials=env, the default, takes them from the node's environment.";
 
-/// Register datasets and see how much of them is on this node
+/// Register datasets, bring them to this node, see how much of them is here, and check it
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct DatasetArgs {
@@ -71,6 +76,23 @@ enum DatasetCommand {
         /// The dataset's name
         name: String,
     },
+    /// Bring a dataset's current version to this node's disk before anyone reads it
+    Warm {
+        /// The dataset's name
+        name: String,
+        /// Bring a share of it, in percent, from the beginning of the path order
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+        share: Option<u32>,
+        /// Bring the files and folders that this file names, one path a line; - for stdin
+        #[arg(long, value_name = "FILE", conflicts_with = "share")]
+        list: Option<PathBuf>,
+    },
+    /// Check everything of a dataset's current version that is on this node, now, and mend what is
+    /// damaged
+    Verify {
+        /// The dataset's name
+        name: String,
+    },
 }
 
 /// Asks the node and prints its answer.
@@ -107,6 +129,11 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
             }
             DatasetCommand::Ls => list(client, args.output).await,
             DatasetCommand::Status { name } => status(client, name, args.output).await,
+            DatasetCommand::Warm { name, share, list } => {
+                let request = warm::request(name, share, list.as_deref())?;
+                warm::run(client, request, args.output).await
+            }
+            DatasetCommand::Verify { name } => verify::run(client, name, args.output).await,
         }
     })?;
     print(&text)
@@ -207,17 +234,24 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
         chunks,
         chunks_present,
         bytes_present,
+        native,
+        not_native_because,
         ..
     } = status;
+    let shown = match native {
+        true => "natively".to_owned(),
+        false => format!("by FUSE ({not_native_because})"),
+    };
     Ok(match output {
         Output::Json => json!({
             "dataset": object(&dataset), "files": files, "bytes": bytes, "chunks": chunks,
             "chunks_present": chunks_present, "bytes_present": bytes_present,
+            "native": native, "not_native_because": not_native_because,
         })
         .to_string(),
         Output::Table => format!(
             "{} at version {}\n{files} files, {}\non this node: {} ({chunks_present} of {chunks} \
-             chunks)",
+             chunks)\nshown to pods {shown}",
             dataset.name,
             dataset.version,
             Size(bytes),

@@ -23,8 +23,9 @@ use trackbed_proto::{
         volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
     },
     node::v1::{
-        Counters, Dataset, GetCountersRequest, RegisterDatasetRequest,
-        node_control_client::NodeControlClient, register_dataset_event::Event,
+        Counters, Dataset, DatasetStatus, GetCountersRequest, GetDatasetStatusRequest,
+        RegisterDatasetRequest, WarmDatasetRequest, node_control_client::NodeControlClient,
+        register_dataset_event::Event,
     },
     pluginregistration::v1::registration_client::RegistrationClient,
 };
@@ -186,6 +187,43 @@ impl Node {
             }
         }
         Err(Status::internal("the stream ended without a dataset"))
+    }
+
+    /// How much of a dataset the node has, and how it shows it.
+    pub async fn status(&self, dataset: &str) -> Result<DatasetStatus, Status> {
+        let request = GetDatasetStatusRequest {
+            name: dataset.to_owned(),
+        };
+        let channel = channel(self.folder.join("admin.sock")).await?;
+        let answer = NodeControlClient::new(channel)
+            .get_dataset_status(request)
+            .await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Brings a dataset to the node's disk, and waits until it can be shown to pods natively.
+    pub async fn complete(&self, dataset: &str) -> Result<(), Status> {
+        let request = WarmDatasetRequest {
+            name: dataset.to_owned(),
+            ..Default::default()
+        };
+        let channel = channel(self.folder.join("admin.sock")).await?;
+        let mut told = NodeControlClient::new(channel)
+            .warm_dataset(request)
+            .await?
+            .into_inner();
+        while told.message().await?.is_some() {}
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let status = self.status(dataset).await?;
+            if status.native {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Status::deadline_exceeded(status.not_native_because));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
     }
 
     /// What the node has moved so far.

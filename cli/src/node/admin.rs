@@ -1,21 +1,26 @@
 //! The admin service: what `trackbed dataset`, the demo and tests ask of a node on its own machine.
 
-use futures::stream::Stream;
+mod tasks;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use trackbed_cache::open::Part;
 use trackbed_cache::origin::ListProgress;
 use trackbed_cache::registry::{self, Namespace};
-use trackbed_cache::{Agent, AgentError, DatasetName, DatasetRecord, OriginUrl, Registry};
+use trackbed_cache::{
+    Agent, AgentError, DatasetName, DatasetRecord, OriginUrl, Registry, Showable,
+};
 use trackbed_proto::node::v1::node_control_server::{NodeControl, NodeControlServer};
 use trackbed_proto::node::v1::register_dataset_event::Event;
 use trackbed_proto::node::v1::{
     Counters, Dataset, DatasetStatus, FabricCounters, GetCountersRequest, GetDatasetStatusRequest,
     ListDatasetsRequest, ListDatasetsResponse, Readers, RegisterDatasetEvent,
-    RegisterDatasetRequest, RegisterProgress,
+    RegisterDatasetRequest, RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest,
+    WarmDatasetRequest, WarmProgress,
 };
 
 /// How often a registration says how far it is.
@@ -44,16 +49,18 @@ impl AdminService {
     }
 }
 
-type Events = Pin<Box<dyn Stream<Item = Result<RegisterDatasetEvent, Status>> + Send>>;
+type Stream<T> = Pin<Box<dyn futures::stream::Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl NodeControl for AdminService {
-    type RegisterDatasetStream = Events;
+    type RegisterDatasetStream = Stream<RegisterDatasetEvent>;
+    type WarmDatasetStream = Stream<WarmProgress>;
+    type VerifyDatasetStream = Stream<VerifyDatasetEvent>;
 
     async fn register_dataset(
         &self,
         request: Request<RegisterDatasetRequest>,
-    ) -> Result<Response<Events>, Status> {
+    ) -> Result<Response<Stream<RegisterDatasetEvent>>, Status> {
         let RegisterDatasetRequest {
             name,
             origin,
@@ -103,7 +110,49 @@ impl NodeControl for AdminService {
             chunks: progress.chunks.into(),
             chunks_present: progress.chunks_present.into(),
             bytes_present: progress.bytes_present,
+            native: matches!(open.showable(), Showable::Native(_)),
+            not_native_because: match open.showable() {
+                Showable::Native(_) => String::new(),
+                Showable::Checked(why) => why,
+            },
         }))
+    }
+
+    async fn warm_dataset(
+        &self,
+        request: Request<WarmDatasetRequest>,
+    ) -> Result<Response<Stream<WarmProgress>>, Status> {
+        let WarmDatasetRequest {
+            name,
+            permille,
+            paths,
+        } = request.into_inner();
+        let part = match (permille, paths.is_empty()) {
+            (0, true) => Part::All,
+            (0, false) => Part::Paths(paths),
+            (1..=1000, true) => Part::Permille(permille),
+            _ => {
+                return Err(Status::invalid_argument(
+                    "give a share of up to 1000 thousandths, or paths, not both",
+                ));
+            }
+        };
+        let name = parse_name(&name)?;
+        let open = self.agent.open(&name, None).await.map_err(status)?;
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(tasks::warm(open, part, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn verify_dataset(
+        &self,
+        request: Request<VerifyDatasetRequest>,
+    ) -> Result<Response<Stream<VerifyDatasetEvent>>, Status> {
+        let name = parse_name(&request.into_inner().name)?;
+        let open = self.agent.open(&name, None).await.map_err(status)?;
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(tasks::verify(open, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn get_counters(
