@@ -1,4 +1,4 @@
-//! A real cache agent with a directory as origin.
+//! A real cache agent, and a directory as its origin.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -20,7 +20,7 @@ use trackbed_rdma::slab::Slab;
 use super::pattern;
 
 /// A node without others.
-struct NoPeers;
+pub(crate) struct NoPeers;
 
 impl PeerControl for NoPeers {
     fn connect<'a>(
@@ -89,11 +89,16 @@ impl Site {
     }
 
     pub(crate) async fn agent(&self) -> Agent {
+        self.agent_with(|_| {}).await
+    }
+
+    pub(crate) async fn agent_with(&self, change: impl FnOnce(&mut AgentConfig)) -> Agent {
         let slab = Slab::new("cache", SLOT_BYTES, 16).expect("memory");
         let shard = Shard::start(ShardConfig::new("shard", slab.clone())).expect("a ring");
         let registry = FileRegistry::open(&self.path("registry")).expect("a registry");
         let registry: Arc<dyn Registry> = Arc::new(registry);
-        let config = AgentConfig::new("node-1", self.path("cache"));
+        let mut config = AgentConfig::new("node-1", self.path("cache"));
+        change(&mut config);
         let origins = Arc::new(Origins::default());
         Agent::start(config, shard, slab, registry, Arc::new(NoPeers), origins)
             .await
