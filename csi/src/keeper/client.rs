@@ -184,8 +184,8 @@ fn connect(socket: &Path) -> Result<(Arc<Link>, UnixStream), KeeperError> {
 
 impl Shared {
     fn connected(&self) -> Option<Arc<Link>> {
-        let link = self.link.lock();
-        link.clone().filter(|link| !link.is_lost())
+        let link = self.link.lock().clone();
+        link.filter(|link| !link.is_lost() && !link.is_hung_up())
     }
 
     /// The connection, made if there is none; with `start`, to a keeper that is started if none

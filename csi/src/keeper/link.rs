@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use parking_lot::Mutex;
@@ -63,9 +65,20 @@ impl Link {
         Ok((Arc::new(link), reader))
     }
 
-    /// Whether the other side is gone.
+    /// Whether the other side is gone, as far as it was noticed.
     pub(super) fn is_lost(&self) -> bool {
         self.waiting.lock().is_none()
+    }
+
+    /// Whether the other side is gone at this very moment.
+    pub(super) fn is_hung_up(&self) -> bool {
+        // Told whether asked for or not.
+        let mut fds = [PollFd::new(self.closer.as_fd(), PollFlags::empty())];
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(_) => fds[0].revents().is_some_and(|seen| seen.intersects(gone)),
+            Err(_) => false,
+        }
     }
 
     /// Asks; the answer comes by the channel, which is closed if the connection is lost.
