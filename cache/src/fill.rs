@@ -280,8 +280,11 @@ impl Filler {
         chunk: u32,
         wanted: For,
     ) -> Result<Arc<Filled>, FillError> {
-        // Someone may have brought it since the caller looked.
-        if let Some(filled) = self.recent(version, chunk) {
+        // Someone may have brought it since the caller looked. What is to be stored must come anew:
+        // a chunk in memory is shared, and can't be written from there.
+        if wanted != For::Store
+            && let Some(filled) = self.recent(version, chunk)
+        {
             return Ok(filled);
         }
         if version.store().has(chunk)

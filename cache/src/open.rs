@@ -4,6 +4,7 @@
 //! checked on its way. Reading on in path order finds the next chunks already on their way.
 
 mod verify;
+mod warm;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -13,7 +14,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{self, Either};
-use futures::stream::{self, StreamExt};
 use futures_timer::Delay;
 use serde::{Deserialize, Serialize};
 use trackbed_rdma::slab::Lease;
@@ -29,9 +29,7 @@ use crate::store::{Showable, VersionStore, version_path};
 use crate::verified::VerifiedBytes;
 
 pub use verify::{VerifyProgress, VerifyReport};
-
-/// Chunks brought at a time by warming.
-const WARM_AT_A_TIME: usize = 8;
+pub use warm::{Part, WarmError, WarmProgress, Warmed};
 
 /// A version on this node, shared by all who have it open.
 pub(crate) struct Version {
@@ -171,27 +169,6 @@ impl ReadError {
             ReadError::Late { .. } => libc::ETIMEDOUT,
         }
     }
-}
-
-/// Why a version could not be brought here in full.
-#[derive(Debug, thiserror::Error)]
-#[error("{failed} of {chunks} chunks could not be brought here; the first: {source}")]
-pub struct WarmError {
-    /// How many failed.
-    pub failed: u32,
-    /// How many were missing at the beginning.
-    pub chunks: u32,
-    /// Why the first one failed.
-    pub source: Arc<FillError>,
-}
-
-/// What warming did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Warmed {
-    /// Chunks brought here.
-    pub chunks: u32,
-    /// Their bytes.
-    pub bytes: u64,
 }
 
 impl OpenVersion {
@@ -392,43 +369,6 @@ impl OpenVersion {
                 // Whoever reads it next finds it, or learns why not.
                 let _ = filler.fill(&version, next, For::Reader).await;
             });
-        }
-    }
-
-    /// Brings all chunks that are not here yet to this node's disk.
-    pub async fn warm(&self) -> Result<Warmed, WarmError> {
-        let store = self.version.store();
-        let missing: Vec<u32> = (0..self.manifest().chunks())
-            .filter(|&chunk| !store.has(chunk))
-            .collect();
-        let chunks = missing.len() as u32;
-        let mut fills = stream::iter(missing)
-            .map(|chunk| self.inner.filler.fill(&self.version, chunk, For::Store))
-            .buffer_unordered(
-                WARM_AT_A_TIME
-                    .min(self.inner.filler.slab.slots() / 2)
-                    .max(1),
-            );
-        let (mut warmed, mut failed, mut first) = (Warmed::default(), 0, None);
-        while let Some(result) = fills.next().await {
-            match result {
-                Ok(filled) => {
-                    warmed.chunks += 1;
-                    warmed.bytes += filled.len() as u64;
-                }
-                Err(error) => {
-                    failed += 1;
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        match first {
-            None => Ok(warmed),
-            Some(source) => Err(WarmError {
-                failed,
-                chunks,
-                source,
-            }),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The role `trackbed dataset`: what an administrator asks of the node on this machine, over its
 //! admin socket.
 
+mod verify;
+mod warm;
+
 use crate::exit::Failure;
 use crate::output::{Output, print};
 use crate::size::Size;
@@ -12,7 +15,8 @@ use tonic::{Code, Status};
 use trackbed_proto::node::v1::node_control_client::NodeControlClient;
 use trackbed_proto::node::v1::register_dataset_event::Event;
 use trackbed_proto::node::v1::{
-    Dataset, DatasetStatus, GetDatasetStatusRequest, ListDatasetsRequest, RegisterDatasetRequest,
+    Dataset, DatasetStatus, GetDatasetStatusRequest, ListDatasetsRequest, Readers,
+    RegisterDatasetRequest,
 };
 
 const AFTER_HELP: &str = "\
@@ -20,13 +24,16 @@ Examples:
   export TRACKBED_ADMIN_SOCKET=/mnt/nvme/trackbed/admin.sock
   trackbed dataset register cats file:///data/cats
   trackbed dataset register dogs 's3://bucket/dogs?region=eu-central-1'
+  trackbed dataset register faces s3://bucket/faces --namespace team-a,team-b
   trackbed dataset ls
   trackbed dataset status cats --output json
+  trackbed dataset warm cats
+  trackbed dataset verify cats
 
 Registering again makes a new version of what the origin has by then. Credentials are never part of
 a URL: credentials=env, the default, takes them from the node's environment.";
 
-/// Register datasets and see how much of them is on this node
+/// Register datasets, bring them to this node, see how much of them is here, and check it
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct DatasetArgs {
@@ -55,11 +62,34 @@ enum DatasetCommand {
         name: String,
         /// Where its bytes come from: file:///path or s3://bucket/prefix?endpoint=…&region=…
         origin: String,
+        /// Let only pods of these namespaces read it [default: as before; all, if it is new]
+        #[arg(long = "namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+        namespaces: Vec<String>,
+        /// Let pods of all namespaces read it
+        #[arg(long, conflicts_with = "namespaces")]
+        all_namespaces: bool,
     },
     /// All datasets of the registry
     Ls,
     /// How much of a dataset's current version is on this node
     Status {
+        /// The dataset's name
+        name: String,
+    },
+    /// Bring a dataset's current version to this node's disk before anyone reads it
+    Warm {
+        /// The dataset's name
+        name: String,
+        /// Bring a share of it, in percent, from the beginning of the path order
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+        share: Option<u32>,
+        /// Bring the files and folders that this file names, one path a line; - for stdin
+        #[arg(long, value_name = "FILE", conflicts_with = "share")]
+        list: Option<PathBuf>,
+    },
+    /// Check everything of a dataset's current version that is on this node, now, and mend what is
+    /// damaged
+    Verify {
         /// The dataset's name
         name: String,
     },
@@ -80,11 +110,30 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
     let text = runtime.block_on(async {
         let client = connect(&socket).await?;
         match args.command {
-            DatasetCommand::Register { name, origin } => {
-                register(client, name, origin, args.output).await
+            DatasetCommand::Register {
+                name,
+                origin,
+                namespaces,
+                all_namespaces,
+            } => {
+                let readers = (all_namespaces || !namespaces.is_empty()).then_some(Readers {
+                    all: all_namespaces,
+                    namespaces,
+                });
+                let request = RegisterDatasetRequest {
+                    name,
+                    origin,
+                    readers,
+                };
+                register(client, request, args.output).await
             }
             DatasetCommand::Ls => list(client, args.output).await,
             DatasetCommand::Status { name } => status(client, name, args.output).await,
+            DatasetCommand::Warm { name, share, list } => {
+                let request = warm::request(name, share, list.as_deref())?;
+                warm::run(client, request, args.output).await
+            }
+            DatasetCommand::Verify { name } => verify::run(client, name, args.output).await,
         }
     })?;
     print(&text)
@@ -120,11 +169,9 @@ fn refused(status: Status) -> Failure {
 
 async fn register(
     mut client: Client,
-    name: String,
-    origin: String,
+    request: RegisterDatasetRequest,
     output: Output,
 ) -> Result<String, Failure> {
-    let request = RegisterDatasetRequest { name, origin };
     let mut events = client
         .register_dataset(request)
         .await
@@ -160,10 +207,15 @@ async fn list(mut client: Client, output: Output) -> Result<String, Failure> {
     }
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["dataset", "version", "origin"]);
+    table.set_header(["dataset", "version", "namespaces", "origin"]);
     for dataset in datasets {
         let short: String = dataset.version.chars().take(12).collect();
-        table.add_row([dataset.name, short, dataset.origin]);
+        let readers = match namespaces(&dataset) {
+            None => "all".to_owned(),
+            Some([]) => "none".to_owned(),
+            Some(some) => some.join(","),
+        };
+        table.add_row([dataset.name, short, readers, dataset.origin]);
     }
     Ok(table.to_string())
 }
@@ -182,17 +234,24 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
         chunks,
         chunks_present,
         bytes_present,
+        native,
+        not_native_because,
         ..
     } = status;
+    let shown = match native {
+        true => "natively".to_owned(),
+        false => format!("by FUSE ({not_native_because})"),
+    };
     Ok(match output {
         Output::Json => json!({
             "dataset": object(&dataset), "files": files, "bytes": bytes, "chunks": chunks,
             "chunks_present": chunks_present, "bytes_present": bytes_present,
+            "native": native, "not_native_because": not_native_because,
         })
         .to_string(),
         Output::Table => format!(
             "{} at version {}\n{files} files, {}\non this node: {} ({chunks_present} of {chunks} \
-             chunks)",
+             chunks)\nshown to pods {shown}",
             dataset.name,
             dataset.version,
             Size(bytes),
@@ -201,6 +260,15 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
     })
 }
 
+/// The namespaces whose pods may read it; `None` if all may.
+fn namespaces(dataset: &Dataset) -> Option<&[String]> {
+    let readers = dataset.readers.as_ref().filter(|readers| !readers.all);
+    readers.map(|readers| readers.namespaces.as_slice())
+}
+
 fn object(dataset: &Dataset) -> serde_json::Value {
-    json!({ "name": dataset.name, "origin": dataset.origin, "version": dataset.version })
+    json!({
+        "name": dataset.name, "origin": dataset.origin, "version": dataset.version,
+        "namespaces": namespaces(dataset),
+    })
 }

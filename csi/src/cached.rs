@@ -7,6 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use trackbed_cache::{
     Agent, AgentError, DatasetName, DatasetRecord, Digest, EntryIndex, Manifest, OpenVersion,
+    Showable,
 };
 
 use crate::driver::{Datasets, OpenFailure};
@@ -61,6 +62,10 @@ impl VersionView for OpenVersion {
             bytes_present: progress.bytes_present,
             bytes: progress.bytes,
         }
+    }
+
+    fn showable(&self) -> Showable {
+        OpenVersion::showable(self)
     }
 
     fn kept(self: Arc<Self>) -> Option<Arc<dyn KeptView>> {

@@ -1,11 +1,10 @@
 //! Ways to show a dataset version as files, and which one to take on this machine.
 //!
-//! First light has one way to show a version, complete or not: the verified FUSE mount
-//! ([`fuse`]). Each time the kernel fills its page cache, the cache engine checks every block it
-//! hands over; warm reads, metadata and opens are then answered by the kernel alone. A bind mount
-//! of the cached tree would save the cold copy, but would also serve a byte that flipped on the
-//! disk: it is right only where the file system itself verifies what it reads (fs-verity), and
-//! comes with that. So [`bind`] shows one FUSE mount in many places, and never a tree.
+//! A version that is not complete, or not verified since the machine started, is shown by FUSE
+//! ([`fuse`]): each time the kernel fills its page cache, the cache engine checks every block it
+//! hands over. A version that is both is shown as the plain files it is on the disk ([`native`]),
+//! with no process in the way of opens and reads; what the disk damages after that is found by
+//! scrubbing, not by the reader. Either is mounted once and shown in many places by [`bind`].
 
 use std::fs::File;
 use std::io;
@@ -14,14 +13,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
+use trackbed_cache::Showable;
 use trackbed_cache::manifest::{EntryIndex, Manifest};
 
 use crate::keeper::KeeperError;
+use mountinfo::Mount;
 
 pub mod bind;
 pub mod choose;
 pub mod fuse;
 pub mod mountinfo;
+pub mod native;
 
 /// The source that the mounts of Trackbed carry in the mount table, in front of the dataset.
 pub const SOURCE_PREFIX: &str = "trackbed:";
@@ -47,6 +49,11 @@ pub trait VersionView: Send + Sync + 'static {
 
     /// How much of the version this node holds.
     fn cached(&self) -> Cached;
+
+    /// Whether the version can be shown as plain files, and if not, why.
+    fn showable(&self) -> Showable {
+        Showable::Checked("it is on no disk".to_owned())
+    }
 
     /// The version as a keeper can serve it; `None` if it does not lie on a disk.
     fn kept(self: Arc<Self>) -> Option<Arc<dyn KeptView>> {
@@ -95,6 +102,12 @@ pub trait Expose: Send + Sync + 'static {
         mount_point: &Path,
     ) -> Result<Box<dyn Exposed>, ExposeError>;
 
+    /// The version's tree of plain files, if it is to be shown as that from now on, wherever it is
+    /// published.
+    fn tree(&self, _view: &Arc<dyn VersionView>) -> Option<PathBuf> {
+        None
+    }
+
     /// What is wrong with all mounts, in a sentence with the remedy.
     fn trouble(&self) -> Option<String> {
         None
@@ -109,6 +122,11 @@ pub trait Exposed: Send + Sync {
 
     /// The device number of the mounted file system, in the mount table also of its bind mounts.
     fn device(&self) -> (u32, u32);
+
+    /// Whether a mount is this one, or a bind mount of it.
+    fn shows(&self, mount: &Mount) -> bool {
+        mount.is_our_fuse() && mount.device == self.device()
+    }
 
     /// Whether requests are still answered.
     fn is_alive(&self) -> bool;
@@ -206,6 +224,16 @@ pub enum ExposeError {
         target: PathBuf,
         /// What the mount table calls it.
         source_name: String,
+    },
+    /// It is to be shown natively or not at all, and can't be yet.
+    #[error(
+        "{dataset} can't be shown natively yet, and this node shows datasets in no other way (--expose native): {why}: warm it, or run the node with --expose auto"
+    )]
+    NotNativeYet {
+        /// The dataset.
+        dataset: String,
+        /// What is missing.
+        why: String,
     },
     /// No keeper to serve the mount, or it refuses.
     #[error(transparent)]

@@ -18,13 +18,16 @@ use trackbed_proto::{
     csi::v1::{
         NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
         NodeUnstageVolumeRequest, VolumeCapability,
+        controller_client::ControllerClient,
         node_client::NodeClient,
         volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
     },
     node::v1::{
-        Counters, Dataset, GetCountersRequest, RegisterDatasetRequest,
-        node_control_client::NodeControlClient, register_dataset_event::Event,
+        Counters, Dataset, DatasetStatus, GetCountersRequest, GetDatasetStatusRequest,
+        RegisterDatasetRequest, WarmDatasetRequest, node_control_client::NodeControlClient,
+        register_dataset_event::Event,
     },
+    pluginregistration::v1::registration_client::RegistrationClient,
 };
 
 /// How long a node may take until it answers; far beyond what it needs, as the machine may be busy.
@@ -171,6 +174,7 @@ impl Node {
         let request = RegisterDatasetRequest {
             name: name.to_owned(),
             origin: origin.to_owned(),
+            readers: None,
         };
         let channel = channel(self.folder.join("admin.sock")).await?;
         let mut events = NodeControlClient::new(channel)
@@ -183,6 +187,43 @@ impl Node {
             }
         }
         Err(Status::internal("the stream ended without a dataset"))
+    }
+
+    /// How much of a dataset the node has, and how it shows it.
+    pub async fn status(&self, dataset: &str) -> Result<DatasetStatus, Status> {
+        let request = GetDatasetStatusRequest {
+            name: dataset.to_owned(),
+        };
+        let channel = channel(self.folder.join("admin.sock")).await?;
+        let answer = NodeControlClient::new(channel)
+            .get_dataset_status(request)
+            .await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Brings a dataset to the node's disk, and waits until it can be shown to pods natively.
+    pub async fn complete(&self, dataset: &str) -> Result<(), Status> {
+        let request = WarmDatasetRequest {
+            name: dataset.to_owned(),
+            ..Default::default()
+        };
+        let channel = channel(self.folder.join("admin.sock")).await?;
+        let mut told = NodeControlClient::new(channel)
+            .warm_dataset(request)
+            .await?
+            .into_inner();
+        while told.message().await?.is_some() {}
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let status = self.status(dataset).await?;
+            if status.native {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Status::deadline_exceeded(status.not_native_because));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
     }
 
     /// What the node has moved so far.
@@ -199,6 +240,26 @@ impl Node {
         Ok(NodeClient::new(
             channel(self.folder.join("csi.sock")).await?,
         ))
+    }
+
+    /// The node's CSI controller, as the provisioner reaches it.
+    pub async fn controller(&self) -> Result<ControllerClient<Channel>, Status> {
+        Ok(ControllerClient::new(
+            channel(self.folder.join("csi.sock")).await?,
+        ))
+    }
+
+    /// The node's socket in kubelet's folder of such sockets.
+    pub async fn registration(&self, folder: &Path) -> Result<RegistrationClient<Channel>, Status> {
+        Ok(RegistrationClient::new(
+            channel(folder.join("csi.trackbed.io-reg.sock")).await?,
+        ))
+    }
+
+    /// Waits for the process to end by itself, and gives its exit status.
+    pub fn wait(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        child.wait().ok()?.code()
     }
 
     /// Stages and publishes a dataset as kubelet does, and returns the mount for the pod.

@@ -159,11 +159,15 @@ async fn a_killed_node_comes_back_with_what_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_flipped_in_one_nodes_cache_is_never_served() {
+async fn a_file_flipped_in_one_nodes_cache_is_never_served_where_each_read_is_checked() {
     if privilege::missing("mounting") {
         return;
     }
-    let cluster = Cluster::start(2).await.expect("two nodes start");
+    let mut cluster = Cluster::prepare(2).expect("two nodes are prepared");
+    for node in &mut cluster.nodes {
+        node.flag("--expose", "fuse");
+        node.start().await.expect("a node starts");
+    }
     let origin = cluster.folder().join("origin");
     tree::write(&origin).expect("an origin is written");
     // More than a node keeps in memory, so that what is read again comes from its disk.

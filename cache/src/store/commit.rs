@@ -104,14 +104,18 @@ impl VersionStore {
         let mut files = BTreeMap::new();
         for change in changes {
             if let Change::Held { chunk, file } = change {
-                let chunks = files.entry(file.as_raw_fd()).or_insert((file, Vec::new()));
-                chunks.1.push(*chunk);
+                let new = || (Arc::clone(file), Vec::new());
+                files
+                    .entry(file.as_raw_fd())
+                    .or_insert_with(new)
+                    .1
+                    .push(*chunk);
             }
         }
         let mut failed = Vec::new();
         let mut syncs = stream::iter(files.into_values())
-            .map(|(file, chunks)| async {
-                (self.parts.shard.fdatasync(Arc::clone(file)).await, chunks)
+            .map(|(file, chunks): (Arc<File>, Vec<u32>)| async move {
+                (self.parts.shard.fdatasync(file).await, chunks)
             })
             .buffer_unordered(SYNCS);
         while let Some((synced, chunks)) = syncs.next().await {

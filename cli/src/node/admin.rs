@@ -1,20 +1,26 @@
 //! The admin service: what `trackbed dataset`, the demo and tests ask of a node on its own machine.
 
-use futures::stream::Stream;
+mod tasks;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use trackbed_cache::open::Part;
 use trackbed_cache::origin::ListProgress;
-use trackbed_cache::{Agent, AgentError, DatasetName, DatasetRecord, OriginUrl, Registry};
+use trackbed_cache::registry::{self, Namespace};
+use trackbed_cache::{
+    Agent, AgentError, DatasetName, DatasetRecord, OriginUrl, Registry, Showable,
+};
 use trackbed_proto::node::v1::node_control_server::{NodeControl, NodeControlServer};
 use trackbed_proto::node::v1::register_dataset_event::Event;
 use trackbed_proto::node::v1::{
     Counters, Dataset, DatasetStatus, FabricCounters, GetCountersRequest, GetDatasetStatusRequest,
-    ListDatasetsRequest, ListDatasetsResponse, RegisterDatasetEvent, RegisterDatasetRequest,
-    RegisterProgress,
+    ListDatasetsRequest, ListDatasetsResponse, Readers, RegisterDatasetEvent,
+    RegisterDatasetRequest, RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest,
+    WarmDatasetRequest, WarmProgress,
 };
 
 /// How often a registration says how far it is.
@@ -43,23 +49,31 @@ impl AdminService {
     }
 }
 
-type Events = Pin<Box<dyn Stream<Item = Result<RegisterDatasetEvent, Status>> + Send>>;
+type Stream<T> = Pin<Box<dyn futures::stream::Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl NodeControl for AdminService {
-    type RegisterDatasetStream = Events;
+    type RegisterDatasetStream = Stream<RegisterDatasetEvent>;
+    type WarmDatasetStream = Stream<WarmProgress>;
+    type VerifyDatasetStream = Stream<VerifyDatasetEvent>;
 
     async fn register_dataset(
         &self,
         request: Request<RegisterDatasetRequest>,
-    ) -> Result<Response<Events>, Status> {
-        let RegisterDatasetRequest { name, origin } = request.into_inner();
+    ) -> Result<Response<Stream<RegisterDatasetEvent>>, Status> {
+        let RegisterDatasetRequest {
+            name,
+            origin,
+            readers,
+        } = request.into_inner();
         let name = parse_name(&name)?;
+        let readers = readers.map_or(Ok(registry::Readers::AsBefore), parse_readers)?;
         let origin: OriginUrl = origin
             .parse()
             .map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let (events, receiver) = mpsc::channel(1);
-        tokio::spawn(register(self.agent.clone(), name, origin, events));
+        let agent = self.agent.clone();
+        tokio::spawn(register(agent, name, origin, readers, events));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -82,19 +96,63 @@ impl NodeControl for AdminService {
     ) -> Result<Response<DatasetStatus>, Status> {
         let name = parse_name(&request.into_inner().name)?;
         let open = self.agent.open(&name, None).await.map_err(status)?;
+        let record = self.agent.dataset(&name).map_err(status)?;
         let (totals, progress) = (open.manifest().totals(), open.progress());
         Ok(Response::new(DatasetStatus {
             dataset: Some(Dataset {
                 name: name.to_string(),
                 origin: open.origin().to_string(),
                 version: open.manifest().digest().to_string(),
+                readers: record.as_ref().map(readers),
             }),
             files: totals.files,
             bytes: progress.bytes,
             chunks: progress.chunks.into(),
             chunks_present: progress.chunks_present.into(),
             bytes_present: progress.bytes_present,
+            native: matches!(open.showable(), Showable::Native(_)),
+            not_native_because: match open.showable() {
+                Showable::Native(_) => String::new(),
+                Showable::Checked(why) => why,
+            },
         }))
+    }
+
+    async fn warm_dataset(
+        &self,
+        request: Request<WarmDatasetRequest>,
+    ) -> Result<Response<Stream<WarmProgress>>, Status> {
+        let WarmDatasetRequest {
+            name,
+            permille,
+            paths,
+        } = request.into_inner();
+        let part = match (permille, paths.is_empty()) {
+            (0, true) => Part::All,
+            (0, false) => Part::Paths(paths),
+            (1..=1000, true) => Part::Permille(permille),
+            _ => {
+                return Err(Status::invalid_argument(
+                    "give a share of up to 1000 thousandths, or paths, not both",
+                ));
+            }
+        };
+        let name = parse_name(&name)?;
+        let open = self.agent.open(&name, None).await.map_err(status)?;
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(tasks::warm(open, part, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn verify_dataset(
+        &self,
+        request: Request<VerifyDatasetRequest>,
+    ) -> Result<Response<Stream<VerifyDatasetEvent>>, Status> {
+        let name = parse_name(&request.into_inner().name)?;
+        let open = self.agent.open(&name, None).await.map_err(status)?;
+        let (events, receiver) = mpsc::channel(1);
+        tokio::spawn(tasks::verify(open, events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn get_counters(
@@ -129,11 +187,12 @@ async fn register(
     agent: Agent,
     name: DatasetName,
     origin: OriginUrl,
+    readers: registry::Readers,
     events: mpsc::Sender<Result<RegisterDatasetEvent, Status>>,
 ) {
     let event = |event| Ok(RegisterDatasetEvent { event: Some(event) });
     let progress = ListProgress::default();
-    let work = agent.register(&name, &origin, &progress);
+    let work = agent.register_for(&name, &origin, readers, &progress);
     let tell = async {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
@@ -169,8 +228,35 @@ fn parse_name(text: &str) -> Result<DatasetName, Status> {
         .map_err(|error| Status::invalid_argument(format!("{error}")))
 }
 
+fn parse_readers(readers: Readers) -> Result<registry::Readers, Status> {
+    if readers.all {
+        return Ok(registry::Readers::All);
+    }
+    let namespaces = readers.namespaces.iter().map(|name| {
+        Namespace::parse(name).ok_or_else(|| {
+            let name: String = name.chars().take(70).collect();
+            Status::invalid_argument(format!(
+                "{name:?} is not a namespace: use 1 to 63 of a-z 0-9 - with a letter or digit at \
+                 both ends"
+            ))
+        })
+    });
+    Ok(registry::Readers::Only(
+        namespaces.collect::<Result<_, _>>()?,
+    ))
+}
+
+fn readers(record: &DatasetRecord) -> Readers {
+    let listed = record.namespaces.iter().flatten();
+    Readers {
+        all: record.namespaces.is_none(),
+        namespaces: listed.map(ToString::to_string).collect(),
+    }
+}
+
 fn dataset(record: DatasetRecord) -> Dataset {
     Dataset {
+        readers: Some(readers(&record)),
         name: record.name.to_string(),
         origin: record.origin.to_string(),
         version: record.version.to_string(),

@@ -6,7 +6,7 @@ use super::keeper;
 use super::metrics;
 use super::peer_service::PeerService;
 use super::peers::Peers;
-use super::settings::NodeConfig;
+use super::settings::{ExposeChoice, NodeConfig};
 use super::transport;
 use crate::exit::Failure;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -27,6 +27,7 @@ use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::seal::SLOT_BYTES;
 use trackbed_cache::{Agent, AgentConfig, Registry};
 use trackbed_csi::driver::{self, Driver, DriverConfig};
+use trackbed_csi::expose::native::NativeFirst;
 use trackbed_csi::keeper::KeptMounts;
 use trackbed_rdma::shard::{Shard, ShardConfig};
 use trackbed_rdma::slab::Slab;
@@ -186,6 +187,7 @@ async fn start_agent(
     if let Some(capacity) = config.cache_capacity {
         agent.capacity = capacity;
     }
+    agent.lay_out = config.csi_endpoint.is_some() && config.expose != ExposeChoice::Fuse;
     let slab = shard.slab().clone();
     let origins = Arc::new(Origins::default());
     Agent::start(
@@ -302,7 +304,8 @@ async fn serve_csi(
     let config = config.clone();
     let making = tokio::task::spawn_blocking(move || {
         let kept = keeper::connect(&config)?;
-        let driver = Driver::new(driver, datasets, Arc::new(kept.clone()));
+        let expose = NativeFirst::new(Arc::new(kept.clone()), config.expose.into());
+        let driver = Driver::new(driver, datasets, Arc::new(expose));
         Ok((kept, driver.map_err(Failure::usage)?))
     });
     let (kept, driver) = making.await.map_err(Failure::failed)??;

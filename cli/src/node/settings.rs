@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use trackbed_csi::driver::CsiEndpoint;
+use trackbed_csi::expose::native::Choice;
 
 /// Largest configuration file read, in bytes: this is not a place for data.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -92,6 +93,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_UNMOUNT_ON_EXIT", num_args = 0..=1, default_missing_value = "true")]
     pub(crate) unmount_on_exit: Option<bool>,
 
+    /// How datasets are shown to pods [default: auto]
+    #[arg(long, env = "TRACKBED_EXPOSE", value_name = "HOW")]
+    pub(crate) expose: Option<ExposeChoice>,
+
     /// Unix socket of the keeper that serves the mounts [default: one in the cache's folder, of a
     /// keeper that the node starts itself and that outlives it]
     #[arg(long, env = "TRACKBED_KEEPER", value_name = "SOCKET")]
@@ -132,6 +137,29 @@ pub(crate) enum FabricChoice {
     Verbs,
 }
 
+/// How datasets are shown to pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ExposeChoice {
+    /// Natively once a version is complete and verified, by FUSE until then
+    #[default]
+    Auto,
+    /// By FUSE always: every read is checked, and slower
+    Fuse,
+    /// Natively or not at all: mounting waits until the version is complete and verified
+    Native,
+}
+
+impl From<ExposeChoice> for Choice {
+    fn from(choice: ExposeChoice) -> Choice {
+        match choice {
+            ExposeChoice::Auto => Choice::Auto,
+            ExposeChoice::Fuse => Choice::Fuse,
+            ExposeChoice::Native => Choice::Native,
+        }
+    }
+}
+
 /// A node's configuration: complete and checked for what can be checked without acting.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeConfig {
@@ -153,6 +181,7 @@ pub(crate) struct NodeConfig {
     pub(crate) peer_timeout: Duration,
     pub(crate) state_dir: PathBuf,
     pub(crate) unmount_on_exit: bool,
+    pub(crate) expose: ExposeChoice,
     /// `None`: the node starts one of its own.
     pub(crate) keeper: Option<CsiEndpoint>,
     pub(crate) passthrough: PassthroughChoice,
@@ -210,6 +239,7 @@ impl Settings {
             peer_timeout: self.peer_timeout.or(other.peer_timeout),
             state_dir: self.state_dir.or(other.state_dir),
             unmount_on_exit: self.unmount_on_exit.or(other.unmount_on_exit),
+            expose: self.expose.or(other.expose),
             keeper: self.keeper.or(other.keeper),
             passthrough: self.passthrough.or(other.passthrough),
             admin_socket: self.admin_socket.or(other.admin_socket),
@@ -277,6 +307,7 @@ impl Settings {
             peer_timeout,
             state_dir: self.state_dir.unwrap_or_else(|| cache_dir.join("csi")),
             unmount_on_exit: self.unmount_on_exit.unwrap_or(false),
+            expose: self.expose.unwrap_or_default(),
             keeper,
             passthrough: self.passthrough.unwrap_or_default(),
             admin_socket,

@@ -94,7 +94,11 @@ impl VolumeError {
             VolumeError::Denied(_) => Code::PermissionDenied,
             VolumeError::OutOfRange(_) => Code::OutOfRange,
             VolumeError::Busy { .. } | VolumeError::Token(_) => Code::Aborted,
-            VolumeError::Unavailable(_) => Code::Unavailable,
+            VolumeError::Unavailable(_)
+            | VolumeError::Expose {
+                source: ExposeError::NotNativeYet { .. },
+                ..
+            } => Code::Unavailable,
             VolumeError::Expose { .. } | VolumeError::Io { .. } | VolumeError::Panicked => {
                 Code::Internal
             }

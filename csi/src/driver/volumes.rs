@@ -23,8 +23,8 @@ use super::record::{Record, Records};
 use super::spec::VolumeSpec;
 use super::volume::VolumeId;
 use super::{Datasets, OpenFailure, empty};
-use crate::expose::mountinfo::MountTable;
-use crate::expose::{Expose, Exposed, VersionView};
+use crate::expose::mountinfo::{Mount, MountTable};
+use crate::expose::{Expose, Exposed, VersionView, native};
 
 mod admit;
 mod inline;
@@ -76,10 +76,14 @@ struct Shown {
 impl Shown {
     /// Whether this is what one sees at the staging path, and requests are answered.
     fn is_seen(&self, table: &MountTable) -> bool {
-        self.mount.is_alive()
-            && table
-                .top(self.mount.mount_point())
-                .is_some_and(|top| top.device == self.mount.device())
+        let top = table.top(self.mount.mount_point());
+        self.mount.is_alive() && top.is_some_and(|top| self.shows(top))
+    }
+
+    /// Whether a mount shows this version: by what serves the staging path, or as plain files. A
+    /// volume's places may differ, as a version is complete at some time.
+    fn shows(&self, mount: &Mount) -> bool {
+        self.mount.shows(mount) || native::shows(mount, self.view.manifest().digest())
     }
 }
 

@@ -38,8 +38,9 @@ pub fn bind_read_only(source: &Path, target: &Path, no_exec: bool) -> Result<(),
         None::<&str>,
     )
     .map_err(|errno| failed("bind", errno))?;
-    // mount(2) ignores all other flags while binding; a second call sets them. What is bound here
-    // is a read-only file system already, so nothing can be written between the two.
+    // mount(2) ignores all other flags while binding; a second call sets them. A FUSE mount is a
+    // read-only file system already, and so is what is bound from a staging directory; a tree is
+    // first bound where no pod sees it yet.
     let mut flags = MsFlags::MS_BIND
         | MsFlags::MS_REMOUNT
         | MsFlags::MS_RDONLY

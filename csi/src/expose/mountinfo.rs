@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::SOURCE_PREFIX;
+use super::{SOURCE_PREFIX, native};
 
 /// Where the kernel shows this process's mounts.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -135,8 +135,13 @@ impl Mount {
     }
 
     /// Whether this is a mount of Trackbed's, of this process or an earlier one: a FUSE mount of a
-    /// dataset, or a bind mount of one.
+    /// dataset, the tree of one, or a bind mount of either.
     pub fn is_ours(&self) -> bool {
+        self.is_our_fuse() || native::version_of(self).is_some()
+    }
+
+    /// Whether this is a FUSE mount of Trackbed's, or a bind mount of one.
+    pub fn is_our_fuse(&self) -> bool {
         self.fs_type.as_bytes().starts_with(b"fuse")
             && self.source.as_bytes().starts_with(SOURCE_PREFIX.as_bytes())
     }

@@ -18,6 +18,7 @@ use trackbed_csi::driver::{Datasets, Driver, DriverConfig, DriverError, OpenFail
 use trackbed_csi::expose::VersionView;
 use trackbed_csi::expose::fuse::InProcess;
 use trackbed_csi::expose::mountinfo::MountTable;
+use trackbed_csi::expose::native::{Choice, NativeFirst};
 use trackbed_proto::csi::v1::controller_client::ControllerClient;
 use trackbed_proto::csi::v1::identity_client::IdentityClient;
 use trackbed_proto::csi::v1::node_client::NodeClient;
@@ -162,8 +163,7 @@ impl Cluster {
         datasets: Arc<dyn Datasets>,
         unmount_on_exit: bool,
     ) -> Cluster {
-        let kubelet = None;
-        Cluster::start_below(folder, kubelet, datasets, unmount_on_exit).await
+        Cluster::start_showing(folder, None, datasets, unmount_on_exit, Choice::Auto).await
     }
 
     /// With a kubelet whose folder of registration sockets is `kubelet`, if there is one.
@@ -172,6 +172,16 @@ impl Cluster {
         kubelet: Option<PathBuf>,
         datasets: Arc<dyn Datasets>,
         unmount_on_exit: bool,
+    ) -> Cluster {
+        Cluster::start_showing(folder, kubelet, datasets, unmount_on_exit, Choice::Auto).await
+    }
+
+    pub(crate) async fn start_showing(
+        folder: Folder,
+        kubelet: Option<PathBuf>,
+        datasets: Arc<dyn Datasets>,
+        unmount_on_exit: bool,
+        expose: Choice,
     ) -> Cluster {
         let config = DriverConfig {
             plugins_registry: kubelet,
@@ -183,7 +193,12 @@ impl Cluster {
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
         };
-        let driver = Driver::new(config, datasets, Arc::new(InProcess)).expect("a driver");
+        let driver = Driver::new(
+            config,
+            datasets,
+            Arc::new(NativeFirst::new(Arc::new(InProcess), expose)),
+        );
+        let driver = driver.expect("a driver");
         let endpoint = format!("unix://{}/csi.sock", folder.path().display());
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(driver.serve(

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use trackbed_cache::Digest;
+
 use super::stage::make_mount_point;
 use super::{Volumes, read_table, resolve};
 use crate::driver::error::VolumeError;
@@ -12,7 +14,7 @@ use crate::driver::path::HostPath;
 use crate::driver::record::{Record, Target};
 use crate::driver::spec::VolumeSpec;
 use crate::driver::volume::{Access, VolumeId};
-use crate::expose::bind;
+use crate::expose::{ExposeError, bind, native};
 
 /// What a NodePublishVolume call asks for.
 #[derive(Clone, Debug)]
@@ -127,24 +129,37 @@ impl Volumes {
     fn bind_target(&self, request: &PublishRequest) -> Result<(), VolumeError> {
         let doing = format!("publishing volume {:?}", request.volume.as_str());
         let gone = || VolumeError::Premature(format!("{doing}: it is not staged: stage it first"));
-        let (mut record, staging, device) = {
+        let mounts = read_table()?;
+        let mut record = self.record(&request.volume).ok_or_else(gone)?;
+        let seen = |known: &Target| {
+            let path = resolve(&known.path)?;
+            Ok(path.and_then(|path| mounts.top(&path)))
+        };
+        let seen = record.targets.iter().map(seen);
+        let seen = seen.collect::<Result<Vec<_>, VolumeError>>()?;
+        let (source, bound_now) = {
             let table = self.table.lock();
             let volume = table.get(&request.volume).ok_or_else(gone)?;
             let shown = volume.shown.as_ref().ok_or_else(gone)?;
-            let staging = shown.mount.mount_point().to_owned();
-            (volume.record.clone(), staging, shown.mount.device())
+            let bound = seen
+                .iter()
+                .map(|top| top.is_some_and(|top| shown.shows(top)));
+            let bound: Vec<bool> = bound.collect();
+            let source = Source {
+                staging: shown.mount.mount_point().to_owned(),
+                tree: self.expose.tree(&shown.view),
+                version: shown.view.manifest().digest(),
+            };
+            (source, bound)
         };
         let wanted = Target {
             path: request.target.as_path().to_owned(),
             access: request.access.clone(),
             read_only: request.read_only,
         };
-        let mounts = read_table()?;
-        let is_bound = |path: &Path| mounts.top(path).is_some_and(|top| top.device == device);
 
         let mut others = Vec::new();
-        for known in record.targets.drain(..) {
-            let bound = resolve(&known.path)?.is_some_and(|path| is_bound(&path));
+        for (known, bound) in record.targets.drain(..).zip(bound_now) {
             match (known.path == wanted.path, bound) {
                 (true, true) if known == wanted => return Ok(()),
                 (true, true) => {
@@ -180,7 +195,8 @@ impl Volumes {
             volume.record = record;
         }
         bind::detach_ours(&target).map_err(VolumeError::expose(&doing))?;
-        bind::bind_read_only(&staging, &target, request.access.no_exec())
+        source
+            .bind(&target, request.access.no_exec())
             .map_err(VolumeError::expose(doing))
     }
 
@@ -224,5 +240,27 @@ impl Volumes {
             }
         }
         Ok(())
+    }
+}
+
+/// What to show in one more place.
+struct Source {
+    staging: PathBuf,
+    /// The version's plain files, if it is shown as these from now on.
+    tree: Option<PathBuf>,
+    version: Digest,
+}
+
+impl Source {
+    /// Shows it at `target`, which has no symbolic link in it.
+    fn bind(&self, target: &Path, no_exec: bool) -> Result<(), ExposeError> {
+        if let Some(tree) = &self.tree {
+            match native::bind_tree(tree, self.version, target, no_exec) {
+                Ok(_) => return Ok(()),
+                Err(error) => tracing::warn!(%error,
+                    "the version can't be shown natively here: it is shown as it is staged"),
+            }
+        }
+        bind::bind_read_only(&self.staging, target, no_exec)
     }
 }

@@ -170,12 +170,13 @@ impl Volumes {
                     .show(&view, &label, &staging)
                     .map_err(VolumeError::expose(&doing))?,
             };
-            let targets = rebind_dead(&staging, mount.device(), &record.targets)?;
+            let shown = Shown { mount, view };
+            let targets = rebind_dead(&staging, &shown, &record.targets)?;
             if targets != record.targets {
                 record.targets = targets;
                 save(&record)?;
             }
-            Ok(Shown { mount, view })
+            Ok(shown)
         });
         let (shown, failure) = match shown {
             Ok(shown) => (Some(shown), None),
@@ -239,12 +240,9 @@ impl Volumes {
 /// Takes a volume's own mounts away, targets first.
 pub(super) fn take_away(shown: Shown, record: &Record) -> Result<(), VolumeError> {
     let doing = format!("unmounting volume {:?}", record.volume.as_str());
-    let device = shown.mount.device();
     for target in &record.targets {
         if let Some(path) = resolve(&target.path)?
-            && read_table()?
-                .top(&path)
-                .is_some_and(|top| top.device == device)
+            && read_table()?.top(&path).is_some_and(|top| shown.shows(top))
         {
             bind::detach_ours(&path).map_err(VolumeError::expose(&doing))?;
         }
@@ -270,7 +268,7 @@ pub(super) fn take_remains(record: &Record) -> Result<(), VolumeError> {
 /// on which nothing of ours is mounted any more (as after a reboot).
 fn rebind_dead(
     staging: &Path,
-    device: (u32, u32),
+    shown: &Shown,
     targets: &[Target],
 ) -> Result<Vec<Target>, VolumeError> {
     let mut kept = Vec::new();
@@ -281,7 +279,7 @@ fn rebind_dead(
         let doing = || VolumeError::expose(format!("mounting {} again", target.path.display()));
         let table = read_table()?;
         match table.top(&path) {
-            Some(top) if top.is_ours() && top.device != device => {
+            Some(top) if top.is_ours() && !shown.shows(top) => {
                 bind::detach_ours(&path).map_err(doing())?;
                 bind::bind_read_only(staging, &path, target.access.no_exec()).map_err(doing())?;
                 kept.push(target.clone());

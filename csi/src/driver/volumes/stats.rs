@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Volume, Volumes, read_table, resolve};
+use trackbed_cache::Showable;
+
+use super::{Shown, Volume, Volumes, read_table, resolve};
 use crate::driver::controller::NO_DATASET;
 use crate::driver::error::VolumeError;
 use crate::driver::path::HostPath;
 use crate::driver::volume::VolumeId;
-use crate::expose::mountinfo::MountTable;
+use crate::expose::mountinfo::{Mount, MountTable};
+use crate::expose::native;
 
 /// How long a failed read makes a volume abnormal.
 const FAILURE_COUNTS_FOR: Duration = Duration::from_secs(10 * 60);
@@ -49,7 +52,7 @@ impl Volumes {
                 )));
             }
             let top = resolved.as_deref().and_then(|path| mounts.top(path));
-            let mut stats = condition(known, &mounts, top.map(|top| top.device));
+            let mut stats = condition(known, &mounts, top);
             if let Some(trouble) = volumes.expose.trouble() {
                 stats.abnormal = true;
                 stats.message = format!("{}; {trouble}", stats.message);
@@ -60,7 +63,7 @@ impl Volumes {
     }
 }
 
-fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<(u32, u32)>) -> Stats {
+fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<&Mount>) -> Stats {
     let abnormal = |size, message| Stats {
         size,
         abnormal: true,
@@ -77,10 +80,11 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<(u32, u3
     let manifest = shown.view.manifest();
     let totals = manifest.totals();
     let size = Some((totals.bytes, manifest.len().into()));
-    if !shown.is_seen(mounts) || seen_at_path != Some(shown.mount.device()) {
+    let seen = seen_at_path.filter(|top| shown.is_seen(mounts) && shown.shows(top));
+    let Some(seen) = seen else {
         let why = "its mount is dead or was taken away: stage and publish it again";
         return abnormal(size, format!("{dataset}: {why}"));
-    }
+    };
     let failure = shown.mount.last_failure();
     if let Some(failure) = failure.filter(|failure| failure.at.elapsed() < FAILURE_COUNTS_FOR) {
         return abnormal(size, format!("{dataset}: a read failed: {}", failure.what));
@@ -98,7 +102,21 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<(u32, u3
             permille / 10,
             permille % 10,
             totals.bytes,
-            shown.mount.way()
+            how_shown(shown, seen)
         ),
+    }
+}
+
+/// In which way a place shows the version, and why not natively if it does not.
+fn how_shown(shown: &Shown, seen: &Mount) -> String {
+    if native::version_of(seen).is_some() {
+        return "shown natively".to_owned();
+    }
+    let way = shown.mount.way();
+    match shown.view.showable() {
+        Showable::Native(_) => {
+            format!("{way}; it can be shown natively where it is published from now on")
+        }
+        Showable::Checked(why) => format!("{way}; not natively: {why}"),
     }
 }
