@@ -27,7 +27,7 @@ use crate::metrics::{AgentCounters, Counters};
 use crate::open::OpenVersion;
 use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
-use crate::registry::{DatasetName, DatasetRecord, Registry, RegistryError};
+use crate::registry::{DatasetName, DatasetRecord, Readers, Registry, RegistryError};
 use crate::seal::SLOT_BYTES;
 use crate::store::{Store, StoreError, StoreParts};
 use crate::workers::Workers;
@@ -243,11 +243,24 @@ impl Agent {
         }
     }
 
-    /// Lists the origin, makes the version it holds now, and lets the dataset's name mean it.
+    /// Lists the origin, makes the version it holds now, and lets the dataset's name mean it. Who
+    /// may read it stays as it was.
     pub async fn register(
         &self,
         name: &DatasetName,
         origin: &OriginUrl,
+        progress: &ListProgress,
+    ) -> Result<DatasetRecord, AgentError> {
+        self.register_for(name, origin, Readers::AsBefore, progress)
+            .await
+    }
+
+    /// As [`Agent::register`], for these readers from then on.
+    pub async fn register_for(
+        &self,
+        name: &DatasetName,
+        origin: &OriginUrl,
+        readers: Readers,
         progress: &ListProgress,
     ) -> Result<DatasetRecord, AgentError> {
         let opened = self.0.origins.open(origin).await?;
@@ -267,6 +280,7 @@ impl Agent {
         if let Some(before) = self.0.registry.dataset(name)? {
             record = record.following(before);
         }
+        record = record.for_readers(readers);
         self.0.registry.put_dataset(&record).await?;
         Ok(record)
     }

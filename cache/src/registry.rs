@@ -96,6 +96,16 @@ impl DatasetRecord {
         self
     }
 
+    /// This record with other readers.
+    pub fn for_readers(mut self, readers: Readers) -> DatasetRecord {
+        match readers {
+            Readers::AsBefore => {}
+            Readers::All => self.namespaces = None,
+            Readers::Only(namespaces) => self.namespaces = Some(namespaces),
+        }
+        self
+    }
+
     /// Whether this is a version of the dataset, the current one or an earlier one.
     pub fn has_version(&self, version: Digest) -> bool {
         self.version == version || self.earlier.contains(&version)
@@ -110,6 +120,18 @@ impl DatasetRecord {
             (Some(list), Some(name)) => list.iter().any(|listed| listed.as_str() == name),
         }
     }
+}
+
+/// Who may read a dataset from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Readers {
+    /// Who might before; all, if it is new.
+    #[default]
+    AsBefore,
+    /// Pods of all namespaces.
+    All,
+    /// Pods of these namespaces.
+    Only(BTreeSet<Namespace>),
 }
 
 /// A dataset's name: 1 to 128 of `a-z 0-9 . _ -`, a letter or digit at both ends. Safe as a file
@@ -214,6 +236,19 @@ mod tests {
         assert!(third.admits(Some("team-a")));
         assert!(!third.admits(Some("team-b")) && !third.admits(None));
         assert!(record(b"1").admits(None));
+        let third = third.for_readers(Readers::AsBefore);
+        assert!(third.admits(Some("team-a")) && !third.admits(Some("team-b")));
+        assert!(
+            third
+                .clone()
+                .for_readers(Readers::All)
+                .admits(Some("team-b"))
+        );
+        assert!(
+            !third
+                .for_readers(Readers::Only([].into()))
+                .admits(Some("team-a"))
+        );
     }
 
     #[test]

@@ -15,7 +15,8 @@ use tonic::{Code, Status};
 use trackbed_proto::node::v1::node_control_client::NodeControlClient;
 use trackbed_proto::node::v1::register_dataset_event::Event;
 use trackbed_proto::node::v1::{
-    Dataset, DatasetStatus, GetDatasetStatusRequest, ListDatasetsRequest, RegisterDatasetRequest,
+    Dataset, DatasetStatus, GetDatasetStatusRequest, ListDatasetsRequest, Readers,
+    RegisterDatasetRequest,
 };
 
 const AFTER_HELP: &str = "\
@@ -23,6 +24,7 @@ Examples:
   export TRACKBED_ADMIN_SOCKET=/mnt/nvme/trackbed/admin.sock
   trackbed dataset register cats file:///data/cats
   trackbed dataset register dogs 's3://bucket/dogs?region=eu-central-1'
+  trackbed dataset register faces s3://bucket/faces --namespace team-a,team-b
   trackbed dataset ls
   trackbed dataset status cats --output json
   trackbed dataset warm cats
@@ -60,6 +62,12 @@ enum DatasetCommand {
         name: String,
         /// Where its bytes come from: file:///path or s3://bucket/prefix?endpoint=…&region=…
         origin: String,
+        /// Let only pods of these namespaces read it [default: as before; all, if it is new]
+        #[arg(long = "namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+        namespaces: Vec<String>,
+        /// Let pods of all namespaces read it
+        #[arg(long, conflicts_with = "namespaces")]
+        all_namespaces: bool,
     },
     /// All datasets of the registry
     Ls,
@@ -102,8 +110,22 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
     let text = runtime.block_on(async {
         let client = connect(&socket).await?;
         match args.command {
-            DatasetCommand::Register { name, origin } => {
-                register(client, name, origin, args.output).await
+            DatasetCommand::Register {
+                name,
+                origin,
+                namespaces,
+                all_namespaces,
+            } => {
+                let readers = (all_namespaces || !namespaces.is_empty()).then_some(Readers {
+                    all: all_namespaces,
+                    namespaces,
+                });
+                let request = RegisterDatasetRequest {
+                    name,
+                    origin,
+                    readers,
+                };
+                register(client, request, args.output).await
             }
             DatasetCommand::Ls => list(client, args.output).await,
             DatasetCommand::Status { name } => status(client, name, args.output).await,
@@ -147,11 +169,9 @@ fn refused(status: Status) -> Failure {
 
 async fn register(
     mut client: Client,
-    name: String,
-    origin: String,
+    request: RegisterDatasetRequest,
     output: Output,
 ) -> Result<String, Failure> {
-    let request = RegisterDatasetRequest { name, origin };
     let mut events = client
         .register_dataset(request)
         .await
@@ -187,10 +207,15 @@ async fn list(mut client: Client, output: Output) -> Result<String, Failure> {
     }
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["dataset", "version", "origin"]);
+    table.set_header(["dataset", "version", "namespaces", "origin"]);
     for dataset in datasets {
         let short: String = dataset.version.chars().take(12).collect();
-        table.add_row([dataset.name, short, dataset.origin]);
+        let readers = match namespaces(&dataset) {
+            None => "all".to_owned(),
+            Some([]) => "none".to_owned(),
+            Some(some) => some.join(","),
+        };
+        table.add_row([dataset.name, short, readers, dataset.origin]);
     }
     Ok(table.to_string())
 }
@@ -235,6 +260,15 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
     })
 }
 
+/// The namespaces whose pods may read it; `None` if all may.
+fn namespaces(dataset: &Dataset) -> Option<&[String]> {
+    let readers = dataset.readers.as_ref().filter(|readers| !readers.all);
+    readers.map(|readers| readers.namespaces.as_slice())
+}
+
 fn object(dataset: &Dataset) -> serde_json::Value {
-    json!({ "name": dataset.name, "origin": dataset.origin, "version": dataset.version })
+    json!({
+        "name": dataset.name, "origin": dataset.origin, "version": dataset.version,
+        "namespaces": namespaces(dataset),
+    })
 }

@@ -286,8 +286,19 @@ fn a_dataset_is_registered_listed_and_looked_at_over_the_admin_socket() {
     );
     assert_eq!(status["chunks_present"], 0);
 
+    // Who may read it is told with the registration, and stays until it is told anew.
+    assert_eq!(registered["namespaces"], Value::Null);
+    let only = ["register", "digits", &url, "--namespace", "team-a,team-b"];
+    let expected = serde_json::json!(["team-a", "team-b"]);
+    for arguments in [&only[..], &only[..3]] {
+        assert_eq!(object(site.dataset(arguments))["namespaces"], expected);
+    }
+    let for_all = ["register", "digits", &url, "--all-namespaces"];
+    assert_eq!(object(site.dataset(&for_all))["namespaces"], Value::Null);
+
     for arguments in [
         &["register", "Bad Name", &url][..],
+        &["register", "x", &url, "--namespace", "Team A"],
         &["register", "x", "ftp://host/path"],
         &["register", "x", "file:///nowhere/at/all"],
         &["status", "unknown"],

@@ -18,6 +18,7 @@ use trackbed_proto::{
     csi::v1::{
         NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
         NodeUnstageVolumeRequest, VolumeCapability,
+        controller_client::ControllerClient,
         node_client::NodeClient,
         volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
     },
@@ -27,6 +28,7 @@ use trackbed_proto::{
         node_control_client::NodeControlClient, register_dataset_event::Event,
         verify_dataset_event,
     },
+    pluginregistration::v1::registration_client::RegistrationClient,
 };
 
 /// How long a node may take until it answers; far beyond what it needs, as the machine may be busy.
@@ -173,6 +175,7 @@ impl Node {
         let request = RegisterDatasetRequest {
             name: name.to_owned(),
             origin: origin.to_owned(),
+            readers: None,
         };
         let channel = channel(self.folder.join("admin.sock")).await?;
         let mut events = NodeControlClient::new(channel)
@@ -268,6 +271,26 @@ impl Node {
         Ok(NodeClient::new(
             channel(self.folder.join("csi.sock")).await?,
         ))
+    }
+
+    /// The node's CSI controller, as the provisioner reaches it.
+    pub async fn controller(&self) -> Result<ControllerClient<Channel>, Status> {
+        Ok(ControllerClient::new(
+            channel(self.folder.join("csi.sock")).await?,
+        ))
+    }
+
+    /// The node's socket in kubelet's folder of such sockets.
+    pub async fn registration(&self, folder: &Path) -> Result<RegistrationClient<Channel>, Status> {
+        Ok(RegistrationClient::new(
+            channel(folder.join("csi.trackbed.io-reg.sock")).await?,
+        ))
+    }
+
+    /// Waits for the process to end by itself, and gives its exit status.
+    pub fn wait(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        child.wait().ok()?.code()
     }
 
     /// Stages and publishes a dataset as kubelet does, and returns the mount for the pod.

@@ -273,6 +273,7 @@ async fn register(node: &Node, origin: &str, progress: &Progress) -> Result<(), 
     let request = RegisterDatasetRequest {
         name: DATASET.into(),
         origin: origin.into(),
+        readers: None,
     };
     let mut events = node
         .admin()

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use trackbed_cache::open::Part;
 use trackbed_cache::origin::ListProgress;
+use trackbed_cache::registry::{self, Namespace};
 use trackbed_cache::{
     Agent, AgentError, DatasetName, DatasetRecord, OriginUrl, Registry, Showable,
 };
@@ -17,8 +18,9 @@ use trackbed_proto::node::v1::node_control_server::{NodeControl, NodeControlServ
 use trackbed_proto::node::v1::register_dataset_event::Event;
 use trackbed_proto::node::v1::{
     Counters, Dataset, DatasetStatus, FabricCounters, GetCountersRequest, GetDatasetStatusRequest,
-    ListDatasetsRequest, ListDatasetsResponse, RegisterDatasetEvent, RegisterDatasetRequest,
-    RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest, WarmDatasetRequest, WarmProgress,
+    ListDatasetsRequest, ListDatasetsResponse, Readers, RegisterDatasetEvent,
+    RegisterDatasetRequest, RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest,
+    WarmDatasetRequest, WarmProgress,
 };
 
 /// How often a registration says how far it is.
@@ -59,13 +61,19 @@ impl NodeControl for AdminService {
         &self,
         request: Request<RegisterDatasetRequest>,
     ) -> Result<Response<Stream<RegisterDatasetEvent>>, Status> {
-        let RegisterDatasetRequest { name, origin } = request.into_inner();
+        let RegisterDatasetRequest {
+            name,
+            origin,
+            readers,
+        } = request.into_inner();
         let name = parse_name(&name)?;
+        let readers = readers.map_or(Ok(registry::Readers::AsBefore), parse_readers)?;
         let origin: OriginUrl = origin
             .parse()
             .map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let (events, receiver) = mpsc::channel(1);
-        tokio::spawn(register(self.agent.clone(), name, origin, events));
+        let agent = self.agent.clone();
+        tokio::spawn(register(agent, name, origin, readers, events));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -88,12 +96,14 @@ impl NodeControl for AdminService {
     ) -> Result<Response<DatasetStatus>, Status> {
         let name = parse_name(&request.into_inner().name)?;
         let open = self.agent.open(&name, None).await.map_err(status)?;
+        let record = self.agent.dataset(&name).map_err(status)?;
         let (totals, progress) = (open.manifest().totals(), open.progress());
         Ok(Response::new(DatasetStatus {
             dataset: Some(Dataset {
                 name: name.to_string(),
                 origin: open.origin().to_string(),
                 version: open.manifest().digest().to_string(),
+                readers: record.as_ref().map(readers),
             }),
             files: totals.files,
             bytes: progress.bytes,
@@ -177,11 +187,12 @@ async fn register(
     agent: Agent,
     name: DatasetName,
     origin: OriginUrl,
+    readers: registry::Readers,
     events: mpsc::Sender<Result<RegisterDatasetEvent, Status>>,
 ) {
     let event = |event| Ok(RegisterDatasetEvent { event: Some(event) });
     let progress = ListProgress::default();
-    let work = agent.register(&name, &origin, &progress);
+    let work = agent.register_for(&name, &origin, readers, &progress);
     let tell = async {
         loop {
             tokio::time::sleep(PROGRESS_EVERY).await;
@@ -217,8 +228,35 @@ fn parse_name(text: &str) -> Result<DatasetName, Status> {
         .map_err(|error| Status::invalid_argument(format!("{error}")))
 }
 
+fn parse_readers(readers: Readers) -> Result<registry::Readers, Status> {
+    if readers.all {
+        return Ok(registry::Readers::All);
+    }
+    let namespaces = readers.namespaces.iter().map(|name| {
+        Namespace::parse(name).ok_or_else(|| {
+            let name: String = name.chars().take(70).collect();
+            Status::invalid_argument(format!(
+                "{name:?} is not a namespace: use 1 to 63 of a-z 0-9 - with a letter or digit at \
+                 both ends"
+            ))
+        })
+    });
+    Ok(registry::Readers::Only(
+        namespaces.collect::<Result<_, _>>()?,
+    ))
+}
+
+fn readers(record: &DatasetRecord) -> Readers {
+    let listed = record.namespaces.iter().flatten();
+    Readers {
+        all: record.namespaces.is_none(),
+        namespaces: listed.map(ToString::to_string).collect(),
+    }
+}
+
 fn dataset(record: DatasetRecord) -> Dataset {
     Dataset {
+        readers: Some(readers(&record)),
         name: record.name.to_string(),
         origin: record.origin.to_string(),
         version: record.version.to_string(),
