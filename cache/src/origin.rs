@@ -8,6 +8,7 @@
 //! library needs a runtime or blocks brings its own runtime or threads.
 
 mod directory;
+mod listed;
 mod open;
 mod range;
 mod s3;
@@ -21,6 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use futures::future::BoxFuture;
 
 pub use directory::DirectoryOrigin;
+pub use listed::Listing;
+pub(crate) use listed::{Listed, ListedAs, with_slashes};
 pub use open::Origins;
 pub use s3::{S3Budget, S3Origin, S3Runtime};
 pub use url::{CredentialsRef, OriginUrl, S3Location};
@@ -39,7 +42,7 @@ pub trait Origin: Send + Sync {
     fn list<'a>(
         &'a self,
         progress: &'a ListProgress,
-    ) -> BoxFuture<'a, Result<Vec<ListedEntry>, OriginError>>;
+    ) -> BoxFuture<'a, Result<Listing, OriginError>>;
 
     /// Fills all of `into` with the object's bytes from `offset` on. Fails with
     /// [`OriginError::Changed`] if the object is not the one that was listed, and never leaves

@@ -31,7 +31,8 @@ fn folder() -> tempfile::TempDir {
 
 fn listed(path: &Path) -> (DirectoryOrigin, Vec<ListedEntry>) {
     let origin = DirectoryOrigin::open(path).expect("opens");
-    let mut entries = wait(origin.list(&ListProgress::default())).expect("lists");
+    let listing = wait(origin.list(&ListProgress::default())).expect("lists");
+    let mut entries: Vec<ListedEntry> = listing.entries().collect();
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     (origin, entries)
 }

@@ -86,7 +86,8 @@ async fn open_as_allowed(server: &SeaweedFs) -> Arc<dyn Origin> {
 }
 
 async fn list(origin: &Arc<dyn Origin>) -> Result<Vec<ListedEntry>, OriginError> {
-    origin.list(&ListProgress::default()).await
+    let listing = origin.list(&ListProgress::default()).await?;
+    Ok(listing.entries().collect())
 }
 
 async fn read(
@@ -146,7 +147,8 @@ async fn a_tree_of_many_pages_and_odd_names_is_listed_and_read_exactly() {
 
     let origin = open_as_allowed(&server).await;
     let progress = ListProgress::default();
-    let entries = origin.list(&progress).await.expect("lists");
+    let listing = origin.list(&progress).await.expect("lists");
+    let entries: Vec<ListedEntry> = listing.entries().collect();
     assert_eq!(files(&entries), objects.keys().collect::<Vec<_>>());
     let total: usize = objects.values().map(Vec::len).sum();
     assert_eq!(progress.bytes(), total as u64);

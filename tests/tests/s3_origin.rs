@@ -36,7 +36,8 @@ fn open(url: &str) -> Result<Arc<dyn Origin>, OriginError> {
 }
 
 fn list(origin: &Arc<dyn Origin>) -> Result<Vec<ListedEntry>, OriginError> {
-    wait(origin.list(&ListProgress::default()))
+    let listing = wait(origin.list(&ListProgress::default()))?;
+    Ok(listing.entries().collect())
 }
 
 fn listed(server: &S3Server, prefix: &str) -> (Arc<dyn Origin>, Vec<ListedEntry>) {

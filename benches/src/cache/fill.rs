@@ -16,7 +16,7 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use trackbed_cache::origin::{
-    ListProgress, ListedKind, ObjectRef, OpenOrigin, OriginError, OriginUrl, Origins,
+    ListProgress, ListedEntry, ListedKind, ObjectRef, OpenOrigin, OriginError, OriginUrl, Origins,
 };
 use trackbed_rdma::{
     fabric::{ChunkRequest, ChunkSource, Fabric, FabricConfig, FetchError, Payload, Refusal},
@@ -209,10 +209,11 @@ async fn client_alone(server: &SeaweedFs) -> Result<f64, BenchError> {
     let failed = |error: OriginError| BenchError::Unavailable(error.to_string());
     let url: OriginUrl = s3::url(server, BUCKET).parse().map_err(failed)?;
     let origin = Origins::default().open(&url).await.map_err(failed)?;
-    let listed = origin
+    let listing = origin
         .list(&ListProgress::default())
         .await
         .map_err(failed)?;
+    let listed: Vec<ListedEntry> = listing.entries().collect();
     let start = Instant::now();
     let pieces = listed.iter().flat_map(|entry| {
         let size = match entry.kind {

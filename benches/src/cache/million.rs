@@ -1,12 +1,17 @@
 //! A dataset of a million files: how long listing and mounting it takes, and what that costs in memory.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::Instant,
+};
 
 use trackbed_tests::{cluster::Cluster, node::Node};
 
 use super::{Settings, refused};
 use crate::{
     BenchError,
+    dataset::SMALL_BYTES,
     paired::{Better, Pair},
     row::Case,
     session::Session,
@@ -59,7 +64,7 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Makes the files, small ones with their number in them, with several threads.
+/// Makes the files, of the usual size and without a block on the disk: none is read.
 fn write(root: &Path, files: usize) -> Result<(), BenchError> {
     const THREADS: usize = 4;
     let folders: Vec<usize> = (0..files.div_ceil(IN_A_FOLDER)).collect();
@@ -68,7 +73,8 @@ fn write(root: &Path, files: usize) -> Result<(), BenchError> {
         fs::create_dir(&folder)?;
         let first = index * IN_A_FOLDER;
         for file in first..files.min(first + IN_A_FOLDER) {
-            fs::write(folder.join(format!("{file:08}.txt")), file.to_string())?;
+            let path = folder.join(format!("{file:08}.jpg"));
+            File::create(path)?.set_len(SMALL_BYTES as u64)?;
         }
         Ok(())
     };

@@ -1,6 +1,6 @@
 //! A manifest from what an origin listed.
 
-use crate::origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp};
+use crate::origin::{Listed, ListedAs, Listing, ObjectIdentity, Timestamp, with_slashes};
 
 use super::assemble::{Assembler, NewBody};
 use super::{EntryIndex, Manifest, ManifestError, encode, shown};
@@ -17,23 +17,19 @@ impl Manifest {
 
     /// The version that holds these entries, in whatever order they were listed. Directories that
     /// paths go through are added where the listing left them out.
-    pub fn build(mut listed: Vec<ListedEntry>) -> Result<Manifest, ManifestError> {
-        for entry in &mut listed {
-            separate(entry)?;
-        }
-        listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-
-        let text = listed.iter().map(text_len).sum();
+    pub fn build(listed: impl Into<Listing>) -> Result<Manifest, ManifestError> {
+        let mut listed = listed.into();
+        listed.sort();
+        let text = listed.iter().map(|entry| text_len(&entry)).sum();
         let mut assembler = Assembler::with_capacity(listed.len(), text);
         let mut open: Vec<(u32, Vec<u8>)> = Vec::new();
         let mut identity = Vec::new();
-        // Consumed one by one, so that what is built replaces what was listed in memory.
-        for entry in listed {
+        for entry in listed.iter() {
             let refuse = |why| ManifestError::Path {
-                path: shown(&joined(&entry.path)).into_owned(),
+                path: shown(&with_slashes(entry.path)).into_owned(),
                 why,
             };
-            let (directories, name) = split(&entry.path);
+            let (directories, name) = split(entry.path);
             let kept = open
                 .iter()
                 .zip(directories.clone())
@@ -55,30 +51,36 @@ impl Manifest {
                             why: "the same path occurs more than once",
                             ..
                         } => refuse("a part of its path is also listed as a file or symlink"),
-                        other => named(other, &entry.path),
+                        other => named(other, entry.path),
                     })?;
                 open.push((index, directory.to_vec()));
             }
             let parent = open.last().map_or(EntryIndex::ROOT.0, |(index, _)| *index);
-            let body = match &entry.kind {
-                ListedKind::Directory => NewBody::Directory,
-                ListedKind::File {
+            let body = match entry.kind {
+                ListedAs::Directory => NewBody::Directory,
+                ListedAs::File {
                     size,
                     identity: found,
                 } => {
                     identity.clear();
-                    encode::write_identity(found, entry.mtime, &mut identity).map_err(refuse)?;
+                    encode::write_identity(&found, entry.mtime, &mut identity).map_err(refuse)?;
                     NewBody::File {
-                        size: *size,
+                        size,
                         identity: &identity,
                     }
                 }
-                ListedKind::Symlink { target } => NewBody::Symlink { target },
+                ListedAs::Symlink { target } => NewBody::Symlink { target },
+                ListedAs::Unusable { path } => {
+                    return Err(ManifestError::Path {
+                        path: shown(path).into_owned(),
+                        why: "its path has a zero byte",
+                    });
+                }
             };
             let is_directory = matches!(body, NewBody::Directory);
             let index = assembler
                 .push(parent, name, entry.mode & 0o7777, entry.mtime, body)
-                .map_err(|e| named(e, &entry.path))?;
+                .map_err(|e| named(e, entry.path))?;
             if is_directory {
                 open.push((index, name.to_vec()));
             }
@@ -88,40 +90,17 @@ impl Manifest {
 }
 
 /// What an entry adds to the manifest's text.
-fn text_len(entry: &ListedEntry) -> usize {
-    let name = split(&entry.path).1.len();
+fn text_len(entry: &Listed<'_>) -> usize {
+    let name = split(entry.path).1.len();
     name + match &entry.kind {
-        ListedKind::Directory => 0,
-        ListedKind::File {
+        ListedAs::Directory | ListedAs::Unusable { .. } => 0,
+        ListedAs::File {
             identity: ObjectIdentity::Etag(etag),
             ..
         } => 2 + etag.len(),
-        ListedKind::File { .. } => 1,
-        ListedKind::Symlink { target } => target.len(),
+        ListedAs::File { .. } => 1,
+        ListedAs::Symlink { target } => target.len(),
     }
-}
-
-/// Slashes become zero bytes, which sort before all else: then plain byte order is path order.
-fn separate(entry: &mut ListedEntry) -> Result<(), ManifestError> {
-    if entry.path.contains(&0) {
-        let path = shown(&entry.path).into_owned();
-        return Err(ManifestError::Path {
-            path,
-            why: "its path has a zero byte",
-        });
-    }
-    entry
-        .path
-        .iter_mut()
-        .filter(|byte| **byte == b'/')
-        .for_each(|byte| *byte = 0);
-    Ok(())
-}
-
-fn joined(path: &[u8]) -> Vec<u8> {
-    path.iter()
-        .map(|&byte| if byte == 0 { b'/' } else { byte })
-        .collect()
 }
 
 /// The directories a path goes through, and its last name.
@@ -142,7 +121,7 @@ fn split(path: &[u8]) -> (impl Iterator<Item = &[u8]> + Clone, &[u8]) {
 fn named(error: ManifestError, path: &[u8]) -> ManifestError {
     match error {
         ManifestError::Path { why, .. } => ManifestError::Path {
-            path: shown(&joined(path)).into_owned(),
+            path: shown(&with_slashes(path)).into_owned(),
             why,
         },
         other => other,

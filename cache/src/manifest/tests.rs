@@ -182,7 +182,7 @@ fn an_inserted_file_shifts_few_packs() {
     let listing = |extra: Option<&str>| {
         let names = (0..3000).map(|n| format!("train/{n:05}.jpg"));
         let listed = names.chain(extra.map(str::to_owned));
-        let listed = listed
+        let listed: Vec<ListedEntry> = listed
             .map(|name| file(&name, 40_000 + name.len() as u64))
             .collect();
         let manifest = Manifest::build(listed).expect("valid");
@@ -206,7 +206,7 @@ fn an_inserted_file_shifts_few_packs() {
 
 #[test]
 fn a_large_manifest_takes_little_memory() {
-    let listed = (0..100_000)
+    let listed: Vec<ListedEntry> = (0..100_000)
         .map(|n| {
             let identity = ObjectIdentity::Etag(format!("\"{n:032x}\"").into());
             let path = format!("train/class-{:04}/image-{n:08}.jpg", n % 1000).into_bytes();

@@ -206,7 +206,7 @@ mod tests {
             mode: 0o644,
             mtime: Timestamp::default(),
         });
-        Manifest::build(listed.into()).expect("a manifest")
+        Manifest::build(Vec::from(listed)).expect("a manifest")
     }
 
     fn of(part: Part) -> Vec<u32> {

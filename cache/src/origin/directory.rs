@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::FileStat;
 
-use super::{ListProgress, ListedEntry, ObjectRef, Origin, OriginError, OriginUrl, Timestamp};
+use super::{ListProgress, Listing, ObjectRef, Origin, OriginError, OriginUrl, Timestamp};
 use reading::Readers;
 
 const READABLE: &str =
@@ -50,7 +50,7 @@ impl Origin for DirectoryOrigin {
     fn list<'a>(
         &'a self,
         progress: &'a ListProgress,
-    ) -> BoxFuture<'a, Result<Vec<ListedEntry>, OriginError>> {
+    ) -> BoxFuture<'a, Result<Listing, OriginError>> {
         Box::pin(listing::list(self.root.clone(), progress))
     }
 

@@ -21,8 +21,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::{
-    CredentialsRef, ListProgress, ListedEntry, ObjectRef, Origin, OriginError, OriginUrl,
-    S3Location,
+    CredentialsRef, ListProgress, Listing, ObjectRef, Origin, OriginError, OriginUrl, S3Location,
 };
 use credentials::{Environment, FileCredentials};
 
@@ -137,7 +136,7 @@ impl Origin for S3Origin {
     fn list<'a>(
         &'a self,
         progress: &'a ListProgress,
-    ) -> BoxFuture<'a, Result<Vec<ListedEntry>, OriginError>> {
+    ) -> BoxFuture<'a, Result<Listing, OriginError>> {
         Box::pin(listing::list(&self.client, &self.runtime, progress))
     }
 

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use trackbed_cache::origin::{
-    ListProgress, ListedEntry, ListedKind, ObjectIdentity, ObjectRef, OpenOrigin, Origin,
+    ListProgress, ListedEntry, ListedKind, Listing, ObjectIdentity, ObjectRef, OpenOrigin, Origin,
     OriginError, Timestamp,
 };
 use trackbed_cache::registry::RegistryError;
@@ -124,9 +124,9 @@ impl Origin for MemoryOrigin {
     fn list<'a>(
         &'a self,
         progress: &'a ListProgress,
-    ) -> BoxFuture<'a, Result<Vec<ListedEntry>, OriginError>> {
+    ) -> BoxFuture<'a, Result<Listing, OriginError>> {
         async move {
-            let mut listed = Vec::new();
+            let mut listed = Listing::new();
             for (path, file) in &self.files {
                 progress.found(1, file.len() as u64)?;
                 let kind = ListedKind::File {
@@ -134,7 +134,7 @@ impl Origin for MemoryOrigin {
                     identity: identity(file),
                 };
                 let mtime = Timestamp::default();
-                listed.push(ListedEntry {
+                listed.push(&ListedEntry {
                     path: path.clone(),
                     kind,
                     mode: 0o644,

@@ -74,7 +74,7 @@ pub(crate) struct MemoryVersion {
 
 impl MemoryVersion {
     pub(crate) fn new(items: &[Item], piece: u64) -> Arc<MemoryVersion> {
-        let listed = items
+        let listed: Vec<ListedEntry> = items
             .iter()
             .map(|item| ListedEntry {
                 path: item.path.clone(),

@@ -19,7 +19,7 @@ use nix::sys::stat::{FileStat, fstatat};
 use nix::unistd::{AccessFlags, faccessat};
 use parking_lot::{Condvar, Mutex};
 
-use super::super::{ListProgress, ListedEntry, ListedKind, ObjectIdentity, OriginError};
+use super::super::{ListProgress, ListedEntry, ListedKind, Listing, ObjectIdentity, OriginError};
 use super::{NO_OPENAT2, READABLE, Root, is_transient, modified, shown};
 use std::ffi::CStr;
 use std::os::unix::ffi::OsStringExt;
@@ -36,10 +36,7 @@ const SKIPPED_NAMES: usize = 5;
 type Batch = Result<Vec<ListedEntry>, OriginError>;
 
 /// Everything below `root`.
-pub(super) async fn list(
-    root: Arc<Root>,
-    progress: &ListProgress,
-) -> Result<Vec<ListedEntry>, OriginError> {
+pub(super) async fn list(root: Arc<Root>, progress: &ListProgress) -> Result<Listing, OriginError> {
     let (sender, receiver) = async_channel::bounded(2 * THREADS);
     let walk = Arc::new(Walk::new(root));
     let mut threads = Vec::with_capacity(THREADS);
@@ -63,12 +60,12 @@ pub(super) async fn list(
         }
     }
     drop(sender);
-    let mut all = Vec::new();
+    let mut all = Listing::new();
     while let Ok(batch) = receiver.recv().await {
         let batch = batch?;
         let bytes = batch.iter().map(size_of_file).sum();
         progress.found(batch.len() as u64, bytes)?;
-        all.extend(batch);
+        batch.iter().for_each(|entry| all.push(entry));
     }
     // All senders are gone, so all threads are at their end. One that panicked would have left
     // its directory out: that must not pass for a complete listing.

@@ -16,8 +16,8 @@ use object_store::ObjectMeta;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 
 use super::super::{
-    ListProgress, ListedEntry, ListedKind, MAX_IDENTITY_BYTES, ObjectIdentity, OriginError,
-    Timestamp,
+    ListProgress, Listed, ListedAs, ListedEntry, ListedKind, Listing, MAX_IDENTITY_BYTES,
+    ObjectIdentity, OriginError, Timestamp, with_slashes,
 };
 use super::keys::{below, why_no_path};
 use super::{Client, S3Runtime, failure};
@@ -36,15 +36,15 @@ struct Page {
     directories: Vec<String>,
 }
 
-/// Everything below the origin's prefix, sorted by path.
+/// Everything below the origin's prefix, in path order.
 pub(super) async fn list(
     client: &Arc<Client>,
     runtime: &S3Runtime,
     progress: &ListProgress,
-) -> Result<Vec<ListedEntry>, OriginError> {
+) -> Result<Listing, OriginError> {
     let (sender, pages) = async_channel::bounded(IN_FLIGHT);
     let _walk = runtime.spawn(walk(client.clone(), sender));
-    let mut all = Vec::new();
+    let mut all = Listing::new();
     let mut directories = HashSet::new();
     let mut complete = false;
     while let Ok(message) = pages.recv().await {
@@ -53,7 +53,7 @@ pub(super) async fn list(
                 let files = page.entries.iter().map(size_of_file);
                 let found = files.clone().flatten().count() + page.directories.len();
                 progress.found(found as u64, files.flatten().sum())?;
-                all.extend(page.entries);
+                page.entries.iter().for_each(|entry| all.push(entry));
                 directories.extend(page.directories);
             }
             None => complete = true,
@@ -67,7 +67,7 @@ pub(super) async fn list(
             transient: true,
         });
     }
-    all.sort_unstable_by(|a: &ListedEntry, b| a.path.cmp(&b.path));
+    all.sort();
     check_distinct(&client.url, &all, &directories)?;
     Ok(all)
 }
@@ -83,26 +83,26 @@ fn size_of_file(entry: &ListedEntry) -> Option<u64> {
 /// shown as files without one hiding the other.
 fn check_distinct(
     url: &str,
-    sorted: &[ListedEntry],
+    sorted: &Listing,
     directories: &HashSet<String>,
 ) -> Result<(), OriginError> {
-    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].path == pair[1].path) {
-        let why = format!("two objects have the path {:?}", text(&pair[0]));
+    if let Some(entry) = sorted.same_path() {
+        let why = format!("two objects have the path {:?}", text(&entry));
         return Err(failure::bad_key(url, &why));
     }
-    let hidden = |entry: &&ListedEntry| {
-        size_of_file(entry).is_some() && directories.contains(text(entry).as_ref())
+    let hidden = |entry: &Listed<'_>| {
+        matches!(entry.kind, ListedAs::File { .. }) && directories.contains(&text(entry))
     };
     if let Some(entry) = sorted.iter().find(hidden) {
-        let path = text(entry);
+        let path = text(&entry);
         let why = format!("{path:?} is an object, and {path:?}/ has objects in it");
         return Err(failure::bad_key(url, &why));
     }
     Ok(())
 }
 
-fn text(entry: &ListedEntry) -> Cow<'_, str> {
-    String::from_utf8_lossy(&entry.path)
+fn text(entry: &Listed<'_>) -> String {
+    String::from_utf8_lossy(&with_slashes(entry.path)).into_owned()
 }
 
 type Message = Result<Option<Page>, OriginError>;

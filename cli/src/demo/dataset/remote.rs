@@ -23,7 +23,8 @@ pub(super) fn read(url: &OriginUrl, bar: &Bar) -> Result<Tree, Failure> {
     let refuse = |error: OriginError| Failure::usage(format!("dataset {error}"));
     let origins = Origins::default();
     let origin = block_on(origins.open(url)).map_err(refuse)?;
-    let listed = block_on(origin.list(&ListProgress::default())).map_err(refuse)?;
+    let listing = block_on(origin.list(&ListProgress::default())).map_err(refuse)?;
+    let listed: Vec<ListedEntry> = listing.entries().collect();
     let size = |entry: &ListedEntry| match entry.kind {
         ListedKind::File { size, .. } => size,
         _ => 0,
