@@ -43,7 +43,12 @@ pub struct Cluster {
 impl Cluster {
     /// Starts as many nodes.
     pub async fn start(nodes: usize) -> io::Result<Self> {
-        let mut cluster = Self::prepare(nodes)?;
+        Self::start_in(&std::env::temp_dir(), nodes).await
+    }
+
+    /// Starts as many nodes, all they have in a folder below this one, which goes with them.
+    pub async fn start_in(folder: &Path, nodes: usize) -> io::Result<Self> {
+        let mut cluster = Self::prepare_in(folder, nodes)?;
         for node in &mut cluster.nodes {
             node.start().await?;
         }
@@ -52,8 +57,12 @@ impl Cluster {
 
     /// Makes the folders, the registry and the certificates, and starts nothing yet.
     pub fn prepare(nodes: usize) -> io::Result<Self> {
+        Self::prepare_in(&std::env::temp_dir(), nodes)
+    }
+
+    fn prepare_in(folder: &Path, nodes: usize) -> io::Result<Self> {
         // The kernel limits a socket's path to 107 bytes, so the folder's name is short.
-        let folder = tempfile::Builder::new().prefix("tb").tempdir()?;
+        let folder = tempfile::Builder::new().prefix("tb").tempdir_in(folder)?;
         let authority = Authority::new()?;
         let registry = folder.path().join("registry");
         std::fs::create_dir_all(registry.join("datasets"))?;

@@ -201,8 +201,8 @@ impl Node {
         Ok(answer.into_inner())
     }
 
-    /// Brings a dataset to the node's disk, and waits until it can be shown to pods natively.
-    pub async fn complete(&self, dataset: &str) -> Result<(), Status> {
+    /// Brings a dataset to the node's disk.
+    pub async fn warm(&self, dataset: &str) -> Result<(), Status> {
         let request = WarmDatasetRequest {
             name: dataset.to_owned(),
             ..Default::default()
@@ -213,6 +213,12 @@ impl Node {
             .await?
             .into_inner();
         while told.message().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Brings a dataset to the node's disk, and waits until it can be shown to pods natively.
+    pub async fn complete(&self, dataset: &str) -> Result<(), Status> {
+        self.warm(dataset).await?;
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             let status = self.status(dataset).await?;

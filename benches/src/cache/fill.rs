@@ -1,9 +1,10 @@
-//! How fast a cold node is filled through its mount: from a peer, beside what the fabric alone moves,
-//! and from an S3 bucket, beside the origin's client alone.
+//! How fast a cold node is filled: from a peer, beside what the fabric alone moves, and from an S3
+//! bucket, beside the origin's client alone.
 //!
-//! Ours reads a dataset of a few large files through the mount, one reader a file, of a node that has
-//! nothing yet; it ends with all of it read, verified and written to the node's disk. The peer moves the
-//! same bytes from memory to memory and does nothing else with them.
+//! Ours warms a dataset of a few large files on a node that has nothing yet; it ends with all of it
+//! verified and written to the node's disk. The peer moves the same bytes from memory to memory and does
+//! nothing else with them. Both nodes' disks are one here, and slower than the fabric: where there is
+//! memory for it (`/dev/shm`), the caches lie there.
 
 use std::{
     future::Future,
@@ -23,22 +24,16 @@ use trackbed_rdma::{
     shard::{Shard, ShardConfig},
     slab::{PAGE_BYTES, Slab},
 };
-use trackbed_tests::{cluster::Cluster, seaweedfs::SeaweedFs};
+use trackbed_tests::{cluster::Cluster, node::Node, seaweedfs::SeaweedFs};
 
-use super::{Settings, drop_caches, files_below, refused, s3};
-use crate::{
-    BenchError,
-    dataset::{self, read_files},
-    paired::Better,
-    row::Case,
-    session::Session,
-};
+use super::{Settings, files_below, refused, s3};
+use crate::{BenchError, dataset, paired::Better, row::Case, session::Session};
 
 /// The names of the rows.
 pub(super) const NAMES: [&str; 2] = ["fill/peer", "fill/origin"];
 /// The ratio wanted.
 const GOAL: f64 = 0.9;
-/// Files of the dataset, and readers.
+/// Files of the dataset.
 const FILES: usize = 4;
 /// Bytes of each.
 const FILE_BYTES: u64 = 128 << 20;
@@ -48,7 +43,9 @@ const BYTES: u64 = FILES as u64 * FILE_BYTES;
 const CHUNK_BYTES: usize = 4 << 20;
 /// Chunks under way at a time, where a client is measured alone.
 const AT_A_TIME: usize = 8;
-/// The bucket of the dataset.
+/// A file system in memory.
+const MEMORY: &str = "/dev/shm";
+/// The dataset, and the bucket it is in.
 const BUCKET: &str = "fill";
 
 /// Measures those that are wanted.
@@ -97,51 +94,64 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Two nodes, the first of which has all of the dataset: how fast the second gets it.
+/// Two nodes, the first of which has all of the dataset: how fast the second gets it. MB/s.
 fn from_peer(settings: &Settings, folder: &Path) -> Result<f64, BenchError> {
-    let runtime = &settings.runtime;
-    let cluster = runtime
-        .block_on(Cluster::start(2))
-        .map_err(BenchError::io("starting two nodes"))?;
-    let [full, cold] = [&cluster.nodes[0], &cluster.nodes[1]];
-    let (there, here) = runtime
-        .block_on(async {
-            full.register("fill", &format!("file://{}", folder.display()))
-                .await?;
-            Ok((full.mount("fill").await?, cold.mount("fill").await?))
-        })
-        .map_err(refused)?;
-    read_files(&files_below(&there)?, FILES)?;
-    let before = runtime.block_on(cluster.origin_bytes());
-    let rate = filled(&here)?;
-    let more = runtime.block_on(cluster.origin_bytes()) - before;
-    if more > 0 {
-        return Err(BenchError::Unavailable(format!(
-            "{more} bytes came from the origin and not from the peer"
-        )));
-    }
-    Ok(rate)
+    settings.runtime.block_on(async {
+        let cluster = nodes(2).await?;
+        let [full, cold] = [&cluster.nodes[0], &cluster.nodes[1]];
+        let origin = format!("file://{}", folder.display());
+        full.register(BUCKET, &origin).await.map_err(refused)?;
+        full.warm(BUCKET).await.map_err(refused)?;
+        let before = cluster.origin_bytes().await;
+        let rate = filled(cold).await?;
+        let more = cluster.origin_bytes().await - before;
+        if more > 0 {
+            return Err(BenchError::Unavailable(format!(
+                "{more} bytes came from the origin and not from the peer"
+            )));
+        }
+        Ok(rate)
+    })
 }
 
-/// One node that has nothing: how fast it gets the dataset from a bucket.
+/// One node that has nothing: how fast it gets the dataset from a bucket. MB/s.
 fn from_origin(settings: &Settings, server: &SeaweedFs) -> Result<f64, BenchError> {
-    let (_cluster, mount) = s3::ours(settings, server, BUCKET)?;
-    filled(&mount)
+    settings.runtime.block_on(async {
+        let cluster = nodes(1).await?;
+        let node = &cluster.nodes[0];
+        let origin = s3::url(server, BUCKET);
+        node.register(BUCKET, &origin).await.map_err(refused)?;
+        filled(node).await
+    })
 }
 
-/// Reads all files of a mount at once. MB/s.
-fn filled(mount: &Path) -> Result<f64, BenchError> {
-    let files = files_below(mount)?;
-    drop_caches()?;
+/// Nodes with their caches in memory where there is room for them.
+async fn nodes(count: usize) -> Result<Cluster, BenchError> {
+    let room = nix::sys::statvfs::statvfs(MEMORY).is_ok_and(|memory| {
+        memory.blocks_available() * memory.fragment_size() > 2 * count as u64 * BYTES
+    });
+    let folder = if room {
+        MEMORY.into()
+    } else {
+        std::env::temp_dir()
+    };
+    Cluster::start_in(&folder, count)
+        .await
+        .map_err(BenchError::io("starting nodes"))
+}
+
+/// Brings all of the dataset to the node.
+async fn filled(node: &Node) -> Result<f64, BenchError> {
     let start = Instant::now();
-    let read = read_files(&files, FILES)?;
+    node.warm(BUCKET).await.map_err(refused)?;
     let seconds = start.elapsed().as_secs_f64();
-    if read != BYTES {
+    let held = node.status(BUCKET).await.map_err(refused)?.bytes_present;
+    if held != BYTES {
         return Err(BenchError::Unavailable(format!(
-            "the mount gave {read} bytes of {BYTES}"
+            "the node has {held} bytes of {BYTES}"
         )));
     }
-    Ok(read as f64 / 1e6 / seconds)
+    Ok(BYTES as f64 / 1e6 / seconds)
 }
 
 /// Hands out slots with whatever is in them.
