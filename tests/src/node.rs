@@ -24,8 +24,9 @@ use trackbed_proto::{
     },
     node::v1::{
         Counters, Dataset, DatasetStatus, GetCountersRequest, GetDatasetStatusRequest,
-        RegisterDatasetRequest, WarmDatasetRequest, node_control_client::NodeControlClient,
-        register_dataset_event::Event,
+        RegisterDatasetRequest, VerifyDatasetRequest, VerifyReport, WarmDatasetRequest,
+        node_control_client::NodeControlClient, register_dataset_event::Event,
+        verify_dataset_event,
     },
     pluginregistration::v1::registration_client::RegistrationClient,
 };
@@ -201,19 +202,22 @@ impl Node {
         Ok(answer.into_inner())
     }
 
-    /// Brings a dataset to the node's disk.
-    pub async fn warm(&self, dataset: &str) -> Result<(), Status> {
-        let request = WarmDatasetRequest {
+    /// Checks all of a dataset that is on the node's disk, and has what is damaged mended.
+    pub async fn verify(&self, dataset: &str) -> Result<VerifyReport, Status> {
+        let request = VerifyDatasetRequest {
             name: dataset.to_owned(),
-            ..Default::default()
         };
         let channel = channel(self.folder.join("admin.sock")).await?;
         let mut told = NodeControlClient::new(channel)
-            .warm_dataset(request)
+            .verify_dataset(request)
             .await?
             .into_inner();
-        while told.message().await?.is_some() {}
-        Ok(())
+        while let Some(event) = told.message().await? {
+            if let Some(verify_dataset_event::Event::Report(report)) = event.event {
+                return Ok(report);
+            }
+        }
+        Err(Status::internal("the stream ended without a report"))
     }
 
     /// Brings a dataset to the node's disk, and waits until it can be shown to pods natively.
@@ -230,6 +234,27 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+    }
+
+    /// Brings a dataset to the node's disk.
+    pub async fn warm(&self, dataset: &str) -> Result<(), Status> {
+        self.warm_share(dataset, 1000).await
+    }
+
+    /// Brings a share of a dataset, in thousandths, to the node's disk.
+    pub async fn warm_share(&self, dataset: &str, permille: u32) -> Result<(), Status> {
+        let request = WarmDatasetRequest {
+            name: dataset.to_owned(),
+            permille,
+            ..Default::default()
+        };
+        let channel = channel(self.folder.join("admin.sock")).await?;
+        let mut told = NodeControlClient::new(channel)
+            .warm_dataset(request)
+            .await?
+            .into_inner();
+        while told.message().await?.is_some() {}
+        Ok(())
     }
 
     /// What the node has moved so far.

@@ -79,6 +79,39 @@ async fn a_volume_created_on_one_node_is_read_on_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_names_no_dataset_is_an_empty_directory_that_needs_no_process() {
+    if privilege::missing("mounting") {
+        return;
+    }
+    let mut cluster = Cluster::start(1).await.expect("starts");
+    let node = &mut cluster.nodes[0];
+    let request = CreateVolumeRequest {
+        name: "sanity".to_owned(),
+        volume_capabilities: vec![VolumeCapability {
+            access_mode: Some(AccessMode {
+                mode: Mode::MultiNodeReaderOnly.into(),
+            }),
+            access_type: Some(AccessType::Mount(MountVolume::default())),
+        }],
+        ..Default::default()
+    };
+    let mut controller = node.controller().await.expect("serves");
+    let created = controller.create_volume(request).await;
+    let volume = created.expect("creates").into_inner().volume;
+    let id = volume.expect("a volume").volume_id;
+    let (staging, target) = (node.folder.join("staging/sanity"), node.target("sanity"));
+    let mut csi = node.csi().await.expect("serves");
+    let stage = stage_request(&id, &staging);
+    csi.node_stage_volume(stage).await.expect("stages");
+    let publish = publish_request(&id, &staging, &target);
+    csi.node_publish_volume(publish).await.expect("publishes");
+    drop((csi, controller));
+    node.kill();
+    assert_eq!(fs::read_dir(&target).expect("lists").count(), 0);
+    assert!(fs::write(target.join("new"), "x").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_kubelet_refuses_ends_and_says_why() {
     let mut cluster = Cluster::prepare(1).expect("prepares");
     let registry = cluster.folder().join("plugins_registry");

@@ -191,12 +191,14 @@ impl Volumes {
 
     /// Opens what a volume shows.
     pub(super) async fn open(
-        &self,
+        self: &Arc<Self>,
         spec: &VolumeSpec,
         version: Option<Digest>,
     ) -> Result<Arc<dyn VersionView>, VolumeError> {
         let Some(dataset) = &spec.dataset else {
-            return empty::version();
+            return self
+                .blocking(|volumes| empty::version(volumes.records.folder()))
+                .await;
         };
         let mut end = self.ending.subscribe();
         let opening = timeout(OPEN_TIMEOUT, self.datasets.open(dataset, version));

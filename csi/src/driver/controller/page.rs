@@ -7,8 +7,8 @@ use crate::driver::error::VolumeError;
 use crate::driver::ledger::{Created, Entry};
 
 /// The most entries of one answer, whatever is asked for: gRPC's clients take 4 MiB, and each has
-/// fewer than 700 bytes.
-const MAX_PAGE: usize = 5000;
+/// about a thousand bytes at most.
+const MAX_PAGE: usize = 3000;
 
 /// Which page is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
