@@ -24,7 +24,9 @@ mod invalidate;
 mod kept;
 mod link;
 mod message;
+mod mount;
 mod server;
+mod tell;
 
 pub use client::{KeptMounts, KeptMountsConfig, StartKeeper, end};
 pub use server::{KeeperConfig, serve};

@@ -7,10 +7,10 @@ use std::time::Duration;
 use trackbed_tests::cluster::Cluster;
 use trackbed_tests::tree;
 
-/// How many times the node is killed; 1,000 take some minutes.
+/// How many times the node is killed; a thousand take an hour or less.
 fn rounds() -> u64 {
     let told = std::env::var("TRACKBED_KILL_ROUNDS");
-    told.map_or(100, |text| text.parse().expect("a number of rounds"))
+    told.map_or(30, |text| text.parse().expect("a number of rounds"))
 }
 
 /// SplitMix64: the same moments in each run, as far as the machine lets them be.

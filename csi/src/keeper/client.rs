@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,17 +15,16 @@ use trackbed_cache::EntryIndex;
 use super::bits::encode;
 use super::link::{Heard, Link};
 use super::message::{Answer, Ask, MountState, Tell};
+use super::mount::KeptMount;
+use super::tell::tell_changes;
 use super::{KeeperError, OLDEST, PROTOCOL};
 use crate::expose::fuse::InProcess;
 use crate::expose::mountinfo::MountTable;
-use crate::expose::{Expose, ExposeError, Exposed, Failure, KeptView, VersionView};
+use crate::expose::{Expose, ExposeError, Exposed, KeptView, VersionView};
 use crate::readers::Readers;
 
 /// How long a keeper that was just started may take to answer on its socket.
 const START_WITHIN: Duration = Duration::from_secs(20);
-
-/// How often the keeper is told what is on the disk, if that has changed.
-const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// Threads that bring what the keeper asks for; the bringing itself is the cache's.
 const THREADS: usize = 2;
@@ -52,27 +51,27 @@ pub struct KeptMountsConfig {
 #[derive(Clone)]
 pub struct KeptMounts(Arc<Shared>);
 
-struct Shared {
+pub(super) struct Shared {
     config: KeptMountsConfig,
     /// Held while connecting: two at a time would start two keepers.
     connecting: Mutex<()>,
     link: Mutex<Option<Arc<Link>>>,
     /// What the keeper may ask for, by version.
-    views: Mutex<HashMap<String, View>>,
+    pub(super) views: Mutex<HashMap<String, View>>,
     /// How the mounts are, as the keeper said last.
-    states: Mutex<HashMap<u64, (MountState, Instant)>>,
+    pub(super) states: Mutex<HashMap<u64, (MountState, Instant)>>,
     trouble: Mutex<Option<String>>,
     readers: Readers,
-    ended: AtomicBool,
+    pub(super) ended: AtomicBool,
     brought: AtomicU64,
     handed_bytes: AtomicU64,
     unbrought: AtomicU64,
 }
 
-struct View {
-    view: Arc<dyn KeptView>,
+pub(super) struct View {
+    pub(super) view: Arc<dyn KeptView>,
     /// What the keeper was told to be on the disk.
-    told: Vec<u64>,
+    pub(super) told: Vec<u64>,
     /// Mounts of it, those included that are being made.
     mounts: usize,
 }
@@ -183,14 +182,14 @@ fn connect(socket: &Path) -> Result<(Arc<Link>, UnixStream), KeeperError> {
 }
 
 impl Shared {
-    fn connected(&self) -> Option<Arc<Link>> {
+    pub(super) fn connected(&self) -> Option<Arc<Link>> {
         let link = self.link.lock().clone();
         link.filter(|link| !link.is_lost() && !link.is_hung_up())
     }
 
     /// The connection, made if there is none; with `start`, to a keeper that is started if none
     /// answers.
-    fn link(self: &Arc<Shared>, start: bool) -> Result<Arc<Link>, KeeperError> {
+    pub(super) fn link(self: &Arc<Shared>, start: bool) -> Result<Arc<Link>, KeeperError> {
         let _one_at_a_time = self.connecting.lock();
         if let Some(link) = self.connected() {
             return Ok(link);
@@ -408,7 +407,7 @@ impl Shared {
 
     /// A mount of this version is no more, or was not made. The keeper says when nobody has a file
     /// of it open any more.
-    fn unlend(&self, version: &str) {
+    pub(super) fn unlend(&self, version: &str) {
         if let Some(known) = self.views.lock().get_mut(version) {
             known.mounts = known.mounts.saturating_sub(1);
         }
@@ -500,123 +499,5 @@ impl Expose for KeptMounts {
 
     fn trouble(&self) -> Option<String> {
         self.0.trouble.lock().clone()
-    }
-}
-
-/// A mount of the keeper's.
-struct KeptMount {
-    shared: Arc<Shared>,
-    version: String,
-    number: u64,
-    mount_point: PathBuf,
-    device: (u32, u32),
-    way: String,
-    /// Unmounted or left already.
-    over: bool,
-}
-
-impl KeptMount {
-    fn state<T>(&self, look: impl FnOnce(&MountState, Instant) -> T) -> Option<T> {
-        let states = self.shared.states.lock();
-        let (state, at) = states.get(&self.number)?;
-        Some(look(state, *at))
-    }
-
-    fn take_away(&mut self) -> Result<(), ExposeError> {
-        self.over = true;
-        self.shared.unlend(&self.version);
-        let known = self.shared.states.lock().remove(&self.number);
-        if let (Some(link), Some(_)) = (self.shared.connected(), known) {
-            let mount = self.number;
-            link.call(&Ask::Unmount { mount }, &[])?;
-        }
-        Ok(())
-    }
-}
-
-impl Exposed for KeptMount {
-    fn mount_point(&self) -> &Path {
-        &self.mount_point
-    }
-
-    fn device(&self) -> (u32, u32) {
-        self.device
-    }
-
-    fn is_alive(&self) -> bool {
-        self.shared.connected().is_some() && self.state(|state, _| state.alive).unwrap_or(false)
-    }
-
-    fn last_failure(&self) -> Option<Failure> {
-        self.state(|state, told| {
-            let failure = state.failure.as_ref()?;
-            let at = told.checked_sub(Duration::from_millis(failure.age_ms));
-            Some(Failure {
-                at: at.unwrap_or(told),
-                what: failure.what.clone(),
-            })
-        })?
-    }
-
-    fn way(&self) -> String {
-        self.way.clone()
-    }
-
-    fn unmount(mut self: Box<Self>) -> Result<(), ExposeError> {
-        self.take_away()
-    }
-
-    fn leave(mut self: Box<Self>) {
-        self.over = true;
-    }
-}
-
-impl Drop for KeptMount {
-    fn drop(&mut self) {
-        if !self.over
-            && let Err(error) = self.take_away()
-        {
-            tracing::warn!(%error, "a dataset stays mounted");
-        }
-    }
-}
-
-/// Tells the keeper which chunks came and went, until nobody shows anything any more.
-fn tell_changes(shared: &Weak<Shared>) {
-    loop {
-        thread::sleep(TELL_EVERY);
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
-        let Some(link) = shared.connected() else {
-            // A keeper that was restarted in the meantime; one is started only to mount.
-            if !shared.ended.load(Ordering::Acquire) {
-                // Why not is in `trouble`.
-                let _ = shared.link(false);
-            }
-            continue;
-        };
-        let views: Vec<_> = {
-            let views = shared.views.lock();
-            let views = views.iter();
-            views
-                .map(|(version, known)| (version.clone(), Arc::clone(&known.view)))
-                .collect()
-        };
-        for (version, view) in views {
-            let now = view.held();
-            let changed = match shared.views.lock().get_mut(&version) {
-                Some(known) if known.told != now => {
-                    known.told = now;
-                    true
-                }
-                _ => false,
-            };
-            if changed {
-                // Looked at anew while nothing else is being said: what the keeper was told before
-                // this is in it.
-                link.tell_with(&Tell::Held { version }, || encode(&view.held()));
-            }
-        }
     }
 }
