@@ -14,6 +14,7 @@ mod tests;
 mod tree;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::digest::Digest;
 use crate::origin::{ObjectIdentity, Timestamp};
@@ -228,6 +229,18 @@ impl Manifest {
                 record.mtime(),
             )),
             _ => None,
+        }
+    }
+
+    /// The chunks that hold a file's bytes: those of its own, or the pack that it shares; none for what has
+    /// no bytes.
+    pub fn chunks_of(&self, entry: EntryIndex) -> Range<u32> {
+        let size = self.file_size(entry);
+        let first = self.locate(entry, 0);
+        let last = self.locate(entry, size.saturating_sub(1));
+        match (first, last) {
+            (Some(first), Some(last)) => first.chunk..last.chunk + 1,
+            _ => 0..0,
         }
     }
 

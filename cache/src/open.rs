@@ -258,6 +258,12 @@ impl OpenVersion {
         self.version.store().showable()
     }
 
+    /// As [`OpenVersion::showable`], for one who is about to show it: files that somebody else has written
+    /// to meanwhile are found by their times, and verified again first. Blocks: asks the disk for each file.
+    pub fn showable_now(&self) -> Showable {
+        self.version.store().showable_now()
+    }
+
     /// Bytes of a file from `offset` on: at most `len`, and at most to the end of the chunk that
     /// holds `offset`, so fewer do not mean the end of the file. None at or beyond the end. Can be
     /// polled by any executor.

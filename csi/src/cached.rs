@@ -68,6 +68,10 @@ impl VersionView for OpenVersion {
         OpenVersion::showable(self)
     }
 
+    fn showable_now(&self) -> Showable {
+        OpenVersion::showable_now(self)
+    }
+
     fn kept(self: Arc<Self>) -> Option<Arc<dyn KeptView>> {
         Some(self)
     }

@@ -55,6 +55,11 @@ pub trait VersionView: Send + Sync + 'static {
         Showable::Checked("it is on no disk".to_owned())
     }
 
+    /// The same, having looked at the files once more, for one who is about to show it. Blocks.
+    fn showable_now(&self) -> Showable {
+        self.showable()
+    }
+
     /// The version as a keeper can serve it; `None` if it does not lie on a disk.
     fn kept(self: Arc<Self>) -> Option<Arc<dyn KeptView>> {
         None

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use trackbed_tests::cluster::{Cluster, trackbed};
@@ -24,7 +24,29 @@ fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-fn largest_file(folder: &Path) -> std::path::PathBuf {
+/// Changes a byte of a file as a disk may, or somebody who has no business there.
+fn flip(path: &Path) {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.expect("opens");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 100).expect("reads");
+    file.write_all_at(&[byte[0] ^ 1], 100).expect("writes");
+    file.sync_all().expect("syncs");
+}
+
+/// The tree of the only version that a node has.
+fn tree_of(node: &Node) -> PathBuf {
+    let versions = fs::read_dir(node.cache().join("versions"));
+    let mut versions = versions.expect("lists");
+    let version = versions.next().expect("one").expect("lists");
+    version.path().join("tree")
+}
+
+fn largest_file(folder: &Path) -> PathBuf {
+    files_by_size(folder).pop().expect("some files").1
+}
+
+fn files_by_size(folder: &Path) -> Vec<(u64, PathBuf)> {
     let mut files = vec![];
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -37,7 +59,8 @@ fn largest_file(folder: &Path) -> std::path::PathBuf {
             }
         }
     }
-    files.into_iter().max().expect("some files").1
+    files.sort();
+    files
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,9 +97,7 @@ async fn a_native_mount_goes_on_through_kill_9_and_damage_is_mended_beneath_it()
     );
 
     // A byte rots on the disk.
-    let version = fs::read_dir(node.cache().join("versions"));
-    let version = version.expect("lists").next().expect("one").expect("lists");
-    let victim = largest_file(&version.path().join("tree"));
+    let victim = largest_file(&tree_of(node));
     let file = OpenOptions::new().read(true).write(true).open(&victim);
     let file = file.expect("opens");
     let mut byte = [0];
@@ -111,4 +132,44 @@ async fn a_native_mount_goes_on_through_kill_9_and_damage_is_mended_beneath_it()
         said(&verified)
     );
     node.unmount("demo").await.expect("unmounts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_to_the_cache_s_files_is_found_before_they_are_shown_again() {
+    if privilege::missing("mounting") {
+        return;
+    }
+    let mut cluster = Cluster::start(1).await.expect("a node starts");
+    let origin = cluster.folder().join("origin");
+    tree::write(&origin).expect("an origin is written");
+    let expected = tree::read(&origin).expect("an origin is read");
+    cluster.register("demo", &origin).await;
+    let node = &mut cluster.nodes[0];
+    node.complete("demo").await.expect("it becomes native");
+    let mut files = files_by_size(&tree_of(node));
+    let (_, large) = files.pop().expect("files");
+    let small = files.into_iter().find(|(size, _)| *size > 1000);
+    let (_, small) = small.expect("a small file");
+
+    for (changed, while_it_runs) in [
+        (&large, true),
+        (&small, true),
+        (&large, false),
+        (&small, false),
+    ] {
+        if !while_it_runs {
+            node.kill();
+        }
+        flip(changed);
+        if !while_it_runs {
+            node.start().await.expect("starts again");
+        }
+        let mount = node.mount("demo").await.expect("mounts");
+        tree::assert_same(&tree::read(&mount).expect("read"), &expected);
+        node.unmount("demo").await.expect("unmounts");
+        node.complete("demo").await.expect("it is native again");
+        let mount = node.mount("demo").await.expect("mounts");
+        tree::assert_same(&tree::read(&mount).expect("read natively"), &expected);
+        node.unmount("demo").await.expect("unmounts");
+    }
 }

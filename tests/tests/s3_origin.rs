@@ -37,7 +37,9 @@ fn open(url: &str) -> Result<Arc<dyn Origin>, OriginError> {
 
 fn list(origin: &Arc<dyn Origin>) -> Result<Vec<ListedEntry>, OriginError> {
     let listing = wait(origin.list(&ListProgress::default()))?;
-    Ok(listing.entries().collect())
+    let mut entries: Vec<ListedEntry> = listing.entries().collect();
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
 }
 
 fn listed(server: &S3Server, prefix: &str) -> (Arc<dyn Origin>, Vec<ListedEntry>) {

@@ -4,7 +4,7 @@
 //!
 //! It has a thread of its own, which holds nothing that keeps the agent alive, and ends with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -177,6 +177,8 @@ struct Rounds {
     resting: HashMap<Digest, Instant>,
     scrubbed: HashMap<Digest, Instant>,
     scrub: Option<Scrub>,
+    /// Versions whose files were looked at since the agent started.
+    seen: HashSet<Digest>,
 }
 
 async fn work(shared: &Shared, woken: &Receiver<()>) {
@@ -218,6 +220,12 @@ impl Shared {
             return;
         }
         let mut well = true;
+        if store.is_whole() && rounds.seen.insert(version.digest()) {
+            // An earlier agent verified them; nobody has looked after them since it ended.
+            let store = Arc::clone(store);
+            let look = move || store.distrust_changed();
+            self.filler.workers.run(look).await;
+        }
         if store.is_whole() && !store.is_complete() {
             // Pods may be looking at it: what is missing was damaged.
             for chunk in (0..version.manifest().chunks()).filter(|&chunk| !store.has(chunk)) {

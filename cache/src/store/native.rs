@@ -73,6 +73,40 @@ impl VersionStore {
         Showable::Native(self.path.join("tree"))
     }
 
+    /// As [`VersionStore::showable`], having looked at the files once more: what somebody has written to
+    /// since it was verified no longer counts as such. Asks for each file, and blocks.
+    pub(crate) fn showable_now(&self) -> Showable {
+        if self.is_whole() {
+            self.distrust_changed();
+        }
+        self.showable()
+    }
+
+    /// Has the chunks of changed files be verified again. Blocks.
+    pub(crate) fn distrust_changed(&self) {
+        let manifest = self.manifest();
+        let changed = match tree::changed(self.files.tree(), manifest, &self.path) {
+            Ok(changed) => changed,
+            Err(error) => {
+                tracing::warn!(version = %manifest.digest().short(), %error,
+                    "the files of a version can't be looked at: all are verified again");
+                (0..manifest.len()).map(EntryIndex).collect()
+            }
+        };
+        let mut distrusted = 0;
+        for &entry in &changed {
+            for chunk in manifest.chunks_of(entry) {
+                distrusted += u32::from(self.verified.has(chunk));
+                self.verified.clear(chunk, manifest.chunk_len(chunk));
+            }
+        }
+        if distrusted > 0 {
+            tracing::warn!(version = %manifest.digest().short(), files = changed.len(), chunks = distrusted,
+                "somebody has changed files in this node's cache: they are verified again");
+            self.parts.call_upkeep();
+        }
+    }
+
     /// Whether every chunk was verified since the machine started.
     pub(crate) fn is_verified(&self) -> bool {
         self.verified.chunks() == self.manifest().chunks()
@@ -116,10 +150,23 @@ impl VersionStore {
             })?;
             checked = Checked::CopyMended;
         }
+        if self.is_whole() && !self.verified.has(chunk) {
+            self.restore_times(chunk).await;
+        }
         if self.has(chunk) {
             self.verified.set(chunk, len);
         }
         Ok(checked)
+    }
+
+    /// By the times of its files it is told whether somebody has written to them.
+    async fn restore_times(self: &Arc<Self>, chunk: u32) {
+        let version = Arc::clone(self);
+        let restore = move || tree::restore(version.files.tree(), version.manifest(), chunk);
+        if let Err(error) = self.parts.workers.run(restore).await {
+            tracing::warn!(version = %self.manifest().digest().short(), chunk, %error,
+                "a file of the cache can't be given its time: it goes on being verified");
+        }
     }
 
     /// Where the page cache can't be bypassed, what it has is let go, so that the disk is read.

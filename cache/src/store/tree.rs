@@ -11,12 +11,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, readlinkat};
-use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -258,6 +258,55 @@ pub(super) fn finish(file: &File, entry: &Entry<'_>) -> io::Result<()> {
 
 fn time(mtime: Timestamp) -> TimeSpec {
     TimeSpec::new(mtime.seconds, mtime.nanos.into())
+}
+
+/// Files that somebody has written to since the tree was made whole, or that are gone: who writes to a file
+/// changes its length or its time. `version` is the version's
+/// directory. Asks for each file, and blocks.
+pub(super) fn changed(
+    tree: BorrowedFd<'_>,
+    manifest: &Manifest,
+    version: &Path,
+) -> io::Result<Vec<EntryIndex>> {
+    let whole_since = std::fs::metadata(version.join(MARKER))?;
+    let whole_since = (whole_since.mtime(), whole_since.mtime_nsec());
+    let mut parents = Parents::new(tree);
+    let mut changed = Vec::new();
+    for entry in manifest.entries() {
+        let EntryKind::File { size } = entry.kind else {
+            continue;
+        };
+        let looked = parents.of(manifest, &entry).and_then(|parent| {
+            let name = OsStr::from_bytes(entry.name);
+            Ok(fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+        });
+        let untouched = looked.is_ok_and(|found| {
+            let time = (found.st_mtime, found.st_mtime_nsec);
+            let as_laid_out = time == (entry.mtime.seconds, entry.mtime.nanos.into());
+            // Not every file system keeps every time; one that was given is not a recent one.
+            SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+                && u64::try_from(found.st_size) == Ok(size)
+                && (as_laid_out || time < whole_since)
+        });
+        if !untouched {
+            changed.push(entry.index);
+        }
+    }
+    Ok(changed)
+}
+
+/// Gives the files of a chunk, whose bytes were found right, their modes and times again.
+pub(super) fn restore(tree: BorrowedFd<'_>, manifest: &Manifest, chunk: u32) -> io::Result<()> {
+    let mut parents = Parents::new(tree);
+    manifest.extents(chunk).into_iter().try_for_each(|extent| {
+        let missing = || io::Error::from(io::ErrorKind::InvalidInput);
+        let entry = manifest.entry(extent.entry).ok_or_else(missing)?;
+        let parent = parents.of(manifest, &entry)?;
+        finish(
+            &beneath(parent, entry.name, OFlag::O_RDONLY)?.into(),
+            &entry,
+        )
+    })
 }
 
 /// Lets the kernel forget what it has in memory of a part of a file, so that it is read from the

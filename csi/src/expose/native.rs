@@ -76,7 +76,7 @@ impl Expose for NativeFirst {
         dataset: &str,
         mount_point: &Path,
     ) -> Result<Box<dyn Exposed>, ExposeError> {
-        match (self.choice, view.showable()) {
+        match (self.choice, view.showable_now()) {
             (Choice::Auto | Choice::Native, Showable::Native(tree)) => {
                 match NativeMount::new(&tree, view.manifest().digest(), mount_point) {
                     Ok(mount) => {
@@ -105,7 +105,7 @@ impl Expose for NativeFirst {
     }
 
     fn tree(&self, view: &Arc<dyn VersionView>) -> Option<PathBuf> {
-        match (self.choice, view.showable()) {
+        match (self.choice, view.showable_now()) {
             (Choice::Auto | Choice::Native, Showable::Native(tree)) => Some(tree),
             _ => None,
         }

@@ -4,8 +4,9 @@
 //! not tried again until the agent has looked at it. While there is no agent, reads of what is not
 //! there wait.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -44,7 +45,26 @@ pub(super) struct KeptVersion {
     verify: Sender<ToVerify>,
     /// Files that are waiting to be verified.
     queued: Mutex<HashSet<u32>>,
+    /// What files were like when they began to be verified.
+    stamps: Mutex<HashMap<u32, Stamp>>,
     gone: Gone,
+}
+
+/// What changes when somebody writes to a file.
+#[derive(Clone, Copy)]
+struct Stamp {
+    len: u64,
+    mtime: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> Option<Stamp> {
+        let found = file.metadata().ok()?;
+        Some(Stamp {
+            len: found.len(),
+            mtime: (found.mtime(), found.mtime_nsec()),
+        })
+    }
 }
 
 /// The agent that brings what is not there.
@@ -70,6 +90,7 @@ impl KeptVersion {
             agent: Mutex::default(),
             verify,
             queued: Mutex::default(),
+            stamps: Mutex::default(),
             gone,
             reader,
         })
@@ -121,6 +142,15 @@ impl KeptVersion {
     /// Checks all chunks of a file by their hash, and keeps those that are right for known to be so.
     /// Blocks for the disk.
     pub(super) fn verify(&self, entry: EntryIndex) {
+        // Before the first byte is read: what is written from here on shows.
+        let stamp = self
+            .reader
+            .open_file(entry)
+            .ok()
+            .and_then(|file| Stamp::of(&file));
+        if let Some(stamp) = stamp {
+            self.stamps.lock().insert(entry.0, stamp);
+        }
         for chunk in self.chunks_of(entry) {
             if self.verified.has(chunk) || !self.known.has(chunk) {
                 continue;
@@ -148,17 +178,22 @@ impl KeptVersion {
     /// The chunks of a file that has some of its own; none for a packed one.
     fn chunks_of(&self, entry: EntryIndex) -> std::ops::Range<u32> {
         let manifest = self.reader.manifest();
-        let size = manifest.file_size(entry);
-        let Some(first) = manifest.locate(entry, 0).map(|at| at.chunk) else {
-            return 0..0;
-        };
-        let last = manifest
-            .locate(entry, size - 1)
-            .map_or(first, |at| at.chunk);
-        match manifest.chunk_kind(first) {
-            Some(ChunkKind::Part { .. }) => first..last + 1,
+        let chunks = manifest.chunks_of(entry);
+        match manifest.chunk_kind(chunks.start) {
+            Some(ChunkKind::Part { .. }) => chunks,
             _ => 0..0,
         }
+    }
+
+    /// The file, if nobody has written to it since it was verified, but the agent to lay it out.
+    fn untouched(&self, entry: EntryIndex) -> Option<File> {
+        let file = self.reader.open_file(entry).ok()?;
+        let now = Stamp::of(&file)?;
+        let then = self.stamps.lock().get(&entry.0).copied();
+        let laid_out = self.reader.manifest().entry(entry).map(|entry| entry.mtime);
+        let is_laid_out = laid_out.is_some_and(|at| now.mtime == (at.seconds, at.nanos.into()));
+        then.filter(|then| then.len == now.len && (then.mtime == now.mtime || is_laid_out))
+            .map(|_| file)
     }
 
     async fn agent_or_wait(&self) -> Arc<Link> {
@@ -276,7 +311,10 @@ impl VersionView for KeptVersion {
             return None;
         }
         if chunks.clone().all(|chunk| self.verified.has(chunk)) {
-            return self.reader.open_file(entry).ok();
+            if let Some(file) = self.untouched(entry) {
+                return Some(file);
+            }
+            chunks.for_each(|chunk| self.verified.clear(chunk));
         }
         if self.queued.lock().insert(entry.0) {
             // Without the thread that verifies, files are served as before.

@@ -137,6 +137,15 @@ impl Volumes {
         };
         let seen = record.targets.iter().map(seen);
         let seen = seen.collect::<Result<Vec<_>, VolumeError>>()?;
+        let view = {
+            let table = self.table.lock();
+            let shown = table
+                .get(&request.volume)
+                .and_then(|volume| volume.shown.as_ref());
+            Arc::clone(&shown.ok_or_else(gone)?.view)
+        };
+        // Not under the lock: each file is looked at.
+        let tree = self.expose.tree(&view);
         let (source, bound_now) = {
             let table = self.table.lock();
             let volume = table.get(&request.volume).ok_or_else(gone)?;
@@ -147,7 +156,7 @@ impl Volumes {
             let bound: Vec<bool> = bound.collect();
             let source = Source {
                 staging: shown.mount.mount_point().to_owned(),
-                tree: self.expose.tree(&shown.view),
+                tree,
                 version: shown.view.manifest().digest(),
             };
             (source, bound)
