@@ -162,6 +162,19 @@ async fn a_whole_file_is_read_by_the_kernel_once_it_was_verified() {
     for _ in 0..3 {
         assert!(fs::read(&path).expect("reads") == *shard);
     }
+    // After somebody wrote to it, the kernel is not let at it: the next mount gives right bytes.
+    let directory = Arc::clone(&view)
+        .kept()
+        .expect("it is on a disk")
+        .directory();
+    let file = fs::File::options()
+        .write(true)
+        .open(directory.join("tree/shards/0.tar"))
+        .expect("opens");
+    file.write_all_at(&[!shard[100]], 100).expect("writes");
+    let next = mounts.show(&view, "set", &other).expect("mounts");
+    assert!(fs::read(other.join("shards/0.tar")).expect("reads") == *shard);
+    next.unmount().expect("unmounts");
     drop(mounted);
     mounts.end().expect("ends");
     serving.join().expect("no panic").expect("ends well");

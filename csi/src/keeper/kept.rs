@@ -51,7 +51,7 @@ pub(super) struct KeptVersion {
 }
 
 /// What changes when somebody writes to a file.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     len: u64,
     mtime: (i64, i64),
@@ -143,13 +143,14 @@ impl KeptVersion {
     /// Blocks for the disk.
     pub(super) fn verify(&self, entry: EntryIndex) {
         // Before the first byte is read: what is written from here on shows.
-        let stamp = self
-            .reader
-            .open_file(entry)
-            .ok()
-            .and_then(|file| Stamp::of(&file));
-        if let Some(stamp) = stamp {
-            self.stamps.lock().insert(entry.0, stamp);
+        let file = self.reader.open_file(entry).ok();
+        if let Some(now) = file.as_ref().and_then(Stamp::of) {
+            let then = self.stamps.lock().insert(entry.0, now);
+            // What was verified of it before somebody wrote to it is to be read again too.
+            if then != Some(now) {
+                self.chunks_of(entry)
+                    .for_each(|chunk| self.verified.clear(chunk));
+            }
         }
         for chunk in self.chunks_of(entry) {
             if self.verified.has(chunk) || !self.known.has(chunk) {
@@ -185,15 +186,12 @@ impl KeptVersion {
         }
     }
 
-    /// The file, if nobody has written to it since it was verified, but the agent to lay it out.
+    /// The file, if nobody has written to it since it began to be verified. Who lays it out writes to it
+    /// too: it is then verified once more, as its new time would hide what was written before.
     fn untouched(&self, entry: EntryIndex) -> Option<File> {
         let file = self.reader.open_file(entry).ok()?;
-        let now = Stamp::of(&file)?;
         let then = self.stamps.lock().get(&entry.0).copied();
-        let laid_out = self.reader.manifest().entry(entry).map(|entry| entry.mtime);
-        let is_laid_out = laid_out.is_some_and(|at| now.mtime == (at.seconds, at.nanos.into()));
-        then.filter(|then| then.len == now.len && (then.mtime == now.mtime || is_laid_out))
-            .map(|_| file)
+        (then.is_some() && then == Stamp::of(&file)).then_some(file)
     }
 
     async fn agent_or_wait(&self) -> Arc<Link> {
