@@ -11,6 +11,8 @@
 
 mod commit;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod layout;
 mod native;
 mod presence;
