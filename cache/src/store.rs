@@ -13,6 +13,7 @@ mod commit;
 mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod lay_out;
 mod layout;
 mod native;
 mod presence;
