@@ -10,8 +10,8 @@ use crate::fuzzing::Target;
 pub(crate) const PRESENCE: Target = Target {
     name: "presence",
     seeds: || {
-        let chunks = 40_000_u16.to_le_bytes().to_vec();
-        let copy = presence::empty(&version(), 40_001);
+        let chunks = 32_599_u16.to_le_bytes();
+        let copy = presence::empty(&version(), 32_600);
         let said: &[u8] = &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 8];
         vec![
             [&chunks[..], &copy, &copy].concat(),
