@@ -366,7 +366,7 @@ async fn a_raised_refresh_makes_a_version_of_what_is_there_by_then() {
     kubernetes.api.merge("Dataset", "team-a", "cats", &pinned);
     kubernetes
         .status("cats", |status| {
-            status["phase"] == "Warm" && status["bytes"] == first["bytes"]
+            status["warmNodes"] == 2 && status["bytes"] == first["bytes"]
         })
         .await;
     let shown = kubernetes.nodes.nodes[0]
