@@ -244,6 +244,54 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    struct Nobody;
+
+    impl PeerControl for Nobody {
+        fn connect<'a>(
+            &'a self,
+            member: &'a Member,
+            _offer: &'a [u8],
+        ) -> BoxFuture<'a, Result<Vec<u8>, ControlError>> {
+            Box::pin(async { Err(refused(member)) })
+        }
+
+        fn manifest<'a>(
+            &'a self,
+            member: &'a Member,
+            _version: Digest,
+        ) -> BoxFuture<'a, Result<Option<Bytes>, ControlError>> {
+            Box::pin(async { Err(refused(member)) })
+        }
+    }
+
+    fn refused(member: &Member) -> ControlError {
+        ControlError {
+            node: member.name.clone(),
+            address: member.control.clone(),
+            why: "refused".into(),
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_slow_or_wrong_again_and_again_is_left_alone_for_a_while() {
+        let peers = Peers::new(Arc::new(Nobody));
+        peers.strike("stranger");
+        assert!(!peers.is_down("stranger"), "nobody was asked");
+        peers.peers.lock().insert("peer".into(), Arc::default());
+        for _ in 0..STRIKES - 1 {
+            peers.strike("peer");
+        }
+        peers.delivered("peer");
+        for _ in 0..STRIKES - 1 {
+            peers.strike("peer");
+        }
+        assert!(!peers.is_down("peer"), "never so often in a row");
+        peers.strike("peer");
+        assert!(peers.is_down("peer"));
+        peers.delivered("peer");
+        assert!(peers.is_down("peer"), "that was under way before");
+    }
+
     #[test]
     fn a_peer_that_keeps_failing_is_asked_less_and_less_often() {
         let mut breaker = Breaker::default();

@@ -152,7 +152,9 @@ impl Filler {
                     Either::Left((None, _)) => {}
                     Either::Right(_) => match alarms.pop_front() {
                         Some((_, Alarm::Hedge)) => {
-                            let beside = plan::beside(&situation, &tried.outcomes, usable);
+                            let beside = plan::beside(&situation, &tried.outcomes, |member| {
+                                !self.peers.is_down(&members[member].name)
+                            });
                             if let Some(source) = beside
                                 && self.hedges.may_retry()
                             {

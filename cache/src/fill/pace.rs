@@ -10,7 +10,7 @@ const REMEMBERED: usize = 128;
 const ENOUGH: usize = 16;
 /// What to do before that many.
 const UNKNOWN: Waits = Waits {
-    hedge: Duration::from_millis(500),
+    hedge: Duration::from_millis(200),
     next: Duration::from_secs(10),
 };
 /// Bounds of the wait for a hedge: not for what a busy processor explains, nor only when readers

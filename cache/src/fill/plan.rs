@@ -113,11 +113,11 @@ pub(super) fn next(
 }
 
 /// Whom to ask beside an owner that takes long: the other one, for what it has on its disk, so that
-/// the origin is not read for it.
+/// the origin is not read for it. `usable` says whether a member is worth asking now.
 pub(super) fn beside(
     situation: &Situation,
     tried: &[(Source, Outcome)],
-    usable: impl Fn(&Source) -> bool,
+    usable: impl Fn(usize) -> bool,
 ) -> Option<Source> {
     let owners = situation.owners?;
     let asked = |member: usize| {
@@ -127,12 +127,11 @@ pub(super) fn beside(
     [Some(owners.primary), owners.secondary]
         .into_iter()
         .flatten()
-        .filter(|&member| situation.me != Some(member) && !asked(member))
+        .find(|&member| situation.me != Some(member) && !asked(member) && usable(member))
         .map(|member| Source::Peer {
             member,
             stored_only: true,
         })
-        .find(usable)
 }
 
 #[cfg(test)]
@@ -227,14 +226,14 @@ mod tests {
 
     #[test]
     fn beside_a_slow_owner_the_other_one_is_asked_for_what_it_has() {
-        let beside = |me, tried: &[Source], linked: bool| {
+        let beside = |me, tried: &[Source], usable: bool| {
             let situation = Situation {
                 me: Some(me),
                 owners: OWNERS,
                 for_peer: false,
             };
             let tried: Vec<_> = tried.iter().map(|&s| (s, Outcome::Slow)).collect();
-            super::beside(&situation, &tried, |_| linked)
+            super::beside(&situation, &tried, |_| usable)
         };
         let other = Some(Source::Peer {
             member: 1,
