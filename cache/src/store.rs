@@ -11,6 +11,7 @@
 
 mod commit;
 mod files;
+mod lay_out;
 mod layout;
 mod native;
 mod presence;

@@ -12,6 +12,7 @@ use support::can_mount;
 use support::cluster::{Cluster, Folder, mounts_below};
 use support::site::Site;
 use tonic::Code;
+use trackbed_cache::open::{Part, WarmProgress};
 use trackbed_cache::{Agent, DatasetName, Showable};
 use trackbed_csi::expose::mountinfo::MountTable;
 use trackbed_csi::expose::native::{self, Choice};
@@ -107,6 +108,41 @@ async fn a_complete_version_is_shown_as_plain_read_only_files_and_says_so() {
     let (folder, ended) = cluster.stop().await;
     ended.expect("ends well");
     assert_eq!(mounts_below(folder.path()), 0);
+}
+
+/// By then the agent has forgotten what it wrote, and nothing tells that somebody else did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_flips_between_the_fill_and_the_laying_out_never_reaches_a_pod() {
+    if !can_mount() {
+        return;
+    }
+    let site = Arc::new(Site::new());
+    let agent = laying_out(&site).await;
+    site.register(&agent).await;
+    let version = agent.open(&set(), None).await.expect("opens");
+    let part = Part::Paths(vec![b"shards/0.tar".into()]);
+    let progress = WarmProgress::default();
+    let warmed = version.warm_part(&part, &progress).await;
+    warmed.expect("a part of it");
+    agent.flush().await;
+    let cached = version.directory().join("tree/shards/0.tar");
+    let file = fs::File::options().read(true).write(true).open(&cached);
+    let file = file.expect("there");
+    let time = file.metadata().expect("stats").modified().expect("a time");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 1000).expect("reads");
+    file.write_all_at(&[byte[0] ^ 1], 1000).expect("writes");
+    file.sync_all().expect("syncs");
+    file.set_modified(time).expect("sets");
+    drop(version);
+
+    complete(&agent).await;
+    let cluster = Cluster::start_with(Arc::new(agent.clone())).await;
+    stage_and_publish(&cluster, "pod").await;
+    assert!(is_native(&cluster, "pod"));
+    check(&site, &cluster.path("pod")).await;
+    assert_eq!(agent.counters().mended_chunks, 1);
+    cluster.stop().await.1.expect("ends well");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -186,7 +186,8 @@ pub use pages::{Backing, HugePageSize, HugePages, MappingError, MappingOptions, 
 pub use port::{LinkLayer, LocalPort, PortAttributes, PortState};
 pub use post::{Fetch, PostError, PostingInterface, Rejected, Rejection, SendBatch, Work};
 pub use queue_pair::{
-    ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState, UnconnectedQueuePair,
+    Breaker, ConnectFailed, Granted, QueuePair, QueuePairConfig, QueuePairState,
+    UnconnectedQueuePair,
 };
 pub use readiness::{Completions, Events, Readiness, Watch};
 pub use scratch::{Scratch, ScratchPart};

@@ -24,6 +24,8 @@ use crate::store::{Checked, ChunkFault};
 
 /// How long a version whose chunks can't be had, or which can't be laid out, is left alone.
 const RETRY: Duration = Duration::from_secs(30);
+/// How often in a row a version is laid out and read back if its files change meanwhile.
+const MAKING_ATTEMPTS: u32 = 5;
 /// What was verified is remembered after so many chunks: 1 GiB.
 const SAVE_EVERY: u32 = 256;
 /// How long upkeep waits for readers to leave it memory, each time, before it takes some anyway.
@@ -143,8 +145,11 @@ pub(crate) async fn look(filler: &Arc<Filler>, version: &Arc<Version>, chunk: u3
         return Looked::Unstored;
     }
     let looked = match filler.fill(version, chunk, For::Store).await {
-        Ok(_) if store.has(chunk) => Looked::Mended,
-        Ok(_) => Looked::Unstored,
+        // Read back, as the disk that changed it once may do so again.
+        Ok(_) => match store.check(chunk, &filler.slab).await {
+            Ok(_) => Looked::Mended,
+            Err(_) => Looked::Unstored,
+        },
         Err(error) => Looked::Lost(error),
     };
     let counters = &filler.counters;
@@ -228,25 +233,14 @@ impl Shared {
         }
         if store.is_whole() && !store.is_complete() {
             // Pods may be looking at it: what is missing was damaged.
-            for chunk in (0..version.manifest().chunks()).filter(|&chunk| !store.has(chunk)) {
-                let filled = self.filler.fill(version, chunk, For::Store).await;
-                well &= filled.is_ok() && store.has(chunk);
-            }
+            well &= self.bring_missing(version).await;
         }
-        if store.is_complete() && !store.is_verified() {
+        if store.is_whole() && store.is_complete() && !store.is_verified() {
             tracing::info!(version = %version.digest().short(), "verifying a complete version");
             well &= self.verify(version).await;
         }
-        if store.is_complete() && store.is_verified() && !store.is_whole() {
-            match store.make_whole(&self.filler.slab).await {
-                Ok(()) => tracing::info!(version = %version.digest().short(),
-                    "a version is complete, verified and laid out: it can be shown natively"),
-                Err(why) => {
-                    tracing::warn!(version = %version.digest().short(), why,
-                        "a complete version goes on being shown by the cache");
-                    well = false;
-                }
-            }
+        if store.is_complete() && !store.is_whole() {
+            well &= self.make_whole(version).await;
         }
         if store.is_verified() {
             store.save_verified();
@@ -255,6 +249,46 @@ impl Shared {
             let until = Instant::now() + RETRY;
             rounds.resting.insert(version.digest(), until);
         }
+    }
+
+    /// Lays a complete version out and reads all of it back, again where files have changed
+    /// meanwhile (mended ones have); whether it can be shown now.
+    async fn make_whole(&self, version: &Arc<Version>) -> bool {
+        let store = version.store();
+        let mut made = Ok(false);
+        for _ in 0..MAKING_ATTEMPTS {
+            made = store.lay_out(&self.filler.slab).await.map(|()| false);
+            if made == Ok(false) && self.verify(version).await {
+                made = store.make_whole().await;
+            }
+            if made == Ok(true) {
+                break;
+            }
+            // What was found damaged meanwhile is no longer held.
+            let all_here = store.is_complete();
+            if !self.bring_missing(version).await || (made.is_err() && all_here) {
+                break;
+            }
+        }
+        match made {
+            Ok(true) => tracing::info!(version = %version.digest().short(),
+                "a version is complete, laid out and verified: it can be shown natively"),
+            Ok(false) => tracing::warn!(version = %version.digest().short(),
+                "a complete version could not be verified: it goes on being shown by the cache"),
+            Err(ref why) => tracing::warn!(version = %version.digest().short(), why,
+                "a complete version goes on being shown by the cache"),
+        }
+        made == Ok(true)
+    }
+
+    /// Brings the chunks that are not held; whether all are now.
+    async fn bring_missing(&self, version: &Arc<Version>) -> bool {
+        let store = version.store();
+        for chunk in (0..version.manifest().chunks()).filter(|&chunk| !store.has(chunk)) {
+            // Why it failed is in the log.
+            let _ = self.filler.fill(version, chunk, For::Store).await;
+        }
+        store.is_complete()
     }
 
     /// Reads everything that was not verified yet; whether all of it is right now.

@@ -1,27 +1,17 @@
-//! When a version may be shown to pods as plain files, making it so, and keeping it right.
+//! When a version may be shown to pods as plain files, and keeping it right.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
-use futures::stream::{self, StreamExt};
-use nix::sys::statvfs::fstatvfs;
 use trackbed_rdma::slab::{Lease, Slab};
 
 use super::version::VersionStore;
 use super::{ChunkFault, tree};
 use crate::manifest::{ChunkKind, EntryIndex};
-
-/// The most small files that are copied into a tree: making one takes some 30 µs, and the disk
-/// holds each twice.
-const MAX_COPIED_FILES: u32 = 250_000;
-/// Space left free on the disk when small files are copied.
-const SPARE_BYTES: u64 = 64 << 20;
-/// Packs that are copied at a time.
-const PACKS_AT_A_TIME: usize = 2;
 
 /// How a version can be shown, and if only by the cache, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,16 +49,17 @@ impl VersionStore {
             let missing = chunks - held;
             return Showable::Checked(format!("{missing} of {chunks} chunks are not here yet"));
         }
+        let whole = self.is_whole();
+        if !whole && let Some(trouble) = self.trouble.lock().clone() {
+            return Showable::Checked(trouble);
+        }
         if verified < chunks {
             return Showable::Checked(format!(
                 "{verified} of {chunks} chunks were verified since this machine started"
             ));
         }
-        if !self.whole.load(Acquire) {
-            let trouble = self.trouble.lock().clone();
-            return Showable::Checked(
-                trouble.unwrap_or_else(|| "its files are being laid out".into()),
-            );
+        if !whole {
+            return Showable::Checked("its files are being laid out".into());
         }
         Showable::Native(self.path.join("tree"))
     }
@@ -93,15 +84,12 @@ impl VersionStore {
                 (0..manifest.len()).map(EntryIndex).collect()
             }
         };
-        let mut distrusted = 0;
-        for &entry in &changed {
-            for chunk in manifest.chunks_of(entry) {
-                distrusted += u32::from(self.verified.has(chunk));
-                self.verified.clear(chunk, manifest.chunk_len(chunk));
-            }
+        let before = self.verified.chunks();
+        if !changed.is_empty() {
+            self.doubt(&changed);
         }
-        if distrusted > 0 {
-            tracing::warn!(version = %manifest.digest().short(), files = changed.len(), chunks = distrusted,
+        if self.verified.chunks() < before {
+            tracing::warn!(version = %manifest.digest().short(), files = changed.len(),
                 "somebody has changed files in this node's cache: they are verified again");
             self.parts.call_upkeep();
         }
@@ -121,9 +109,11 @@ impl VersionStore {
         self.whole.load(Acquire)
     }
 
-    /// Remembers over restarts of the agent what was verified.
+    /// Remembers over restarts of the agent what was verified of a tree that is whole.
     pub(crate) fn save_verified(&self) {
-        self.verified.save();
+        if self.is_whole() {
+            self.verified.save();
+        }
     }
 
     /// Reads a held chunk from the disk and checks all of it, also where small files have copies
@@ -135,6 +125,7 @@ impl VersionStore {
         slab: &Arc<Slab>,
     ) -> Result<Checked, ChunkFault> {
         let len = self.manifest().chunk_len(chunk);
+        let doubts = self.doubts.load(SeqCst);
         self.drop_cached(chunk);
         let lease = slab.lease().await;
         let (lease, read) = self.read(chunk, 0..len as usize, lease).await;
@@ -142,7 +133,7 @@ impl VersionStore {
         self.parts.counters.checked_bytes.add(len.into());
         let mut checked = Checked::Right;
         let is_pack = self.manifest().chunk_kind(chunk) == Some(ChunkKind::Pack);
-        if is_pack && self.is_whole() && !self.copies_match(chunk, &lease, slab).await {
+        if is_pack && self.is_laid_out() && !self.copies_match(chunk, &lease, slab).await {
             let mended = self.rewrite_copies(chunk, lease.into(), true).await;
             mended.map_err(|source| ChunkFault::Disk {
                 action: "mending small files in the tree",
@@ -155,6 +146,9 @@ impl VersionStore {
         }
         if self.has(chunk) {
             self.verified.set(chunk, len);
+            if self.doubts.load(SeqCst) != doubts {
+                self.verified.clear(chunk, len);
+            }
         }
         Ok(checked)
     }
@@ -226,7 +220,7 @@ impl VersionStore {
     }
 
     /// Writes a pack's small files to their places in the tree.
-    async fn rewrite_copies(
+    pub(super) async fn rewrite_copies(
         self: &Arc<Self>,
         chunk: u32,
         lease: Arc<Lease>,
@@ -261,87 +255,5 @@ impl VersionStore {
             _ => self.rewrite_copies(chunk, Arc::clone(lease), true).await,
         };
         mended.map_err(failed)
-    }
-
-    /// Makes the tree whole, if every chunk is held and verified. What goes wrong is said by
-    /// [`VersionStore::showable`] too.
-    pub(crate) async fn make_whole(self: &Arc<Self>, slab: &Arc<Slab>) -> Result<(), String> {
-        let made = self.try_make_whole(slab).await;
-        *self.trouble.lock() = made.as_ref().err().cloned();
-        made
-    }
-
-    async fn try_make_whole(self: &Arc<Self>, slab: &Arc<Slab>) -> Result<(), String> {
-        self.commit().await;
-        if self.is_whole() || !self.is_complete() || !self.is_verified() {
-            return Ok(());
-        }
-        let bytes = self.room_for_copies()?;
-        let failed =
-            |error: io::Error| format!("its files could not be laid out on the disk: {error}");
-        let done = self.lay_out(slab).await;
-        if let Err(error) = done {
-            let version = Arc::clone(self);
-            let remove = move || tree::remove_copies(version.files.tree(), version.manifest());
-            self.parts.workers.run(remove).await;
-            return Err(failed(error));
-        }
-        self.parts.counters.stored_bytes.add(bytes);
-        self.parts.counters.whole_trees.add(1);
-        // Programs in the tree can't be run while they are open for writing.
-        self.files.close();
-        self.whole.store(true, Release);
-        Ok(())
-    }
-
-    fn room_for_copies(&self) -> Result<u64, String> {
-        let files = self.manifest().packed_files();
-        if files > MAX_COPIED_FILES {
-            return Err(format!(
-                "it has {files} small files, and at most {MAX_COPIED_FILES} are laid out on the disk"
-            ));
-        }
-        let bytes = tree::bytes_to_copy(self.manifest());
-        let stored = self.parts.counters.stored_bytes.get();
-        let free = fstatvfs(self.files.tree()).map_or(u64::MAX, |disk| {
-            disk.blocks_available().saturating_mul(disk.fragment_size())
-        });
-        let fits = stored.saturating_add(bytes) <= self.parts.capacity
-            && (bytes == 0 || bytes.saturating_add(SPARE_BYTES) <= free);
-        match fits {
-            true => Ok(bytes),
-            false => Err(format!(
-                "the cache has no room for {bytes} bytes of small files laid out one by one: give it more"
-            )),
-        }
-    }
-
-    async fn lay_out(self: &Arc<Self>, slab: &Arc<Slab>) -> io::Result<()> {
-        let before = tree::watch(self.files.tree())?;
-        let version = Arc::clone(self);
-        let skeleton = move || tree::make_skeleton(version.files.tree(), version.manifest());
-        self.parts.workers.run(skeleton).await?;
-
-        let mut packs = stream::iter(0..self.manifest().packs())
-            .map(|chunk| self.copy_pack(chunk, slab))
-            .buffer_unordered(PACKS_AT_A_TIME);
-        while let Some(copied) = packs.next().await {
-            copied?;
-        }
-
-        let version = Arc::clone(self);
-        let complete = move || {
-            tree::complete(version.files.tree(), version.manifest(), &before)?;
-            tree::mark_whole(&version.path, version.manifest())
-        };
-        self.parts.workers.run(complete).await
-    }
-
-    async fn copy_pack(self: &Arc<Self>, chunk: u32, slab: &Arc<Slab>) -> io::Result<()> {
-        let lease = slab.lease().await;
-        let len = self.manifest().chunk_len(chunk) as usize;
-        let (lease, read) = self.read(chunk, 0..len, lease).await;
-        read.map_err(io::Error::other)?;
-        self.rewrite_copies(chunk, lease.into(), false).await
     }
 }

@@ -28,6 +28,10 @@ use crate::manifest::{Entry, EntryIndex, EntryKind, Extent, Manifest, shown};
 use crate::origin::Timestamp;
 use crate::replace::replace;
 
+mod stamps;
+
+pub(super) use stamps::Stamps;
+
 const MARKER: &str = "tree.whole";
 
 /// Bits of a mode that the tree's files get. Not set-uid and set-gid: no mount of ours honours them,
@@ -106,10 +110,16 @@ fn open_directory(
 }
 
 /// Makes directories, links and empty files, and gives the large files, which are there, their
-/// modes and times.
-pub(super) fn make_skeleton(tree: BorrowedFd<'_>, manifest: &Manifest) -> io::Result<()> {
+/// modes and times. Files that have a stamp are left alone.
+pub(super) fn make_skeleton(
+    tree: BorrowedFd<'_>,
+    manifest: &Manifest,
+    stamps: &Stamps,
+) -> io::Result<()> {
     let mut parents = Parents::new(tree);
-    manifest.entries().skip(1).try_for_each(|entry| {
+    let entries = manifest.entries().skip(1);
+    let mut entries = entries.filter(|entry| !stamps.has(entry.index));
+    entries.try_for_each(|entry| {
         let made = parents
             .of(manifest, &entry)
             .and_then(|parent| make_entry(parent, &entry));

@@ -1,7 +1,7 @@
 //! Which chunks were found to be what their seals say since the machine was started.
 //!
-//! A chunk counts as verified once this node wrote it, or read it back from the disk, and its
-//! checksums were right. What was verified is remembered over restarts of the agent in a file
+//! A chunk counts as verified once this node read it back from the disk and its checksums were
+//! right. What was verified is remembered over restarts of the agent in a file
 //! beside the chunks that names the boot it is about: after a reboot it is not believed, and all
 //! is read again. The file is removed before a verified chunk is given up, so a kill at any moment
 //! never leaves it saying too much.

@@ -5,8 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 use trackbed_rdma::slab::Lease;
@@ -16,7 +16,7 @@ use super::files::Files;
 use super::layout::{Layout, failed, open_plain};
 use super::presence::{self, Durable, Presence};
 use super::seals::Seals;
-use super::tree;
+use super::tree::{self, Stamps};
 use super::verified::Verified;
 use super::{ChunkFault, StoreError, StoreParts};
 use crate::digest::Digest;
@@ -46,6 +46,12 @@ pub(crate) struct VersionStore {
     pub(super) verified: Verified,
     /// Whether the tree holds every file, so that it may be shown as it is.
     pub(super) whole: AtomicBool,
+    /// Whether the tree has copies of small files: once they are laid out.
+    pub(super) laid_out: AtomicBool,
+    /// How often chunks were to be verified anew: what was read before does not count.
+    pub(super) doubts: AtomicU64,
+    /// What the files were like when they were laid out, until the tree is whole.
+    pub(super) laid: Mutex<Option<Stamps>>,
     /// Why the tree could not be made whole, the last time.
     pub(super) trouble: Mutex<Option<String>>,
     /// The two presence files.
@@ -91,11 +97,15 @@ impl VersionStore {
         let verified = Verified::load(&path, &digest, chunks, &presence, |chunk| {
             manifest.chunk_len(chunk)
         });
+        let whole = tree::is_whole(&path, &digest);
         Ok(Some(VersionStore {
             parts,
             files: Files::open(&path)?,
             verified,
-            whole: AtomicBool::new(tree::is_whole(&path, &digest)),
+            whole: AtomicBool::new(whole),
+            laid_out: AtomicBool::new(whole),
+            doubts: AtomicU64::new(0),
+            laid: Mutex::default(),
             trouble: Mutex::default(),
             seals: Seals::new(open_plain(&path.join("seals"))?, chunks),
             manifest: Arc::new(manifest),
@@ -306,7 +316,6 @@ impl VersionStore {
                 if self.presence.set(chunk, seal.len() as u32) {
                     stored.add(len);
                     self.parts.counters.stored_chunks.add(1);
-                    self.verified.set(chunk, seal.len() as u32);
                     self.note(Change::Held { chunk, file });
                     if self.is_complete() {
                         self.parts.call_upkeep();

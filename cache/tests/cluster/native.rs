@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use trackbed_cache::open::VerifyProgress;
+use trackbed_cache::open::{Part, VerifyProgress, WarmProgress};
 use trackbed_cache::{OpenVersion, Showable};
 
 use crate::support::*;
@@ -75,8 +75,51 @@ fn a_complete_version_becomes_a_tree_of_plain_files_as_at_the_origin() {
     block_on(version.warm()).expect("all of it");
     assert_tree_right(&tree(&version), cluster.origin.files());
     assert_all_right(&version, cluster.origin.files());
-    // What was written by this agent is not read again.
-    assert_eq!(node.agent.counters().checked_bytes, 0);
+    // All of it was read back before it was shown, once.
+    let checked = node.agent.counters().checked_bytes;
+    assert_eq!(checked, cluster.origin.total());
+}
+
+#[test]
+fn what_changes_on_the_disk_between_a_fill_and_the_laying_out_is_mended_before_it_is_shown() {
+    let cluster = Cluster::new(some_files());
+    let node = cluster.start_laying_out("a");
+    let record = cluster.register(&node);
+    let version = node.open();
+    let part = Part::Paths(vec![b"train".into(), b"shards/5.tar".into()]);
+    block_on(version.warm_part(&part, &WarmProgress::default())).expect("a part of it");
+    block_on(node.agent.flush());
+    let directory = cluster.version_dir("a", record.version);
+    damage(&directory.join("tree/shards/5.tar"), (4 << 20) + 5);
+    damage(&directory.join("small.pack"), 5);
+
+    block_on(version.warm()).expect("the rest of it");
+    assert_tree_right(&tree(&version), cluster.origin.files());
+    let counters = node.agent.counters();
+    assert_eq!((counters.corrupt_blocks, counters.unmended_chunks), (2, 0));
+}
+
+#[test]
+fn a_file_that_is_written_to_after_it_was_read_back_and_before_it_is_shown_is_read_again() {
+    let cluster = Cluster::new(some_files());
+    let mut config = cluster.config("a");
+    config.lay_out = true;
+    config.verify_rate = 16 << 20;
+    let node = cluster.try_start(config).expect("the node starts");
+    let record = cluster.register(&node);
+    let version = node.open();
+    block_on(version.warm()).expect("all of it");
+    // The packs and the first files were read by now, the last ones were not.
+    while node.agent.counters().checked_bytes < cluster.origin.total() / 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let directory = cluster.version_dir("a", record.version);
+    damage(&directory.join("tree/shards/1.tar"), 5);
+    damage(&directory.join("tree/train/03/3.jpg"), 10);
+    assert!(matches!(version.showable(), Showable::Checked(_)));
+    assert_tree_right(&tree(&version), cluster.origin.files());
+    // The small file was copied anew.
+    assert_eq!(node.agent.counters().mended_chunks, 1);
 }
 
 #[test]

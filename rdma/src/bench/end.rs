@@ -24,17 +24,6 @@ const LATENCY_RECEIVES: u32 = 16;
 /// How long to sleep at most when waiting for an event, in milliseconds.
 const NAP: u16 = 100;
 
-/// Why a sleep ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Woken {
-    /// A completion may be there.
-    Completion,
-    /// The other end says something.
-    Message,
-    /// It was long enough.
-    Timeout,
-}
-
 /// One end, connected.
 pub(super) struct End {
     pub(super) side: Side,
@@ -204,17 +193,14 @@ impl End {
     }
 
     /// Sleeps until the notification that was asked for, or a message, or for a moment.
-    pub(super) fn nap(&mut self, channel: &Channel) -> Result<Woken, BenchError> {
-        let mut woken = Woken::Timeout;
+    pub(super) fn nap(&mut self, channel: &Channel) -> Result<(), BenchError> {
         if let Some(event) = self.queue.event_fd() {
             let mut interest = [
                 PollFd::new(event, PollFlags::POLLIN),
                 PollFd::new(channel.descriptor(), PollFlags::POLLIN),
             ];
             match poll(&mut interest, PollTimeout::from(NAP)) {
-                Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) if interest[0].any() == Some(true) => woken = Woken::Completion,
-                Ok(_) => woken = Woken::Message,
+                Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => {
                     return Err(BenchError::Channel {
                         doing: "sleeping until something completes",
@@ -224,7 +210,7 @@ impl End {
             }
         }
         self.queue.drain_events()?;
-        Ok(woken)
+        Ok(())
     }
 
     /// Work requests on all lanes whose completion hasn't come.

@@ -6,6 +6,7 @@
 //! round.
 
 mod player;
+mod watchdog;
 
 use std::time::{Duration, Instant};
 

@@ -380,6 +380,6 @@ impl Mover<'_, '_> {
             return self.absorb(done, state, pace);
         }
         // A message is looked at by the caller.
-        self.end.nap(self.channel).map(drop)
+        self.end.nap(self.channel)
     }
 }

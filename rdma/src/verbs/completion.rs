@@ -33,6 +33,8 @@ pub struct CompletionQueue {
     due: u32,
     /// Notifications taken and not yet acknowledged.
     unacknowledged: u32,
+    /// Whether taking a notification waits for one.
+    blocks: bool,
     shared: Arc<SharedQueue>,
     // `poll` is for one thread at a time; moving the queue to another one is fine.
     _not_sync: PhantomData<std::cell::Cell<()>>,
@@ -74,7 +76,7 @@ impl CompletionQueue {
             .ok_or_else(|| VerbsError::last("ibv_create_comp_channel", context.name()))?;
         // SAFETY: the channel was just made.
         let fd = unsafe { (*channel.as_ptr()).fd };
-        let made = event::make_nonblocking(fd)
+        let made = event::set_blocking(fd, false)
             .map_err(|source| VerbsError::Call {
                 verb: "fcntl",
                 object: context.name().to_owned(),
@@ -137,6 +139,7 @@ impl CompletionQueue {
             armed: false,
             due: 0,
             unacknowledged: 0,
+            blocks: false,
             _not_sync: PhantomData,
         })
     }

@@ -111,7 +111,7 @@ impl Context {
             process: std::process::id(),
         };
         std::mem::forget(opened);
-        event::make_nonblocking(context.async_fd().as_raw_fd()).map_err(|source| {
+        event::set_blocking(context.async_fd().as_raw_fd(), false).map_err(|source| {
             VerbsError::Call {
                 verb: "fcntl",
                 object: name.to_owned(),

@@ -286,11 +286,17 @@ fn kind(raw: sys::ibv_event_type) -> EventKind {
     }
 }
 
-pub(super) fn make_nonblocking(fd: RawFd) -> io::Result<()> {
+/// Whether reads of a descriptor wait until there is something.
+pub(super) fn set_blocking(fd: RawFd, blocking: bool) -> io::Result<()> {
     // SAFETY: fcntl on a descriptor that the caller holds open.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    let wanted = if blocking {
+        flags & !libc::O_NONBLOCK
+    } else {
+        flags | libc::O_NONBLOCK
+    };
     // SAFETY: as above.
-    if flags < 0 || unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0 {
+    if flags < 0 || unsafe { libc::fcntl(fd, libc::F_SETFL, wanted) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

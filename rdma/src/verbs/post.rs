@@ -7,6 +7,7 @@
 mod batch;
 mod classic;
 mod fetch;
+mod push;
 mod send_queue;
 mod work_requests;
 

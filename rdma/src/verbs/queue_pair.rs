@@ -1,5 +1,6 @@
 //! Reliable connected queue pairs: brought up step by step, owners of what is posted on them.
 
+mod breaker;
 mod bring_up;
 mod core;
 mod create;
@@ -20,6 +21,7 @@ use super::port::LocalPort;
 use super::post::{PostingInterface, Rejected, SendBatch};
 use super::settle::{Settled, settle};
 use super::shared_receive::{SharedReceiveQueue, SharedReceives};
+pub use breaker::Breaker;
 use core::Core;
 pub(super) use core::next_epoch;
 pub(super) use create::{Wanted, create};
@@ -290,6 +292,11 @@ impl<S: Source, R: Sink> QueuePair<S, R> {
     /// The state the adapter has it in.
     pub fn state(&self) -> Result<QueuePairState, VerbsError> {
         self.core.state()
+    }
+
+    /// What another thread ends it by, for one that sleeps without a time limit.
+    pub fn breaker(&mut self) -> Breaker {
+        self.core.breaker()
     }
 
     /// Takes it to the error state: all that is outstanding comes back flushed. Ask for completions

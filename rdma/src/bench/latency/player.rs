@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::watchdog::Watchdog;
 use crate::bench::BenchError;
 use crate::bench::channel::{Channel, unexpected};
-use crate::bench::end::{End, LATENCY_DEPTH, Woken, segment};
+use crate::bench::end::{End, LATENCY_DEPTH, segment};
 use crate::bench::message::Message;
 use crate::bench::plan::{AtomicKind, Plan, Verb};
 use crate::bench::transfer::STALLED;
@@ -40,6 +41,8 @@ pub(super) struct Player<'a> {
     /// Both ends have heard the last message: what the other end says next is for whoever comes after.
     over: bool,
     quiet_since: Option<Instant>,
+    /// Wakes it when nothing will, where it sleeps.
+    watchdog: Option<Watchdog>,
 }
 
 impl<'a> Player<'a> {
@@ -61,6 +64,11 @@ impl<'a> Player<'a> {
             Verb::Send => None,
             Verb::Write | Verb::Read | Verb::Atomic => Some(end.target(0, bytes)?),
         };
+        let watchdog = if plan.events {
+            Some(Watchdog::start(end.lanes[0].breaker(), channel)?)
+        } else {
+            None
+        };
         Ok(Player {
             end,
             channel,
@@ -74,6 +82,7 @@ impl<'a> Player<'a> {
             total: 0,
             over: false,
             quiet_since: None,
+            watchdog,
         })
     }
 
@@ -220,7 +229,12 @@ impl<'a> Player<'a> {
     #[inline]
     fn wait(&mut self) -> Result<(), BenchError> {
         let mut polls = 0u32;
-        while !self.poll()? {
+        loop {
+            match self.poll() {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                Err(error) => return Err(self.explain(error)),
+            }
             polls += 1;
             if self.plan.events {
                 if self.sleep()? {
@@ -230,7 +244,6 @@ impl<'a> Player<'a> {
                 return self.idle();
             }
         }
-        Ok(())
     }
 
     /// Takes in what has completed; whether that was anything.
@@ -271,11 +284,7 @@ impl<'a> Player<'a> {
             self.listen()?;
         }
         if quiet > STALLED {
-            return Err(BenchError::Stalled {
-                bytes: self.bytes,
-                outstanding: self.end.outstanding(),
-                waited: STALLED,
-            });
+            return Err(self.stalled());
         }
         Ok(())
     }
@@ -288,19 +297,40 @@ impl<'a> Player<'a> {
         }
     }
 
-    /// Sleeps until there is a completion or a message, or for a moment; whether anything had completed
-    /// before.
+    /// Sleeps until there is a completion; whether anything had completed before.
     fn sleep(&mut self) -> Result<bool, BenchError> {
         // What came before the notification was asked for causes none.
         if self.end.queue.arm()? && self.poll()? {
             return Ok(true);
         }
-        match self.end.nap(self.channel)? {
-            Woken::Message if !self.over => self.listen()?,
-            Woken::Message | Woken::Timeout => self.idle()?,
-            Woken::Completion => {}
+        self.end.queue.sleep_until_notified()?;
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.pet();
         }
         Ok(false)
+    }
+
+    /// Why work requests failed: where the watchdog ended them, for its reason and not for their own.
+    #[cold]
+    fn explain(&mut self, error: BenchError) -> BenchError {
+        if !self.watchdog.as_ref().is_some_and(Watchdog::barked) {
+            return error;
+        }
+        loop {
+            match self.channel.try_receive("waiting for its answer") {
+                Ok(Some(_)) => {}
+                Ok(None) => return self.stalled(),
+                Err(told) => return told,
+            }
+        }
+    }
+
+    fn stalled(&self) -> BenchError {
+        BenchError::Stalled {
+            bytes: self.bytes,
+            outstanding: self.end.outstanding(),
+            waited: STALLED,
+        }
     }
 }
 

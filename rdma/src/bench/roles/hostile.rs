@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::tests::{mock, short};
 use super::*;
 use crate::bench::message::PREAMBLE;
+use crate::bench::{Length, Verb};
 
 /// What a role says of a peer that sends these bytes after its greeting and then leaves.
 fn met(
@@ -156,5 +157,40 @@ proptest! {
         }
         prop_assert!(as_server(&says).is_setup());
         prop_assert!(as_client(&alone).is_setup());
+    }
+}
+
+#[test]
+fn ends_that_sleep_until_the_next_message_hear_that_the_other_one_is_gone() {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let line = ours.try_clone().expect("a second descriptor");
+    let serving = thread::spawn(move || {
+        serve_on(
+            Box::new(theirs),
+            &mock("mock0"),
+            &Serve::default(),
+            &mut |_| {},
+        )
+    });
+    let plan = Plan {
+        events: true,
+        length: Length::Milliseconds(60_000),
+        ..Plan::new(Verb::Send, Measure::Latency)
+    };
+    let outcome = run_on(
+        Box::new(ours),
+        &mock("mock1"),
+        &plan,
+        "client",
+        &mut |progress| {
+            if let Progress::Measuring(_) = progress {
+                line.shutdown(std::net::Shutdown::Both).expect("cut");
+            }
+        },
+    );
+    let served = serving.join().expect("no panic");
+    for error in [outcome.err(), served.err()] {
+        let text = error.expect("the line was cut").to_string();
+        assert!(text.contains("closed the connection"), "{text}");
     }
 }

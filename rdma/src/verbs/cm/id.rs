@@ -12,7 +12,7 @@ use socket2::SockAddr;
 use super::error::ConnectError;
 use super::private_data::PrivateData;
 use crate::sys::{self, ConnectionManager};
-use crate::verbs::event::make_nonblocking;
+use crate::verbs::event::set_blocking;
 use crate::verbs::{Context, Gid};
 
 /// An event, copied out of librdmacm's and acknowledged.
@@ -74,7 +74,7 @@ impl Channel {
         let raw = NonNull::new(raw)
             .ok_or_else(|| failed("rdma_create_event_channel", io::Error::last_os_error()))?;
         let channel = Channel { raw, library };
-        make_nonblocking(channel.descriptor().as_raw_fd())
+        set_blocking(channel.descriptor().as_raw_fd(), false)
             .map_err(|error| failed("fcntl", error))?;
         Ok(channel)
     }

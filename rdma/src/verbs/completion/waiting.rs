@@ -2,18 +2,20 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 use std::time::{Duration, Instant};
 
 use super::{CompletionQueue, WorkCompletion};
+use crate::sys;
 use crate::verbs::error::VerbsError;
+use crate::verbs::event::set_blocking;
 
 /// Notifications acknowledged at a time: each acknowledgement takes a lock in libibverbs.
 const ACKNOWLEDGED_TOGETHER: u32 = 64;
 
 impl CompletionQueue {
     /// The descriptor that becomes readable; `None` for a queue made with [`CompletionQueue::new`].
-    /// It doesn't block. Watch it level-triggered, or call [`CompletionQueue::drain_events`] each time.
+    /// Watch it level-triggered, or call [`CompletionQueue::drain_events`] each time, which doesn't block.
     pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.shared.channel.map(|channel| {
             // SAFETY: the channel lives as long as `shared`, which `self` keeps.
@@ -102,52 +104,106 @@ impl CompletionQueue {
         Ok(())
     }
 
+    /// Sleeps in ibv_get_cq_event(3) itself until the notification that was asked for, or a signal: one
+    /// system call where [`CompletionQueue::wait`] takes two. Returns at once where none was asked for. There
+    /// is no time limit: whoever wants one has another thread end a queue pair by its
+    /// [`Breaker`](crate::verbs::Breaker), and what is outstanding on that one completes.
+    pub fn sleep_until_notified(&mut self) -> Result<(), VerbsError> {
+        let Some(channel) = self.shared.channel.filter(|_| self.armed) else {
+            return Ok(());
+        };
+        self.let_block(channel, true)?;
+        match self.take_event(channel) {
+            Ok(()) => {
+                self.due = self.due.saturating_sub(1);
+                self.taken(1);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(self.failed_to_take(error)),
+        }
+    }
+
     /// Takes all notifications that are due; how many there were. They are acknowledged many at a time.
     /// Each was asked for, so after the last of those nothing is read in vain.
     pub fn drain_events(&mut self) -> Result<u32, VerbsError> {
         let Some(channel) = self.shared.channel else {
             return Ok(0);
         };
-        let library = self.shared.context.library();
+        self.let_block(channel, false)?;
         let mut events = 0;
         let outcome = loop {
-            let (mut queue, mut tag) = (null_mut(), null_mut());
-            // SAFETY: the channel is ours alone and doesn't block; the out pointers are ours.
-            let code = unsafe { (library.get_cq_event)(channel.as_ptr(), &mut queue, &mut tag) };
-            if code == 0 {
-                events += 1;
-                if self.due == 1 {
-                    self.due = 0;
-                    break Ok(events);
+            match self.take_event(channel) {
+                Ok(()) => {
+                    events += 1;
+                    if self.due == 1 {
+                        self.due = 0;
+                        break Ok(events);
+                    }
+                    self.due = self.due.saturating_sub(1);
                 }
-                self.due = self.due.saturating_sub(1);
-                continue;
-            }
-            let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::WouldBlock => {
-                    // Requests made before a notification came are one.
-                    self.due = self.due.min(1);
-                    break Ok(events);
-                }
-                io::ErrorKind::Interrupted => {}
-                _ => {
-                    break Err(VerbsError::Call {
-                        verb: "ibv_get_cq_event",
-                        object: self.shared.context.name().to_owned(),
-                        source: error,
-                    });
-                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        // Requests made before a notification came are one.
+                        self.due = self.due.min(1);
+                        break Ok(events);
+                    }
+                    io::ErrorKind::Interrupted => {}
+                    _ => break Err(self.failed_to_take(error)),
+                },
             }
         };
         if events > 0 {
-            self.armed = false;
-            self.unacknowledged += events;
-            if self.unacknowledged >= ACKNOWLEDGED_TOGETHER {
-                self.acknowledge();
-            }
+            self.taken(events);
         }
         outcome
+    }
+
+    /// Takes one notification from the channel.
+    fn take_event(&self, channel: NonNull<sys::ibv_comp_channel>) -> io::Result<()> {
+        let (mut queue, mut tag) = (null_mut(), null_mut());
+        let get_event = self.shared.context.library().get_cq_event;
+        // SAFETY: the channel is ours alone; the out pointers are ours.
+        match unsafe { get_event(channel.as_ptr(), &mut queue, &mut tag) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn taken(&mut self, events: u32) {
+        self.armed = false;
+        self.unacknowledged += events;
+        if self.unacknowledged >= ACKNOWLEDGED_TOGETHER {
+            self.acknowledge();
+        }
+    }
+
+    #[cold]
+    fn failed_to_take(&self, source: io::Error) -> VerbsError {
+        VerbsError::Call {
+            verb: "ibv_get_cq_event",
+            object: self.shared.context.name().to_owned(),
+            source,
+        }
+    }
+
+    /// Has taking a notification wait for one, or not.
+    fn let_block(
+        &mut self,
+        channel: NonNull<sys::ibv_comp_channel>,
+        block: bool,
+    ) -> Result<(), VerbsError> {
+        if self.blocks != block {
+            // SAFETY: the channel lives as long as `shared`.
+            let fd = unsafe { (*channel.as_ptr()).fd };
+            set_blocking(fd, block).map_err(|source| VerbsError::Call {
+                verb: "fcntl",
+                object: self.shared.context.name().to_owned(),
+                source,
+            })?;
+            self.blocks = block;
+        }
+        Ok(())
     }
 
     pub(super) fn acknowledge(&mut self) {

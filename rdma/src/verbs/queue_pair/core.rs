@@ -5,6 +5,7 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::breaker::Breaker;
 use super::create::{Wanted, create};
 use super::{Granted, QueuePairConfig};
 use crate::sys;
@@ -50,6 +51,8 @@ pub(in crate::verbs) struct Core<S, R> {
     shared_receives: Option<Arc<SharedReceiver>>,
     /// The adapter's queue pair points to it, for events.
     notes: Arc<Notes>,
+    /// What other threads may end it by, once somebody asked for that.
+    breaker: Option<Breaker>,
     queue: Arc<SharedQueue>,
     pub(super) pd: Arc<ProtectionDomain>,
 }
@@ -166,6 +169,7 @@ impl<S, R> Core<S, R> {
             epoch,
             shared_receives: shared_receives.map(Arc::clone),
             notes,
+            breaker: None,
             queue: Arc::clone(queue),
             pd: Arc::clone(pd),
         })
@@ -201,24 +205,28 @@ impl<S, R> Core<S, R> {
 
     pub(super) fn modify(
         &self,
-        mut attributes: sys::ibv_qp_attr,
+        attributes: sys::ibv_qp_attr,
         mask: u32,
         to: &str,
     ) -> Result<(), VerbsError> {
-        self.pd.context().check_process()?;
-        // SAFETY: the queue pair is ours and the attributes named in the mask are set.
-        let code = unsafe {
-            (self.pd.context().library().modify_qp)(
-                self.raw.as_ptr(),
-                &mut attributes,
-                (mask | sys::IBV_QP_STATE).cast_signed(),
+        // SAFETY: the queue pair is ours; callers set the attributes that they name.
+        unsafe {
+            modify(
+                self.raw,
+                self.pd.context(),
+                attributes,
+                mask,
+                (&self.object(), to),
             )
-        };
-        if code != 0 {
-            let object = format!("{} (to {to})", self.object());
-            return Err(VerbsError::code("ibv_modify_qp", object, code));
         }
-        Ok(())
+    }
+
+    pub(super) fn breaker(&mut self) -> Breaker {
+        let object = self.object();
+        let breaker = self
+            .breaker
+            .get_or_insert_with(|| Breaker::new(self.raw, self.pd.context(), object));
+        breaker.clone()
     }
 
     fn to_error(&self) -> Result<(), VerbsError> {
@@ -330,10 +338,40 @@ impl<S: Source, R: Sink> Core<S, R> {
     }
 }
 
+/// Changes the state of a queue pair, from any thread; errors name the object and the state it was to have.
+///
+/// # Safety
+/// The queue pair must exist until this returns, and the attributes named in the mask must be set.
+pub(super) unsafe fn modify(
+    queue_pair: NonNull<sys::ibv_qp>,
+    context: &Context,
+    mut attributes: sys::ibv_qp_attr,
+    mask: u32,
+    (object, to): (&str, &str),
+) -> Result<(), VerbsError> {
+    context.check_process()?;
+    // SAFETY: as the caller says.
+    let code = unsafe {
+        (context.library().modify_qp)(
+            queue_pair.as_ptr(),
+            &mut attributes,
+            (mask | sys::IBV_QP_STATE).cast_signed(),
+        )
+    };
+    if code != 0 {
+        let object = format!("{object} (to {to})");
+        return Err(VerbsError::code("ibv_modify_qp", object, code));
+    }
+    Ok(())
+}
+
 impl<S, R> Drop for Core<S, R> {
     fn drop(&mut self) {
         if self.pd.context().is_inherited() {
             return;
+        }
+        if let Some(breaker) = &self.breaker {
+            breaker.forget();
         }
         self.send.close_forgotten_batch();
         // The adapter stops sooner this way; destroying it is what makes sure.

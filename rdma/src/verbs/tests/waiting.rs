@@ -86,6 +86,62 @@ fn ten_thousand_sleeps_in_poll_lose_no_wake_up() {
     drop(pinging.join().expect("all sent"));
 }
 
+#[test]
+fn ten_thousand_sleeps_in_the_channel_itself_lose_no_wake_up() {
+    let (left, a, mut right, b) = connected(&config(4));
+    let mut receiver = Receiver::new(&mut right, b);
+    let pinging = pinger(left, a, Arc::clone(&receiver.asked));
+    while receiver.received < CYCLES {
+        receiver.ask();
+        let done = loop {
+            if let Some(done) = right.queue.poll().expect("a sound queue") {
+                break done;
+            }
+            if !right.queue.arm().expect("armed") {
+                right.queue.sleep_until_notified().expect("woken");
+            }
+        };
+        receiver.take(done);
+    }
+    drop(pinging.join().expect("all sent"));
+}
+
+#[test]
+fn one_that_sleeps_without_a_time_limit_is_woken_by_the_end_of_its_connection() {
+    let (_left, _a, mut right, mut b) = connected(&config(4));
+    let target = right.filled(0);
+    b.post_receive(target, &whole()).expect("posted");
+    let breaker = b.breaker();
+    right.queue.arm().expect("armed");
+    let other = thread::spawn(move || breaker.break_off());
+    let done = loop {
+        right.queue.sleep_until_notified().expect("woken");
+        if let Some(done) = right.queue.poll().expect("a sound queue") {
+            break done;
+        }
+    };
+    assert!(other.join().expect("it ended").expect("broken off"));
+    let got = received(b.settle(done));
+    assert_eq!(got.outcome.expect_err("flushed").status, Status::Flushed);
+    // Whoever goes back to other ways of waiting finds the queue as they expect it.
+    assert_eq!(right.queue.drain_events().expect("drained"), 0);
+}
+
+#[test]
+fn a_connection_that_is_gone_cannot_be_ended_and_is_not_kept() {
+    let (_left, mut a, _right, _b) = connected(&config(4));
+    let breaker = a.breaker();
+    drop(a);
+    assert!(!breaker.break_off().expect("nothing to do"));
+}
+
+#[test]
+fn who_asked_for_no_notification_does_not_sleep() {
+    let mut right = side("mock0", 16);
+    right.queue.sleep_until_notified().expect("at once");
+    assert_eq!(right.queue.drain_events().expect("none"), 0);
+}
+
 fn a_shard() -> Shard {
     let slab = Slab::new("waiting", 4096, 1).expect("a slab");
     Shard::start(ShardConfig::new("waiting", slab)).expect("a shard")
