@@ -29,9 +29,9 @@ use trackbed_rdma::{
     shard::{Shard, ShardConfig},
     slab::{Lease, PAGE_BYTES, Slab},
 };
-use trackbed_tests::{cluster::Cluster, node::Node, seaweedfs::SeaweedFs};
+use trackbed_tests::{cluster::Cluster, node::Node, rclone::RcloneS3};
 
-use super::{Settings, files_below, refused, s3};
+use super::{Settings, memory_or_disk, refused, s3};
 use crate::{BenchError, dataset, paired::Better, row::Case, session::Session};
 
 /// The names of the rows.
@@ -55,8 +55,6 @@ const CHUNK_BYTES: usize = 4 << 20;
 const CHUNKS: u32 = (BYTES / CHUNK_BYTES as u64) as u32;
 /// Chunks under way at a time, where a client is measured alone.
 const AT_A_TIME: usize = 8;
-/// A file system in memory.
-const MEMORY: &str = "/dev/shm";
 /// The dataset, and the bucket it is in.
 const BUCKET: &str = "fill";
 /// A small dataset that makes two nodes meet.
@@ -111,16 +109,8 @@ pub(super) fn measure(
     if !(is_wanted(NAMES[1]) || is_wanted(NAMES[3])) {
         return Ok(());
     }
-    let server = settings.runtime.block_on(async {
-        let server = s3::server().await?;
-        let objects = files_below(&data)?
-            .into_iter()
-            .map(|path| s3::object(&data, &path));
-        let objects = objects.collect::<Result<Vec<_>, _>>()?;
-        let put = server.put(BUCKET, objects).await;
-        put.map_err(BenchError::io("putting the dataset into a bucket"))?;
-        Ok::<_, BenchError>(server)
-    })?;
+    let server = s3::server(&[BUCKET])?;
+    dataset::write_large(&server.bucket(BUCKET), FILES, FILE_BYTES)?;
     for (name, peer_name, between) in [
         (NAMES[1], "origin client, same disk", Between::Disks),
         (NAMES[3], "origin client, memory", Between::Memory),
@@ -162,7 +152,7 @@ fn from_peer(settings: &Settings, data: &Path, greeting: &Path) -> Result<f64, B
 }
 
 /// One node that has nothing: how fast it gets the dataset from a bucket. MB/s.
-fn from_origin(settings: &Settings, server: &SeaweedFs) -> Result<f64, BenchError> {
+fn from_origin(settings: &Settings, server: &RcloneS3) -> Result<f64, BenchError> {
     settings.runtime.block_on(async {
         let cluster = nodes(1).await?;
         let node = &cluster.nodes[0];
@@ -174,13 +164,7 @@ fn from_origin(settings: &Settings, server: &SeaweedFs) -> Result<f64, BenchErro
 
 /// Where caches lie: in memory if there is room for so many of them.
 fn place(count: usize) -> PathBuf {
-    let room = nix::sys::statvfs::statvfs(MEMORY).is_ok_and(|memory| {
-        memory.blocks_available() * memory.fragment_size() > 2 * count as u64 * BYTES
-    });
-    match room {
-        true => MEMORY.into(),
-        false => std::env::temp_dir(),
-    }
+    memory_or_disk(2 * count as u64 * BYTES)
 }
 
 /// Nodes with their caches there.
@@ -327,7 +311,7 @@ async fn fill_file(shard: &Shard, file: &Arc<File>) -> Result<(), BenchError> {
 }
 
 /// The origin's client by itself: every chunk of every object into memory, and to a file. MB/s.
-async fn client_alone(server: &SeaweedFs, between: Between) -> Result<f64, BenchError> {
+async fn client_alone(server: &RcloneS3, between: Between) -> Result<f64, BenchError> {
     let failed = |error: OriginError| BenchError::Unavailable(error.to_string());
     let url: OriginUrl = s3::url(server, BUCKET).parse().map_err(failed)?;
     let origin = Origins::default().open(&url).await.map_err(failed)?;

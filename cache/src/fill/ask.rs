@@ -141,7 +141,14 @@ impl Filler {
                 };
                 match future::select(under_way.next(), timer).await {
                     Either::Left((Some((source, Ok(delivered))), _)) => {
-                        if Some(source) != asked && asked.is_some() {
+                        let is_help = matches!(
+                            source,
+                            Source::Peer {
+                                stored_only: true,
+                                ..
+                            }
+                        );
+                        if is_help && asked != Some(source) {
                             self.counters.hedges_won.add(1);
                         }
                         return Ok(delivered);

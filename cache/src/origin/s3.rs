@@ -9,6 +9,7 @@ mod credentials;
 mod failure;
 mod keys;
 mod listing;
+mod partial;
 mod reading;
 mod runtime;
 
@@ -89,6 +90,7 @@ impl S3Origin {
         };
         builder = builder
             .with_bucket_name(&location.bucket)
+            .with_http_connector(partial::Connector::default())
             .with_retry(RetryConfig {
                 backoff: BackoffConfig::default(),
                 max_retries: budget.retries,
