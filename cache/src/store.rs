@@ -11,6 +11,8 @@
 
 mod commit;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod lay_out;
 mod layout;
 mod native;

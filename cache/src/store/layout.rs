@@ -103,14 +103,16 @@ impl Layout {
 
     /// Bytes of all versions' chunks, from their presence files alone.
     pub(super) fn held_bytes(&self) -> Result<u64, StoreError> {
-        let mut held = 0;
+        let mut held: u64 = 0;
         for name in self.version_names()? {
             if name
                 .to_str()
                 .is_some_and(|name| name.parse::<Digest>().is_ok())
             {
                 let version = self.root.join("versions").join(name);
-                held += presence::held_bytes(&version) + tree::copied_bytes(&version);
+                held = held
+                    .saturating_add(presence::held_bytes(&version))
+                    .saturating_add(tree::copied_bytes(&version));
             }
         }
         Ok(held)
