@@ -264,26 +264,32 @@ fn fabric_alone(settings: &Settings, between: Between) -> Result<f64, BenchError
         };
         let link = connected.await.map_err(|e| unavailable(&e))?;
         let start = Instant::now();
-        let fetched = join_all((0..2 * AT_A_TIME as u32).map(|asker| {
-            let (link, shard, to) = (link.clone(), shard.clone(), to.clone());
-            async move {
-                for chunk in (asker..CHUNKS).step_by(2 * AT_A_TIME) {
-                    let request = ChunkRequest {
-                        version: [0; 32],
-                        chunk,
-                        flags: 0,
-                    };
-                    let payload = link.fetch(request).await;
-                    let payload = payload.map_err(|error: FetchError| unavailable(&error))?;
-                    if let Some(to) = &to {
-                        write_chunk(&shard, to, chunk, payload.lease).await?;
+        // On the shard, where a node's fills run too.
+        let on_shard = shard.clone();
+        let fetched = shard.on_shard(move || {
+            join_all((0..2 * AT_A_TIME as u32).map(move |asker| {
+                let (link, shard, to) = (link.clone(), on_shard.clone(), to.clone());
+                async move {
+                    for chunk in (asker..CHUNKS).step_by(2 * AT_A_TIME) {
+                        let request = ChunkRequest {
+                            version: [0; 32],
+                            chunk,
+                            flags: 0,
+                        };
+                        let payload = link.fetch(request).await;
+                        let payload = payload.map_err(|error: FetchError| {
+                            BenchError::Unavailable(error.to_string())
+                        })?;
+                        if let Some(to) = &to {
+                            write_chunk(&shard, to, chunk, payload.lease).await?;
+                        }
                     }
+                    Ok::<(), BenchError>(())
                 }
-                Ok::<(), BenchError>(())
-            }
-        }))
-        .await;
-        fetched.into_iter().collect::<Result<(), BenchError>>()?;
+            }))
+        });
+        let all: Result<(), BenchError> = fetched.await.into_iter().collect();
+        all?;
         Ok(BYTES as f64 / 1e6 / start.elapsed().as_secs_f64())
     })
 }
