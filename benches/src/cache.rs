@@ -150,6 +150,17 @@ fn drop_caches() -> Result<(), BenchError> {
     })
 }
 
+/// Where files of so many bytes lie in memory, if there is room, else on a disk.
+fn memory_or_disk(bytes: u64) -> PathBuf {
+    const MEMORY: &str = "/dev/shm";
+    let room = nix::sys::statvfs::statvfs(MEMORY)
+        .is_ok_and(|memory| memory.blocks_available() * memory.fragment_size() > bytes);
+    match room {
+        true => MEMORY.into(),
+        false => std::env::temp_dir(),
+    }
+}
+
 /// All files below a folder, in the order of their paths.
 fn files_below(root: &Path) -> Result<Vec<PathBuf>, BenchError> {
     let attempt = || BenchError::io(format!("listing {}", root.display()));

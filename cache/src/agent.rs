@@ -331,6 +331,7 @@ impl Agent {
     /// Makes everything fetched so far survive a restart. To be called before ending; otherwise
     /// the last fraction of a second is fetched again.
     pub async fn flush(&self) {
+        self.0.filler.settle().await;
         self.0.store.flush().await;
     }
 }

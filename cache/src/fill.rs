@@ -2,13 +2,17 @@
 //! readers wait for it.
 //!
 //! Whom to ask is decided by pure functions in [`plan`]. What arrives is checked against its seal
-//! before anyone sees it, written to the store, and handed to all who wait as one [`Filled`] in
-//! pinned memory. A disk that is full or failing does not fail the fill.
+//! before anyone sees it, handed to all who wait as one [`Filled`] in pinned memory, and written to
+//! the store from there: a reader does not wait for the disk. A disk that is full or failing does
+//! not fail the fill.
 
+mod ask;
 mod budget;
 mod flight;
 mod from_origin;
 mod from_peer;
+mod keeping;
+mod pace;
 mod plan;
 mod recent;
 
@@ -18,7 +22,7 @@ use std::time::{Duration, Instant};
 use futures::future::{self, Either};
 use futures_timer::Delay;
 use trackbed_rdma::shard::Shard;
-use trackbed_rdma::slab::{Lease, Slab};
+use trackbed_rdma::slab::{Lease, PAGE_BYTES, Slab};
 
 use crate::digest::Digest;
 use crate::membership::Membership;
@@ -33,28 +37,43 @@ use crate::store::ChunkFault;
 use crate::workers::Workers;
 
 use budget::RetryBudget;
-use flight::Flights;
-use plan::{Outcome, Situation, Source, Step};
+use flight::{Flights, Lead};
+use keeping::{Keeping, Kept};
+use pace::Pace;
+use plan::Situation;
 use recent::Recent;
 
 /// How long a fill may take in all, from every source it tries.
 const FILL_DEADLINE: Duration = Duration::from_secs(120);
-/// First wait for an owner that has too much to do; doubled each time up to a second.
-const BUSY_WAIT: Duration = Duration::from_millis(20);
 /// How often the log repeats that the disk is full.
 const FULL_LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// A whole chunk in pinned memory, checked against its seal, the seal in the slot's trailer.
 pub(crate) struct Filled {
-    lease: Lease,
+    lease: Arc<Lease>,
     seal: Arc<Seal>,
 }
 
 impl Filled {
+    /// The chunk at the beginning of `lease`, which was found to be what `seal` says.
+    fn new(mut lease: Lease, seal: Arc<Seal>) -> Filled {
+        let end = seal.len().next_multiple_of(PAGE_BYTES).min(lease.len());
+        // The last page goes to the disk whole; what the slot held before is nobody's business.
+        lease[seal.len()..end].fill(0);
+        Filled {
+            lease: Arc::new(lease),
+            seal,
+        }
+    }
+
     /// The slot and the chunk's length, for whoever is the last to hold it.
-    pub(crate) fn into_lease(self) -> (Lease, u32) {
+    pub(crate) fn into_lease(self) -> Result<(Lease, u32), Filled> {
         let len = self.seal.len() as u32;
-        (self.lease, len)
+        let seal = self.seal;
+        match Arc::try_unwrap(self.lease) {
+            Ok(lease) => Ok((lease, len)),
+            Err(lease) => Err(Filled { lease, seal }),
+        }
     }
 
     /// The whole slot: chunk and trailer.
@@ -120,6 +139,22 @@ pub enum FillError {
 /// What all who wait for a fill get.
 pub(crate) type FillResult = Result<Arc<Filled>, Arc<FillError>>;
 
+/// A chunk in memory.
+#[derive(Clone)]
+struct Arrived {
+    filled: Arc<Filled>,
+    /// Where it is being written.
+    kept: Option<Kept>,
+}
+
+/// What a fill has brought.
+enum Brought {
+    /// It was in memory or on the disk already.
+    There(Arrived),
+    /// It is to be written.
+    New(Arc<Filled>),
+}
+
 /// For whom a chunk is brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum For {
@@ -146,9 +181,14 @@ pub(crate) struct Filler {
     pub(crate) membership: Membership,
     pub(crate) peers: Peers,
     pub(crate) origins: Arc<dyn OpenOrigin>,
-    flights: Flights<FlightKey, FillResult>,
+    flights: Flights<FlightKey, Result<Arrived, Arc<FillError>>>,
     recent: Recent,
+    keeping: Keeping,
+    /// Of reads of the origin that are made again.
     budget: RetryBudget,
+    /// Of requests to a second peer beside a slow one.
+    hedges: RetryBudget,
+    pace: Pace,
     full_logged: parking_lot::Mutex<Option<Instant>>,
 }
 
@@ -187,21 +227,33 @@ impl Filler {
             origins,
             flights: Flights::default(),
             recent: Recent::default(),
+            keeping: Keeping::default(),
             budget: RetryBudget::default(),
+            hedges: RetryBudget::default(),
+            pace: Pace::default(),
             full_logged: parking_lot::Mutex::default(),
         }
     }
 
     /// The chunk, if it was filled a moment ago and is still in memory.
-    pub(crate) fn recent(&self, version: &Version, chunk: u32) -> Option<Arc<Filled>> {
-        self.recent.get(&(version.digest(), chunk))
+    pub(crate) fn in_memory(&self, version: &Version, chunk: u32) -> Option<Arc<Filled>> {
+        let key = (version.digest(), chunk);
+        let being_written = || self.keeping.get(&key).map(|(filled, _)| filled);
+        self.recent.get(&key).or_else(being_written)
     }
 
-    /// Whether a chunk is on its way to this node already.
+    /// Whether a chunk is on its way to this node's disk already.
     pub(crate) fn is_on_its_way(&self, version: &Version, chunk: u32) -> bool {
-        [true, false]
-            .iter()
-            .any(|&asks| self.flights.has(&(version.digest(), chunk, asks)))
+        let key = (version.digest(), chunk);
+        self.keeping.has(&key)
+            || [true, false]
+                .iter()
+                .any(|&asks| self.flights.has(&(key.0, chunk, asks)))
+    }
+
+    /// Waits until what has arrived so far is on the disk.
+    pub(crate) async fn settle(&self) {
+        self.keeping.settle().await;
     }
 
     fn situation(
@@ -218,8 +270,8 @@ impl Filler {
         }
     }
 
-    /// Brings the chunk, or waits for the fill that is bringing it. The fill goes on if the future
-    /// is dropped.
+    /// Brings the chunk, or waits for the fill that is bringing it; for the store, until it is
+    /// there or was refused. The fill goes on if the future is dropped.
     pub(crate) async fn fill(
         self: &Arc<Self>,
         version: &Arc<Version>,
@@ -234,10 +286,8 @@ impl Filler {
         match lead {
             Some(lead) => {
                 let (filler, version) = (Arc::clone(self), Arc::clone(version));
-                self.shard.spawn(move || async move {
-                    let result = filler.run(&version, chunk, wanted).await;
-                    lead.finish(result);
-                });
+                self.shard
+                    .spawn(move || async move { filler.run(&version, chunk, wanted, lead).await });
             }
             None => self.counters.fills_joined.add(1),
         }
@@ -247,14 +297,23 @@ impl Filler {
                 version: digest,
             }))
         };
-        let result = arrival.await.unwrap_or_else(broken_off);
-        if let (Ok(filled), For::Reader) = (&result, wanted) {
-            self.recent.insert((digest, chunk), Arc::clone(filled));
+        let Arrived { filled, kept } = arrival.await.unwrap_or_else(broken_off)?;
+        match (wanted, kept) {
+            (For::Reader, _) => self.recent.insert((digest, chunk), Arc::clone(&filled)),
+            (For::Store, Some(kept)) => kept.wait().await,
+            (For::Store, None) | (For::Peer, _) => {}
         }
-        result
+        Ok(filled)
     }
 
-    async fn run(self: &Arc<Self>, version: &Arc<Version>, chunk: u32, wanted: For) -> FillResult {
+    /// Brings the chunk, hands it to all who wait, and writes it.
+    async fn run(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        chunk: u32,
+        wanted: For,
+        lead: Lead<FlightKey, Result<Arrived, Arc<FillError>>>,
+    ) {
         let bring = std::pin::pin!(self.bring(version, chunk, wanted));
         let brought = match future::select(bring, Delay::new(FILL_DEADLINE)).await {
             Either::Left((brought, _)) => brought,
@@ -264,13 +323,39 @@ impl Filler {
                 waited: FILL_DEADLINE,
             }),
         };
+        let key = (version.digest(), chunk);
         match brought {
-            Ok(filled) => Ok(filled),
+            Ok(Brought::There(arrived)) => lead.finish(Ok(arrived)),
+            Ok(Brought::New(filled)) => {
+                // Found there before it leaves the flights, so that nobody fetches it anew.
+                let writing = self.keeping.begin(key, &filled);
+                let kept = self.keeping.get(&key).map(|(_, kept)| kept);
+                let arrived = Arrived {
+                    filled: Arc::clone(&filled),
+                    kept,
+                };
+                lead.finish(Ok(arrived));
+                if writing.is_some() {
+                    self.keep(version, chunk, filled).await;
+                }
+            }
             Err(error) => {
                 self.counters.fill_errors.add(1);
                 tracing::warn!(version = %version.digest().short(), chunk, %error, "a fill failed");
-                Err(Arc::new(error))
+                lead.finish(Err(Arc::new(error)));
             }
+        }
+    }
+
+    async fn keep(&self, version: &Arc<Version>, chunk: u32, filled: Arc<Filled>) {
+        let stored = version
+            .store()
+            .write(chunk, &filled.seal, &filled.lease)
+            .await;
+        if let Err(fault) = stored {
+            self.note_unstored(version, chunk, &fault);
+            // Memory is then the only place where others can find it for a while.
+            self.recent.insert((version.digest(), chunk), filled);
         }
     }
 
@@ -279,30 +364,26 @@ impl Filler {
         version: &Arc<Version>,
         chunk: u32,
         wanted: For,
-    ) -> Result<Arc<Filled>, FillError> {
-        // Someone may have brought it since the caller looked. What is to be stored must come anew:
-        // a chunk in memory is shared, and can't be written from there.
-        if wanted != For::Store
-            && let Some(filled) = self.recent(version, chunk)
-        {
-            return Ok(filled);
+    ) -> Result<Brought, FillError> {
+        let key = (version.digest(), chunk);
+        let there = |filled, kept| Ok(Brought::There(Arrived { filled, kept }));
+        // Someone may have brought it since the caller looked.
+        if let Some((filled, kept)) = self.keeping.get(&key) {
+            return there(filled, Some(kept));
         }
-        if version.store().has(chunk)
-            && let Some(filled) = self.reread(version, chunk).await
-        {
-            return Ok(Arc::new(filled));
+        let stored = version.store().has(chunk);
+        if let Some(filled) = self.recent.get(&key) {
+            return match wanted {
+                For::Store if !stored => Ok(Brought::New(filled)),
+                _ => there(filled, None),
+            };
+        }
+        if stored && let Some(filled) = self.reread(version, chunk).await {
+            return there(Arc::new(filled), None);
         }
         let (lease, seal) = self.ask_around(version, chunk, wanted).await?;
         self.counters.fills.add(1);
-        let (lease, stored) = version.store().write(chunk, &seal, lease).await;
-        let filled = Arc::new(Filled { lease, seal });
-        if let Err(fault) = stored {
-            self.note_unstored(version, chunk, &fault);
-            // Memory is then the only place where others can find it for a while.
-            self.recent
-                .insert((version.digest(), chunk), Arc::clone(&filled));
-        }
-        Ok(filled)
+        Ok(Brought::New(Arc::new(Filled::new(lease, seal))))
     }
 
     async fn reread(&self, version: &Arc<Version>, chunk: u32) -> Option<Filled> {
@@ -310,73 +391,7 @@ impl Filler {
         let (lease, read) = version.store().read_whole(chunk, lease).await;
         read.ok()?;
         let seal = crate::seal::trailer(&lease)?;
-        Some(Filled {
-            lease,
-            seal: Arc::new(seal),
-        })
-    }
-
-    /// Asks one source after the other, as planned, until one delivers.
-    async fn ask_around(
-        &self,
-        version: &Arc<Version>,
-        chunk: u32,
-        wanted: For,
-    ) -> Result<(Lease, Arc<Seal>), FillError> {
-        let mut tried: Vec<(Source, Outcome)> = Vec::new();
-        let mut told = Vec::new();
-        let mut busy_wait = BUSY_WAIT;
-        loop {
-            let members = self.membership.now();
-            let situation = self.situation(&members, version, chunk, wanted);
-            let usable = |source: &Source| match source {
-                Source::Peer {
-                    member,
-                    stored_only: true,
-                } => self.peers.is_linked(&members[*member]),
-                Source::Peer { member, .. } => !self.peers.is_down(&members[*member].name),
-                Source::Origin => true,
-            };
-            match plan::next(&situation, &tried, usable) {
-                Step::Ask(Source::Origin) => {
-                    return self
-                        .read_origin(version, chunk)
-                        .await
-                        .map_err(FillError::Origin);
-                }
-                Step::Ask(
-                    source @ Source::Peer {
-                        member,
-                        stored_only,
-                    },
-                ) => {
-                    let member = &members[member];
-                    match self.ask_peer(version, chunk, member, stored_only).await {
-                        Ok(filled) => return Ok(filled),
-                        Err(failure) => {
-                            if !stored_only {
-                                told.push(format!("{}: {failure}", member.name));
-                            }
-                            tried.push((source, failure.outcome()));
-                        }
-                    }
-                }
-                Step::Wait => {
-                    Delay::new(busy_wait).await;
-                    busy_wait = (busy_wait * 2).min(Duration::from_secs(1));
-                    tried.retain(|(_, outcome)| *outcome != Outcome::Busy);
-                    told.clear();
-                }
-                Step::GiveUp => {
-                    let tried = told.join("; ");
-                    return Err(FillError::NoSource {
-                        chunk,
-                        version: version.digest(),
-                        tried,
-                    });
-                }
-            }
-        }
+        Some(Filled::new(lease, Arc::new(seal)))
     }
 
     fn note_unstored(&self, version: &Version, chunk: u32, fault: &ChunkFault) {

@@ -249,7 +249,7 @@ impl OpenVersion {
     }
 
     fn in_memory(&self, chunk: u32) -> Option<Arc<Filled>> {
-        self.inner.filler.recent(&self.version, chunk)
+        self.inner.filler.in_memory(&self.version, chunk)
     }
 
     /// Whether it can be shown to pods as plain files now. What is shown so is checked in the

@@ -2,7 +2,8 @@
 //!
 //! Peers meet through the control plane ([`PeerControl`]), which proves who they are; the fabric
 //! then carries the chunks. After a failure a peer counts as down for a time that doubles with
-//! each further one (a circuit breaker), so that a dead owner costs one wait and not one a read.
+//! each further one (a circuit breaker), so that a dead owner costs one wait and not one a read. So
+//! does one that is slow, or sends wrong bytes, several times in a row.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -23,6 +24,8 @@ const MEET_DEADLINE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// And at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Slow or wrong answers in a row that count as a failure.
+const STRIKES: u32 = 3;
 
 /// The control plane between nodes. Implementations authenticate both sides; `member` says who is
 /// meant and where it listens. Polled on any thread: a client that needs a runtime brings its own.
@@ -89,6 +92,7 @@ struct Peer {
 struct State {
     link: Option<PeerLink>,
     breaker: Breaker,
+    strikes: u32,
 }
 
 impl Peers {
@@ -132,6 +136,33 @@ impl Peers {
             let mut state = peer.state.lock();
             state.link = None;
             state.breaker.failed(Instant::now());
+        }
+    }
+
+    /// Notes that the peer was slow, or sent wrong bytes: a link that goes on, and is better not
+    /// relied on if that is usual.
+    pub(crate) fn strike(&self, name: &str) {
+        let peer = self.peers.lock().get(name).cloned();
+        if let Some(peer) = peer {
+            let mut state = peer.state.lock();
+            state.strikes += 1;
+            if state.strikes >= STRIKES {
+                state.strikes = 0;
+                state.breaker.failed(Instant::now());
+            }
+        }
+    }
+
+    /// Notes that the peer delivered what was asked.
+    pub(crate) fn delivered(&self, name: &str) {
+        let peer = self.peers.lock().get(name).cloned();
+        if let Some(peer) = peer {
+            let mut state = peer.state.lock();
+            state.strikes = 0;
+            // Not while it is open: what was under way before it failed proves nothing.
+            if !state.breaker.is_open(Instant::now()) {
+                state.breaker = Breaker::default();
+            }
         }
     }
 
@@ -212,6 +243,54 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Nobody;
+
+    impl PeerControl for Nobody {
+        fn connect<'a>(
+            &'a self,
+            member: &'a Member,
+            _offer: &'a [u8],
+        ) -> BoxFuture<'a, Result<Vec<u8>, ControlError>> {
+            Box::pin(async { Err(refused(member)) })
+        }
+
+        fn manifest<'a>(
+            &'a self,
+            member: &'a Member,
+            _version: Digest,
+        ) -> BoxFuture<'a, Result<Option<Bytes>, ControlError>> {
+            Box::pin(async { Err(refused(member)) })
+        }
+    }
+
+    fn refused(member: &Member) -> ControlError {
+        ControlError {
+            node: member.name.clone(),
+            address: member.control.clone(),
+            why: "refused".into(),
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_slow_or_wrong_again_and_again_is_left_alone_for_a_while() {
+        let peers = Peers::new(Arc::new(Nobody));
+        peers.strike("stranger");
+        assert!(!peers.is_down("stranger"), "nobody was asked");
+        peers.peers.lock().insert("peer".into(), Arc::default());
+        for _ in 0..STRIKES - 1 {
+            peers.strike("peer");
+        }
+        peers.delivered("peer");
+        for _ in 0..STRIKES - 1 {
+            peers.strike("peer");
+        }
+        assert!(!peers.is_down("peer"), "never so often in a row");
+        peers.strike("peer");
+        assert!(peers.is_down("peer"));
+        peers.delivered("peer");
+        assert!(peers.is_down("peer"), "that was under way before");
+    }
 
     #[test]
     fn a_peer_that_keeps_failing_is_asked_less_and_less_often() {

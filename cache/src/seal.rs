@@ -72,10 +72,17 @@ impl Seal {
         if bytes.is_empty() || bytes.len() > CHUNK_BYTES {
             return None;
         }
+        let mut hasher = blake3::Hasher::new();
+        // Block by block, so that what was hashed is still near when its checksum is made.
+        let mut block_crc = |block: &[u8]| {
+            hasher.update(block);
+            crc32c::crc32c(block)
+        };
+        let crcs = bytes.chunks(BLOCK_BYTES).map(&mut block_crc).collect();
         Some(Seal {
             len: bytes.len() as u32,
-            blake3: *blake3::hash(bytes).as_bytes(),
-            crcs: bytes.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect(),
+            blake3: *hasher.finalize().as_bytes(),
+            crcs,
         })
     }
 

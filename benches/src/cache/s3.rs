@@ -2,8 +2,8 @@
 //!
 //! Every run begins with nothing cached: a new node, a new mount of the peer's, empty page caches. What
 //! is timed is reading all files once, with several readers as a training job has them. So that the
-//! server is not what is measured, two rows show what it gives to a plain client, beside the faster of
-//! the two peers.
+//! server is not what is measured, it is one that costs little (`rclone serve s3`, its objects in memory),
+//! and two rows show what it gives to a plain client, beside rclone's mount.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,10 +14,10 @@ use std::{
 use tempfile::TempDir;
 use trackbed_tests::{
     cluster::Cluster,
-    seaweedfs::{self, SeaweedFs},
+    rclone::{self, RcloneS3},
 };
 
-use super::{Settings, drop_caches, files_below, refused};
+use super::{Settings, drop_caches, files_below, memory_or_disk, refused};
 use crate::{
     BenchError,
     command::{Running, start},
@@ -33,6 +33,8 @@ const READERS: usize = 4;
 const LARGE_FILES: usize = 2;
 /// Bytes of each.
 const LARGE_BYTES: u64 = 128 << 20;
+/// More than the objects of all cases take.
+const OBJECTS_BYTES: u64 = 4 << 30;
 /// How long a peer may take to mount.
 const MOUNTED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -108,7 +110,7 @@ impl Peer {
     }
 
     /// The program in the foreground, mounting the bucket at `target`, its files in `folder`.
-    fn command(self, server: &SeaweedFs, bucket: &str, folder: &Path, target: &Path) -> Command {
+    fn command(self, server: &RcloneS3, bucket: &str, folder: &Path, target: &Path) -> Command {
         let mut command = Command::new(self.name());
         let endpoint = server.endpoint();
         match self {
@@ -158,21 +160,13 @@ pub(super) fn measure(
     settings: &Settings,
     wanted: &[String],
 ) -> Result<(), BenchError> {
-    let server = settings.runtime.block_on(server())?;
+    let server = server(&Files::BOTH.map(Files::name))?;
     for files in Files::BOTH {
         let asked = |row: &str| wanted.contains(&format!("{}/{row}", files.name()));
         if !(asked("server") || Peer::BOTH.iter().any(|peer| asked(peer.name()))) {
             continue;
         }
-        let folder = tempfile::tempdir().map_err(BenchError::io("making a folder"))?;
-        files.write(folder.path())?;
-        let paths = files_below(folder.path())?;
-        let objects: Vec<_> = paths
-            .iter()
-            .map(|path| object(folder.path(), path))
-            .collect::<Result<_, _>>()?;
-        let put = settings.runtime.block_on(server.put(files.name(), objects));
-        put.map_err(BenchError::io("putting the dataset into a bucket"))?;
+        files.write(&server.bucket(files.name()))?;
         let case = |row: &str, peer_name, goal| Case {
             bench: "cache",
             name: format!("{}/{row}", files.name()),
@@ -206,27 +200,21 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// A new server.
-pub(super) async fn server() -> Result<SeaweedFs, BenchError> {
-    let program = seaweedfs::program().ok_or_else(|| {
+/// A new server with these buckets.
+pub(super) fn server(buckets: &[&str]) -> Result<RcloneS3, BenchError> {
+    let program = rclone::program().ok_or_else(|| {
         BenchError::Unavailable(
-            "no S3 server: hack/bench installs one and sets TRACKBED_S3_SERVER".to_owned(),
+            "no S3 server: hack/bench installs one and sets TRACKBED_RCLONE".to_owned(),
         )
     })?;
-    let started = SeaweedFs::start(&program).await;
+    // In memory, so that dropping caches does not make it read a disk.
+    let parent = memory_or_disk(OBJECTS_BYTES);
+    let started = RcloneS3::start(&program, &parent, buckets);
     started.map_err(BenchError::io("starting an S3 server"))
 }
 
-/// A file of a folder as an object.
-pub(super) fn object(root: &Path, path: &Path) -> Result<(String, Vec<u8>), BenchError> {
-    let key = path.strip_prefix(root).unwrap_or(path);
-    let bytes =
-        std::fs::read(path).map_err(BenchError::io(format!("reading {}", path.display())))?;
-    Ok((key.display().to_string(), bytes))
-}
-
 /// The URL of a bucket as an origin.
-pub(super) fn url(server: &SeaweedFs, bucket: &str) -> String {
+pub(super) fn url(server: &RcloneS3, bucket: &str) -> String {
     let credentials = server.credentials_file();
     format!(
         "s3://{bucket}/?endpoint={}&credentials={}",
@@ -238,7 +226,7 @@ pub(super) fn url(server: &SeaweedFs, bucket: &str) -> String {
 /// A new node with the bucket mounted.
 pub(super) fn ours(
     settings: &Settings,
-    server: &SeaweedFs,
+    server: &RcloneS3,
     bucket: &str,
 ) -> Result<(Cluster, PathBuf), BenchError> {
     settings.runtime.block_on(async {
@@ -255,7 +243,7 @@ pub(super) fn ours(
 }
 
 /// A peer's mount, new as well.
-fn theirs(peer: Peer, server: &SeaweedFs, files: Files) -> Result<f64, BenchError> {
+fn theirs(peer: Peer, server: &RcloneS3, files: Files) -> Result<f64, BenchError> {
     let folder = tempfile::tempdir().map_err(BenchError::io("making a folder"))?;
     let mount = Mounted::new(peer, server, files.name(), folder)?;
     read_all(&mount.target, files)
@@ -272,7 +260,7 @@ struct Mounted {
 impl Mounted {
     fn new(
         peer: Peer,
-        server: &SeaweedFs,
+        server: &RcloneS3,
         bucket: &str,
         folder: TempDir,
     ) -> Result<Mounted, BenchError> {
@@ -318,7 +306,7 @@ fn read_all(mount: &Path, files: Files) -> Result<f64, BenchError> {
 }
 
 /// What the server gives to a client that does nothing with it.
-async fn plain_client(server: &SeaweedFs, files: Files) -> Result<f64, BenchError> {
+async fn plain_client(server: &RcloneS3, files: Files) -> Result<f64, BenchError> {
     let start = Instant::now();
     let (objects, bytes) = server
         .get_all(files.name())

@@ -48,13 +48,15 @@ async fn serve(inner: &Arc<Inner>, peer: &str, request: ChunkRequest) -> Result<
     if chunk >= version.manifest().chunks() {
         return Err(Refusal::Malformed);
     }
-    if let Some(payload) = from_disk(inner, &version, chunk).await {
-        return Ok(payload);
-    }
-    let filled = match inner.filler.recent(&version, chunk) {
+    let filled = match inner.filler.in_memory(&version, chunk) {
         Some(filled) => filled,
-        None if request.flags & ChunkRequest::FORWARDED != 0 => return Err(Refusal::NotHere),
         None => {
+            if let Some(payload) = from_disk(inner, &version, chunk).await {
+                return Ok(payload);
+            }
+            if request.flags & ChunkRequest::FORWARDED != 0 {
+                return Err(Refusal::NotHere);
+            }
             let filled = inner.filler.fill(&version, chunk, For::Peer).await;
             // The fill has logged why.
             filled.map_err(|_| Refusal::Failed)?
@@ -80,15 +82,16 @@ async fn from_disk(inner: &Inner, version: &Version, chunk: u32) -> Option<Paylo
 /// A slot of our own slab to send from. The fill's slot if nobody else needs it; a copy if others
 /// do, or if it is a slot of an arena, which is in another peer's protection domain.
 async fn owned(inner: &Inner, filled: Arc<Filled>) -> (Lease, u32) {
-    let filled = if Arc::ptr_eq(filled.slab(), &inner.filler.slab) {
-        match Arc::try_unwrap(filled) {
-            Ok(alone) => return alone.into_lease(),
-            Err(shared) => shared,
-        }
+    let alone = if Arc::ptr_eq(filled.slab(), &inner.filler.slab) {
+        Arc::try_unwrap(filled).and_then(|alone| alone.into_lease().map_err(Arc::new))
     } else {
-        filled
+        Err(filled)
+    };
+    let shared = match alone {
+        Ok(owned) => return owned,
+        Err(shared) => shared,
     };
     let mut lease = inner.filler.slab.lease().await;
-    lease.copy_from_slice(filled.slot());
-    (lease, filled.len() as u32)
+    lease.copy_from_slice(shared.slot());
+    (lease, shared.len() as u32)
 }

@@ -1,4 +1,5 @@
-//! Bounds retries to a share of what succeeds, so that a failing origin is not asked ever more.
+//! Bounds retries to a share of what succeeds, so that a failing origin, or slow peers, are not asked
+//! ever more.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{self, Either};
 use futures_timer::Delay;
@@ -66,9 +66,15 @@ impl Filler {
         member: &Member,
         stored_only: bool,
     ) -> Result<(Lease, Arc<Seal>), PeerFailure> {
+        let began = Instant::now();
         let result = self.fetch(version, chunk, member, stored_only).await;
         match &result {
             Ok((_, seal)) => {
+                if !stored_only {
+                    self.pace.note(began.elapsed());
+                }
+                self.hedges.succeeded();
+                self.peers.delivered(&member.name);
                 self.counters.peer_in_chunks.add(1);
                 self.counters.peer_in_bytes.add(seal.len() as u64);
             }
@@ -79,6 +85,7 @@ impl Filler {
                 match failure {
                     PeerFailure::Corrupt(why) => {
                         self.counters.peer_corrupt_chunks.add(1);
+                        self.peers.strike(&member.name);
                         tracing::warn!(peer = %member.name, chunk, %why,
                             "a peer sent wrong bytes: asking elsewhere");
                     }

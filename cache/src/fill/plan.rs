@@ -23,6 +23,8 @@ pub(super) enum Source {
 /// How asking someone ended, if not with the chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
+    /// It has not answered yet.
+    Slow,
     /// It could not be reached, or did not answer in time.
     Unreachable,
     /// It answered that it has no time.
@@ -108,6 +110,28 @@ pub(super) fn next(
         }
     }
     Step::GiveUp
+}
+
+/// Whom to ask beside an owner that takes long: the other one, for what it has on its disk, so that
+/// the origin is not read for it. `usable` says whether a member is worth asking now.
+pub(super) fn beside(
+    situation: &Situation,
+    tried: &[(Source, Outcome)],
+    usable: impl Fn(usize) -> bool,
+) -> Option<Source> {
+    let owners = situation.owners?;
+    let asked = |member: usize| {
+        let is_it = |source: &Source| matches!(source, Source::Peer { member: asked, .. } if *asked == member);
+        tried.iter().any(|(source, _)| is_it(source))
+    };
+    [Some(owners.primary), owners.secondary]
+        .into_iter()
+        .flatten()
+        .find(|&member| situation.me != Some(member) && !asked(member) && usable(member))
+        .map(|member| Source::Peer {
+            member,
+            stored_only: true,
+        })
 }
 
 #[cfg(test)]
@@ -197,6 +221,36 @@ mod tests {
         assert_eq!(
             steps(1, false, &[0], Outcome::Busy)[0],
             Step::Ask(Source::Origin)
+        );
+    }
+
+    #[test]
+    fn beside_a_slow_owner_the_other_one_is_asked_for_what_it_has() {
+        let beside = |me, tried: &[Source], usable: bool| {
+            let situation = Situation {
+                me: Some(me),
+                owners: OWNERS,
+                for_peer: false,
+            };
+            let tried: Vec<_> = tried.iter().map(|&s| (s, Outcome::Slow)).collect();
+            super::beside(&situation, &tried, |_| usable)
+        };
+        let other = Some(Source::Peer {
+            member: 1,
+            stored_only: true,
+        });
+        assert_eq!(beside(2, &[PRIMARY], true), other);
+        assert_eq!(beside(2, &[PRIMARY], false), None);
+        assert_eq!(beside(1, &[PRIMARY], true), None, "that is us");
+        assert_eq!(beside(2, &[PRIMARY, SECONDARY], true), None);
+    }
+
+    #[test]
+    fn when_an_owner_stays_slow_the_next_source_is_asked_as_well() {
+        let steps = steps(2, false, &[], Outcome::Slow);
+        assert_eq!(
+            steps[..3],
+            [PRIMARY, SECONDARY, Source::Origin].map(Step::Ask)
         );
     }
 

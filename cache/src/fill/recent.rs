@@ -50,15 +50,15 @@ impl Recent {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::seal::{SEAL_BYTES, Seal};
     use trackbed_rdma::slab::Slab;
 
-    fn filled(slab: &Arc<Slab>) -> Arc<Filled> {
+    pub(in crate::fill) fn filled(slab: &Arc<Slab>) -> Arc<Filled> {
         let lease = slab.try_lease().expect("a free slot");
         let seal = Arc::new(Seal::of(&lease[..SEAL_BYTES]).expect("some bytes"));
-        Arc::new(Filled { lease, seal })
+        Arc::new(Filled::new(lease, seal))
     }
 
     #[test]

@@ -8,11 +8,12 @@ use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::OpenVersion;
+use crate::digest::Digest;
 use crate::fill::{FillError, For};
 use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
 
-/// Chunks brought at a time.
-const AT_A_TIME: usize = 8;
+/// Chunks brought at a time: some of them on their way here, the others to the disk.
+const AT_A_TIME: usize = 12;
 
 /// Which part of a version to bring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,10 +95,14 @@ impl OpenVersion {
         progress: &WarmProgress,
     ) -> Result<Warmed, WarmError> {
         let (store, manifest) = (self.version.store(), self.manifest());
-        let missing: Vec<u32> = chunks_of(manifest, part)?
+        let mut missing: Vec<u32> = chunks_of(manifest, part)?
             .into_iter()
             .filter(|&chunk| !store.has(chunk))
             .collect();
+        if self.inner.filler.membership.now().len() > 1 {
+            let from = beginning(&self.inner.filler.node, missing.len());
+            missing.rotate_left(from);
+        }
         let len = |&chunk: &u32| u64::from(manifest.chunk_len(chunk));
         progress
             .wanted
@@ -139,6 +144,15 @@ impl OpenVersion {
             None => Ok(warmed),
         }
     }
+}
+
+/// Where a node begins among so many chunks. Nodes that warm a version together begin in different
+/// places: they ask different owners at a time, and each owner is asked all the time.
+fn beginning(node: &str, chunks: usize) -> usize {
+    let mut drawn = [0; 8];
+    drawn.copy_from_slice(&Digest::of(node.as_bytes()).as_bytes()[..8]);
+    // Below `chunks`, so it fits.
+    (u64::from_le_bytes(drawn) % chunks.max(1) as u64) as usize
 }
 
 /// The chunks of a part, in order.
@@ -212,6 +226,14 @@ mod tests {
     fn of(part: Part) -> Vec<u32> {
         let chunks = chunks_of(&manifest(), &part).expect("known paths");
         chunks.into_iter().collect()
+    }
+
+    #[test]
+    fn nodes_begin_all_over_the_version() {
+        let begin = |node: usize| beginning(&format!("node-{node}"), 100);
+        let places: BTreeSet<usize> = (0..100).map(begin).collect();
+        assert!(places.len() > 40 && places.iter().all(|&place| place < 100));
+        assert_eq!(beginning("node", 0), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod failure;
 pub(crate) mod fuzzing;
 mod keys;
 mod listing;
+mod partial;
 mod reading;
 mod runtime;
 
@@ -101,6 +102,7 @@ impl S3Origin {
         };
         builder = builder
             .with_bucket_name(&location.bucket)
+            .with_http_connector(partial::Connector::default())
             .with_retry(RetryConfig {
                 backoff: BackoffConfig::default(),
                 max_retries: budget.retries,

@@ -199,6 +199,6 @@ impl VersionStore {
         let len = self.manifest().chunk_len(chunk) as usize;
         let (lease, read) = self.read(chunk, 0..len, lease).await;
         read.map_err(io::Error::other)?;
-        self.rewrite_copies(chunk, lease, false).await.1
+        self.rewrite_copies(chunk, lease.into(), false).await
     }
 }

@@ -134,7 +134,7 @@ impl VersionStore {
         let mut checked = Checked::Right;
         let is_pack = self.manifest().chunk_kind(chunk) == Some(ChunkKind::Pack);
         if is_pack && self.is_laid_out() && !self.copies_match(chunk, &lease, slab).await {
-            let (_, mended) = self.rewrite_copies(chunk, lease, true).await;
+            let mended = self.rewrite_copies(chunk, lease.into(), true).await;
             mended.map_err(|source| ChunkFault::Disk {
                 action: "mending small files in the tree",
                 source,
@@ -223,14 +223,13 @@ impl VersionStore {
     pub(super) async fn rewrite_copies(
         self: &Arc<Self>,
         chunk: u32,
-        lease: Lease,
+        lease: Arc<Lease>,
         sync: bool,
-    ) -> (Lease, io::Result<()>) {
+    ) -> io::Result<()> {
         let version = Arc::clone(self);
         let write = move || {
             let (tree, manifest) = (version.files.tree(), version.manifest());
-            let written = tree::write_pack(tree, manifest, chunk, &lease, sync);
-            (lease, written)
+            tree::write_pack(tree, manifest, chunk, &lease, sync)
         };
         self.parts.workers.run(write).await
     }
@@ -240,22 +239,21 @@ impl VersionStore {
         self: &Arc<Self>,
         chunk: u32,
         file: &Arc<File>,
-        lease: Lease,
-    ) -> (Lease, Result<(), ChunkFault>) {
+        lease: &Arc<Lease>,
+    ) -> Result<(), ChunkFault> {
         let failed = |source| ChunkFault::Disk {
             action: "mending the tree",
             source,
         };
-        let (lease, mended) = match self.manifest().chunk_kind(chunk) {
+        let mended = match self.manifest().chunk_kind(chunk) {
             Some(ChunkKind::Part { entry, file_offset }) => {
                 let len = self.manifest().chunk_len(chunk);
                 tree::drop_cached(file, file_offset, len.into());
                 let entry = self.manifest().entry(entry);
-                let finished = entry.map_or(Ok(()), |entry| tree::finish(file, &entry));
-                (lease, finished)
+                entry.map_or(Ok(()), |entry| tree::finish(file, &entry))
             }
-            _ => self.rewrite_copies(chunk, lease, true).await,
+            _ => self.rewrite_copies(chunk, Arc::clone(lease), true).await,
         };
-        (lease, mended.map_err(failed))
+        mended.map_err(failed)
     }
 }

@@ -292,33 +292,26 @@ impl VersionStore {
         (lease, seal)
     }
 
-    /// Writes a chunk that was checked against `seal` and lies at the beginning of `lease`. Held
-    /// from then on, and across restarts after the next commit.
+    /// Writes a chunk that was checked against `seal` and lies at the beginning of `lease`, followed
+    /// by zeros to the end of its last page. Held from then on, and across restarts after the next
+    /// commit.
     pub(crate) async fn write(
         self: &Arc<Self>,
         chunk: u32,
         seal: &Arc<Seal>,
-        lease: Lease,
-    ) -> (Lease, Result<(), ChunkFault>) {
+        lease: &Arc<Lease>,
+    ) -> Result<(), ChunkFault> {
         if self.presence.has(chunk) {
-            return (lease, Ok(()));
+            return Ok(());
         }
         let (len, capacity) = (seal.len() as u64, self.parts.capacity);
         // Announced before the comparison, so that writes at the same time can't exceed it together.
         let (stored, writing) = (&self.parts.counters.stored_bytes, &self.parts.writing);
         let announced = writing.fetch_add(len, SeqCst) + len;
-        let (lease, result) = if announced.saturating_add(stored.get()) > capacity {
-            (lease, Err(ChunkFault::Full { capacity }))
+        let result = if announced.saturating_add(stored.get()) > capacity {
+            Err(ChunkFault::Full { capacity })
         } else {
-            let (lease, written) = self.write_data(chunk, seal, lease).await;
-            let (lease, mended) = match written {
-                Ok(file) if self.whole.load(Acquire) => {
-                    let (lease, mended) = self.mend_tree(chunk, &file, lease).await;
-                    (lease, mended.map(|()| file))
-                }
-                written => (lease, written),
-            };
-            let held = mended.map(|file| {
+            self.write_and_mend(chunk, seal, lease).await.map(|file| {
                 // Not if someone else was first.
                 if self.presence.set(chunk, seal.len() as u32) {
                     stored.add(len);
@@ -328,61 +321,71 @@ impl VersionStore {
                         self.parts.call_upkeep();
                     }
                 }
-            });
-            (lease, held)
+            })
         };
         writing.fetch_sub(len, SeqCst);
-        (lease, result)
+        result
+    }
+
+    async fn write_and_mend(
+        self: &Arc<Self>,
+        chunk: u32,
+        seal: &Arc<Seal>,
+        lease: &Arc<Lease>,
+    ) -> Result<Arc<fs::File>, ChunkFault> {
+        let file = self.write_data(chunk, seal, lease).await?;
+        if self.whole.load(Acquire) {
+            self.mend_tree(chunk, &file, lease).await?;
+        }
+        Ok(file)
     }
 
     async fn write_data(
         &self,
         chunk: u32,
         seal: &Arc<Seal>,
-        mut lease: Lease,
-    ) -> (Lease, Result<Arc<fs::File>, ChunkFault>) {
+        lease: &Arc<Lease>,
+    ) -> Result<Arc<fs::File>, ChunkFault> {
         let failed = |source| ChunkFault::Disk {
             action: "writing a cache file",
             source,
         };
-        let len = seal.len();
-        let padded = len.next_multiple_of(DIRECT_BYTES);
-        // What the slot held before is nobody's business.
-        lease[len..padded].fill(0);
+        let padded = seal.len().next_multiple_of(DIRECT_BYTES);
         loop {
             let direct = self.parts.direct.load(Relaxed);
-            let place = match self
+            let place = self
                 .files
                 .place(&self.manifest, chunk, true, &self.parts.direct)
-            {
-                Ok(place) => place,
-                Err(source) => return (lease, Err(failed(source))),
-            };
-            let file = Arc::clone(&place.file);
-            let (back, written) = self
+                .map_err(failed)?;
+            let written = self
                 .parts
                 .shard
-                .write_at(file, place.offset, lease, 0, padded)
-                .await;
-            lease = back;
-            let written = written.and_then(|()| {
-                let end = place.offset + padded as u64;
-                match place.file_len {
-                    Some(file_len) if end > file_len => place.file.set_len(file_len),
-                    _ => Ok(()),
-                }
-            });
+                .write_shared(
+                    Arc::clone(&place.file),
+                    place.offset,
+                    Arc::clone(lease),
+                    0,
+                    padded,
+                )
+                .await
+                .and_then(|()| {
+                    let end = place.offset + padded as u64;
+                    match place.file_len {
+                        Some(file_len) if end > file_len => place.file.set_len(file_len),
+                        _ => Ok(()),
+                    }
+                });
             match written {
                 Ok(()) => {
-                    let sealed = self.seals.write(chunk, seal).map_err(failed);
-                    return (lease, sealed.map(|()| place.file));
+                    self.seals.write(chunk, seal).map_err(failed)?;
+                    return Ok(place.file);
                 }
                 // Alignment this file system wants and we don't know: go through the page cache.
                 Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {
                     self.parts.direct.store(false, Relaxed);
                     self.files.close();
                 }
-                Err(source) => return (lease, Err(failed(source))),
+                Err(source) => return Err(failed(source)),
             }
         }
     }

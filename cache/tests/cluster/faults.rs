@@ -207,6 +207,41 @@ fn wrong_bytes_from_a_peer_are_counted_and_fetched_elsewhere() {
     }
 }
 
+/// Takes every request and never answers one, as a node does whose disk hangs.
+struct TarPit;
+
+impl ChunkSource for TarPit {
+    fn serve(
+        &self,
+        _: &str,
+        _: ChunkRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<Payload, Refusal>> + Send>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[test]
+fn an_owner_that_hangs_holds_up_nobody_who_can_get_the_chunk_from_the_other_one() {
+    let cluster = Cluster::new(some_files());
+    let a = cluster.start("a");
+    cluster.register(&a);
+    block_on(a.open().warm()).expect("all of it");
+    cluster.add_impostor("pit", |_| Arc::new(TarPit));
+    let reader = cluster.start("reader");
+    // Each chunk is then owned by the two others, and first by the one that hangs half of the time.
+    for member in &mut *lock(&cluster.town.members) {
+        member.weight = u32::from(member.name != "reader");
+    }
+    assert_all_right(&reader.open(), cluster.origin.files());
+    let counters = reader.agent.counters();
+    assert!(
+        counters.hedges > 0 && counters.hedges_won > 0,
+        "{counters:?}"
+    );
+    assert_eq!(counters.origin_bytes, 0, "what a had was enough");
+    assert_eq!(counters.fill_errors, 0);
+}
+
 #[test]
 fn an_owner_that_dies_in_the_middle_of_reading_is_not_noticed_by_readers() {
     let cluster = Cluster::new(some_files());

@@ -6,7 +6,7 @@ use std::thread;
 use futures::executor::block_on;
 use futures::future::join_all;
 use trackbed_cache::ReadError;
-use trackbed_cache::manifest::EntryIndex;
+use trackbed_cache::manifest::{CHUNK_BYTES, EntryIndex};
 
 use crate::support::*;
 
@@ -52,6 +52,10 @@ fn however_many_nodes_read_it_the_origin_gives_each_byte_once() {
             scope.spawn(|| assert_all_right(&node.open(), cluster.origin.files()));
         }
     });
+    for node in &nodes {
+        // Readers have their bytes before the disk has them.
+        block_on(node.agent.flush());
+    }
     let counters: Vec<_> = nodes.iter().map(|node| node.agent.counters()).collect();
     let from_origin: u64 = counters.iter().map(|counters| counters.origin_bytes).sum();
     assert_eq!(from_origin, cluster.origin.total());
@@ -74,7 +78,10 @@ fn however_many_nodes_read_it_the_origin_gives_each_byte_once() {
         .iter()
         .map(|counters| counters.peer_out_bytes)
         .sum();
-    assert_eq!(sent, 2 * cluster.origin.total());
+    // Where the machine was slow enough for a second owner to be asked too, both may have sent it.
+    let hedges: u64 = counters.iter().map(|counters| counters.hedges).sum();
+    let once = 2 * cluster.origin.total();
+    assert!((once..=once + hedges * CHUNK_BYTES as u64).contains(&sent));
 }
 
 #[test]

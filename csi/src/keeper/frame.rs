@@ -1,7 +1,7 @@
 //! Frames: a head, which is a JSON object, and bytes that go with it.
 //!
 //! Both lengths come first, four bytes each, least significant byte first. They are bounded, and
-//! memory is taken only for what has arrived.
+//! beyond a MiB memory is taken only for what has arrived.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -12,6 +12,10 @@ const MAX_HEAD_BYTES: u32 = 64 << 10;
 
 /// The most bytes that go with a head: a bit for each chunk of the largest version.
 const MAX_BODY_BYTES: u32 = trackbed_cache::manifest::MAX_CHUNKS / 8;
+
+/// Memory that is taken before anything has arrived: the longest read's, so that its bytes are moved
+/// only once.
+const AT_ONCE: u32 = 1 << 20;
 
 /// What a frame says. Fields that a build does not know are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,7 +98,7 @@ pub(super) fn write(stream: &mut impl Write, head: &Head, body: &[u8]) -> io::Re
 }
 
 fn exactly(stream: &mut impl Read, len: u32) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(len.min(AT_ONCE) as usize);
     stream.take(len.into()).read_to_end(&mut bytes)?;
     match bytes.len() == len as usize {
         true => Ok(bytes),

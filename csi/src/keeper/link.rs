@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::sockopt::{PeerCredentials, SndBuf, SndBufForce};
+use nix::sys::socket::{getsockopt, setsockopt};
 use nix::unistd::geteuid;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -23,6 +24,10 @@ use super::{ANSWER_WITHIN, KeeperError};
 /// How long the other side may take nothing of what is written to it. It reads always: one that
 /// does not is stopped or dying, and is better left than waited for.
 const STUCK: Duration = Duration::from_secs(30);
+
+/// Bytes that may lie in the socket: some reads, so that whoever answers one needs not wait until it
+/// was taken.
+const SEND_BUFFER: usize = 4 << 20;
 
 /// An answer and the bytes that came with it.
 pub(super) type Answered = (Answer, Vec<u8>);
@@ -54,6 +59,9 @@ impl Link {
             return Err(KeeperError::Stranger(peer.uid()));
         }
         stream.set_write_timeout(Some(STUCK)).map_err(lost)?;
+        // Beyond the system's limit where this process may; a smaller one is only slower.
+        let _ = setsockopt(&stream, SndBufForce, &SEND_BUFFER)
+            .or_else(|_| setsockopt(&stream, SndBuf, &SEND_BUFFER));
         let reader = stream.try_clone().map_err(lost)?;
         let closer = stream.try_clone().map_err(lost)?;
         let link = Link {

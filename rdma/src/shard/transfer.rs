@@ -32,17 +32,18 @@ enum Kind {
         reply: oneshot::Sender<(Lease, io::Result<usize>)>,
     },
     Write {
-        span: Span,
-        reply: oneshot::Sender<(Lease, io::Result<()>)>,
+        span: Span<Arc<Lease>>,
+        reply: oneshot::Sender<io::Result<()>>,
     },
     Fdatasync {
         reply: oneshot::Sender<io::Result<()>>,
     },
 }
 
-/// The bytes of a lease and of a file that meet, and how many have.
-pub(super) struct Span {
-    pub(super) lease: Lease,
+/// The bytes of a lease and of a file that meet, and how many have. A lease that is only read from
+/// may be shared.
+pub(super) struct Span<L = Lease> {
+    pub(super) lease: L,
     pub(super) at: usize,
     pub(super) len: usize,
     pub(super) offset: u64,
@@ -89,14 +90,14 @@ impl Transfer {
         )
     }
 
-    /// A write, and where its answer arrives.
+    /// A write, and where its answer arrives. Its share of the lease is given back before that.
     pub(super) fn write(
         file: Arc<File>,
         offset: u64,
-        lease: Lease,
+        lease: Arc<Lease>,
         at: usize,
         len: usize,
-    ) -> (Transfer, Answer<()>) {
+    ) -> (Transfer, oneshot::Receiver<io::Result<()>>) {
         let (reply, answer) = oneshot::channel();
         let span = Span {
             lease,
@@ -192,7 +193,8 @@ impl Transfer {
                     }
                     Err(error) => Err(error),
                 };
-                let _ = reply.send((span.lease, outcome));
+                drop(span);
+                let _ = reply.send(outcome);
             }
             Kind::Fdatasync { reply } => {
                 let _ = reply.send(io_result(result).map(|_| ()));
@@ -202,7 +204,7 @@ impl Transfer {
     }
 }
 
-impl Span {
+impl<L> Span<L> {
     /// Whether a read that brought so many bytes more has some left to bring: neither all came, nor
     /// did the file end.
     #[inline]

@@ -12,8 +12,10 @@ use object_store::{Error, GetOptions, GetResult, ObjectStore};
 use super::super::{ObjectIdentity, ObjectRef, OriginError};
 use super::{Client, S3Runtime, failure, keys};
 
-/// Pieces of an answer that may wait to be copied.
-const PIECES: usize = 16;
+/// Bytes of an answer that are handed over at a time: each time wakes another thread.
+const BATCH_BYTES: usize = 512 << 10;
+/// Batches of an answer that may wait to be copied.
+const BATCHES: usize = 4;
 
 /// What is read: an [`ObjectRef`] and its range, for the task on the runtime.
 struct Wanted {
@@ -55,7 +57,7 @@ pub(super) async fn read(
         offset,
         length: into.len() as u64,
     };
-    let (sender, pieces) = async_channel::bounded(PIECES);
+    let (sender, batches) = async_channel::bounded(BATCHES);
     let client = client.clone();
     let short = wanted.short(&client);
     let _task = runtime.spawn(async move {
@@ -65,13 +67,15 @@ pub(super) async fn read(
         }
     });
     let mut rest = into;
-    while let Ok(piece) = pieces.recv().await {
-        let piece: Bytes = piece?;
-        let Some((here, after)) = rest.split_at_mut_checked(piece.len()) else {
-            return Err(short);
-        };
-        here.copy_from_slice(&piece);
-        rest = after;
+    while let Ok(batch) = batches.recv().await {
+        let batch: Vec<Bytes> = batch?;
+        for piece in batch {
+            let Some((here, after)) = rest.split_at_mut_checked(piece.len()) else {
+                return Err(short);
+            };
+            here.copy_from_slice(&piece);
+            rest = after;
+        }
     }
     if rest.is_empty() { Ok(()) } else { Err(short) }
 }
@@ -79,7 +83,7 @@ pub(super) async fn read(
 async fn fetch(
     client: &Client,
     wanted: &Wanted,
-    sender: &Sender<Result<Bytes, OriginError>>,
+    sender: &Sender<Result<Vec<Bytes>, OriginError>>,
 ) -> Result<(), OriginError> {
     let range = wanted.offset..wanted.offset + wanted.length;
     let condition = match &wanted.identity {
@@ -100,11 +104,21 @@ async fn fetch(
         return Err(wanted.short(client));
     }
     let mut body = answer.into_stream();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(|error| wanted.failed(client, &error))?;
-        if sender.send(Ok(piece)).await.is_err() {
-            return Ok(());
+        bytes += piece.len();
+        batch.push(piece);
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            if sender.send(Ok(std::mem::take(&mut batch))).await.is_err() {
+                return Ok(());
+            }
         }
+    }
+    if !batch.is_empty() {
+        // If the reader is gone, nobody wants them.
+        let _ = sender.send(Ok(batch)).await;
     }
     Ok(())
 }
