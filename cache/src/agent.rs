@@ -303,6 +303,11 @@ impl Agent {
         Ok(Arc::new(OpenVersion::new(Arc::clone(&self.0), version)))
     }
 
+    /// Whether this node knows a version without asking anybody: its manifest is on the disk.
+    pub fn holds(&self, version: Digest) -> bool {
+        self.0.store.is_here(&version)
+    }
+
     /// The encoded manifest of a version, if this node has it: what its peers ask for.
     pub async fn manifest_bytes(&self, version: Digest) -> Result<Option<Bytes>, AgentError> {
         Ok(self.0.store.manifest_bytes(version).await?)

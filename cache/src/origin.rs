@@ -12,6 +12,7 @@ mod listed;
 mod open;
 mod range;
 mod s3;
+mod secrets;
 mod url;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use open::Origins;
 #[cfg(feature = "fuzzing")]
 pub(crate) use s3::fuzzing;
 pub use s3::{S3Budget, S3Origin, S3Runtime};
+pub use secrets::{SecretValues, Secrets};
 pub use url::{CredentialsRef, OriginUrl, S3Location};
 
 /// The most entries a listing may have before it is given up: a guard against a listing that never

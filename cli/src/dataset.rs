@@ -1,6 +1,7 @@
 //! The role `trackbed dataset`: what an administrator asks of the node on this machine, over its
 //! admin socket.
 
+mod cluster;
 mod verify;
 mod warm;
 
@@ -29,6 +30,8 @@ Examples:
   trackbed dataset status cats --output json
   trackbed dataset warm cats
   trackbed dataset verify cats
+  trackbed dataset create --kubernetes --warm team-a/cats s3://bucket/cats
+  trackbed dataset status --kubernetes team-a/cats
 
 Registering again makes a new version of what the origin has by then. Credentials are never part of
 a URL: credentials=env, the default, takes them from the node's environment.";
@@ -46,6 +49,11 @@ pub(crate) struct DatasetArgs {
     )]
     admin_socket: Option<PathBuf>,
 
+    /// Create, list and look at Dataset objects of the Kubernetes API, named NAMESPACE/NAME, instead of
+    /// datasets of a node's registry
+    #[arg(long, env = "TRACKBED_KUBERNETES", global = true)]
+    kubernetes: bool,
+
     /// What to print on stdout
     #[arg(long, value_enum, default_value_t = Output::Table, global = true, value_name = "FORM")]
     output: Output,
@@ -56,6 +64,19 @@ pub(crate) struct DatasetArgs {
 
 #[derive(Subcommand)]
 enum DatasetCommand {
+    /// Make a new dataset of what an origin has, and warm it if asked to
+    Create {
+        /// The dataset's name: 1 to 128 of a-z 0-9 . _ -; with --kubernetes NAMESPACE/NAME
+        name: String,
+        /// Where its bytes come from, as of `register`
+        origin: String,
+        /// Let only pods of these namespaces read it; with --kubernetes, these beside its own
+        /// [default: all; with --kubernetes, none]
+        #[arg(long = "namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+        namespaces: Vec<String>,
+        #[command(flatten)]
+        object: cluster::ObjectArgs,
+    },
     /// Make a version of what an origin has now, and let the name mean it
     Register {
         /// The dataset's name: 1 to 128 of a-z 0-9 . _ -
@@ -95,8 +116,11 @@ enum DatasetCommand {
     },
 }
 
-/// Asks the node and prints its answer.
+/// Asks the node, or the API server, and prints the answer.
 pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
+    if args.kubernetes {
+        return in_cluster(args);
+    }
     let socket = args.admin_socket.ok_or_else(|| {
         Failure::usage(
             "which node? Give its --admin-socket (or TRACKBED_ADMIN_SOCKET): it lies in the \
@@ -110,6 +134,19 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
     let text = runtime.block_on(async {
         let client = connect(&socket).await?;
         match args.command {
+            DatasetCommand::Create {
+                name,
+                origin,
+                namespaces,
+                object,
+            } => {
+                if let Some(flag) = object.only_for_objects() {
+                    return Err(Failure::usage(format!(
+                        "{flag} is for Dataset objects: give --kubernetes too"
+                    )));
+                }
+                create(client, name, origin, namespaces, object.warm, args.output).await
+            }
             DatasetCommand::Register {
                 name,
                 origin,
@@ -139,7 +176,70 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
     print(&text)
 }
 
+fn in_cluster(args: DatasetArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start a runtime: {error}")))?;
+    let text = runtime.block_on(async {
+        match args.command {
+            DatasetCommand::Create {
+                name,
+                origin,
+                namespaces,
+                object,
+            } => cluster::create(&name, origin, namespaces, &object, args.output).await,
+            DatasetCommand::Ls => cluster::list(args.output).await,
+            DatasetCommand::Status { name } => cluster::status(&name, args.output).await,
+            _ => Err(Failure::usage(
+                "--kubernetes is for create, ls and status: what a dataset shall be is in its object \
+                 (kubectl edit dataset), the rest is asked of a node by --admin-socket",
+            )),
+        }
+    })?;
+    print(&text)
+}
+
 type Client = NodeControlClient<Channel>;
+
+/// Registers a dataset that is not there yet, and warms it.
+async fn create(
+    mut client: Client,
+    name: String,
+    origin: String,
+    namespaces: Vec<String>,
+    percent: Option<u32>,
+    output: Output,
+) -> Result<String, Failure> {
+    let known = client
+        .list_datasets(ListDatasetsRequest {})
+        .await
+        .map_err(refused)?;
+    if known
+        .into_inner()
+        .datasets
+        .iter()
+        .any(|dataset| dataset.name == name)
+    {
+        return Err(Failure::usage(format!(
+            "there is a dataset {name} already: `trackbed dataset register` makes a new version of it"
+        )));
+    }
+    let request = RegisterDatasetRequest {
+        name: name.clone(),
+        origin,
+        readers: (!namespaces.is_empty()).then_some(Readers {
+            all: false,
+            namespaces,
+        }),
+    };
+    let said = register(client.clone(), request, output).await?;
+    if let Some(percent) = percent {
+        let request = warm::request(name, Some(percent), None)?;
+        warm::run(client, request, output).await?;
+    }
+    Ok(said)
+}
 
 async fn connect(socket: &Path) -> Result<Client, Failure> {
     let refuse = |why: &dyn std::fmt::Display| {

@@ -4,10 +4,12 @@
 //! with an exit code of [`exit`], having said in one sentence on stderr what went wrong, on what,
 //! why, and what to do next.
 
+mod crds;
 mod dataset;
 mod demo;
 mod exit;
 mod keeper;
+mod mount;
 mod node;
 mod output;
 mod rdma;
@@ -65,6 +67,8 @@ enum Role {
     Node(Box<node::NodeArgs>),
     Keeper(keeper::KeeperArgs),
     Dataset(dataset::DatasetArgs),
+    Mount(mount::MountArgs),
+    Crds(crds::CrdsArgs),
     Rdma(rdma::RdmaArgs),
 }
 
@@ -74,7 +78,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let default = match command.role {
-        Role::Node(_) | Role::Keeper(_) => "info",
+        Role::Node(_) | Role::Keeper(_) | Role::Mount(_) => "info",
         _ => "warn",
     };
     if let Err(failure) = log_to_stderr(command.log.as_deref().unwrap_or(default)) {
@@ -85,6 +89,8 @@ fn main() -> ExitCode {
         Role::Node(args) => node::run(*args),
         Role::Keeper(args) => keeper::run(&args),
         Role::Dataset(args) => dataset::run(args),
+        Role::Mount(args) => mount::run(&args),
+        Role::Crds(args) => crds::run(&args),
         Role::Rdma(args) => rdma::run(args),
     };
     match outcome {

@@ -7,9 +7,11 @@
 
 mod admin;
 mod daemon;
+pub(crate) mod engine;
 mod host;
 mod identity;
-mod keeper;
+pub(crate) mod keeper;
+pub(crate) mod kubernetes;
 pub(crate) mod metrics;
 mod peer_service;
 mod peers;
@@ -20,7 +22,7 @@ use crate::exit::Failure;
 use clap::Args;
 use std::path::PathBuf;
 
-pub(crate) use settings::FabricChoice;
+pub(crate) use settings::{DEFAULT_MEMORY, ExposeChoice, FabricChoice};
 
 const AFTER_HELP: &str = "\
 A configuration file, every key of which is also a flag and a TRACKBED_* variable:

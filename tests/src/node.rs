@@ -295,6 +295,15 @@ impl Node {
 
     /// Stages and publishes a dataset as kubelet does, and returns the mount for the pod.
     pub async fn mount(&self, dataset: &str) -> Result<PathBuf, Status> {
+        self.mount_for(dataset, None).await
+    }
+
+    /// The same for a pod of this namespace.
+    pub async fn mount_for(
+        &self,
+        dataset: &str,
+        namespace: Option<&str>,
+    ) -> Result<PathBuf, Status> {
         let (staging, target) = (self.staging(dataset), self.target(dataset));
         match std::fs::create_dir_all(&staging) {
             // A dead mount is there and cannot be looked at.
@@ -303,7 +312,11 @@ impl Node {
         }
         std::fs::create_dir_all(target.parent().expect("a target lies in its pod's folder"))?;
         let stage = stage_request(dataset, &staging);
-        let publish = publish_request(dataset, &staging, &target);
+        let mut publish = publish_request(dataset, &staging, &target);
+        publish.volume_context.extend(namespace.map(|namespace| {
+            let key = "csi.storage.k8s.io/pod.namespace";
+            (key.to_owned(), namespace.to_owned())
+        }));
         as_kubelet(async || self.csi().await?.node_stage_volume(stage.clone()).await).await?;
         as_kubelet(async || self.csi().await?.node_publish_volume(publish.clone()).await).await?;
         Ok(target)

@@ -7,7 +7,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::{
-    DirectoryOrigin, OpenOrigin, Origin, OriginError, OriginUrl, S3Budget, S3Origin, S3Runtime,
+    CredentialsRef, DirectoryOrigin, OpenOrigin, Origin, OriginError, OriginUrl, S3Budget,
+    S3Origin, S3Runtime, SecretValues, Secrets, secrets,
 };
 
 /// Every kind of origin that this build knows. One for a process: S3 origins share its threads,
@@ -16,6 +17,7 @@ use super::{
 pub struct Origins {
     s3_budget: S3Budget,
     s3_runtime: Mutex<Option<Arc<S3Runtime>>>,
+    secrets: Option<Arc<dyn Secrets>>,
 }
 
 impl Origins {
@@ -23,8 +25,28 @@ impl Origins {
     pub fn new(s3_budget: S3Budget) -> Origins {
         Origins {
             s3_budget,
-            s3_runtime: Mutex::default(),
+            ..Origins::default()
         }
+    }
+
+    /// Origins whose credentials may be kept in `secrets`.
+    pub fn with_secrets(secrets: Arc<dyn Secrets>) -> Origins {
+        Origins {
+            secrets: Some(secrets),
+            ..Origins::default()
+        }
+    }
+
+    /// The secret that a URL refers to, if it refers to one.
+    async fn secret(&self, url: &OriginUrl) -> Result<Option<SecretValues>, OriginError> {
+        let Some(CredentialsRef::Secret { namespace, name }) = url.credentials() else {
+            return Ok(None);
+        };
+        let shown = url.to_string();
+        let kept = self.secrets.as_deref();
+        secrets::look_up(kept, &shown, namespace, name)
+            .await
+            .map(Some)
     }
 
     fn runtime(&self, url: &OriginUrl) -> Result<Arc<S3Runtime>, OriginError> {
@@ -65,7 +87,10 @@ impl OpenOrigin for Origins {
                     Ok(Arc::new(origin) as Arc<dyn Origin>)
                 }
                 OriginUrl::S3(location) => {
-                    let origin = S3Origin::open(location, self.s3_budget, self.runtime(url)?)?;
+                    let secret = self.secret(url).await?;
+                    let runtime = self.runtime(url)?;
+                    let origin =
+                        S3Origin::open(location, self.s3_budget, runtime, secret.as_ref())?;
                     Ok(Arc::new(origin) as Arc<dyn Origin>)
                 }
             }

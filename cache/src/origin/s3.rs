@@ -25,6 +25,7 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::{
     CredentialsRef, ListProgress, Listing, ObjectRef, Origin, OriginError, OriginUrl, S3Location,
+    SecretValues,
 };
 use credentials::{Environment, FileCredentials};
 
@@ -68,13 +69,19 @@ struct Client {
 }
 
 impl S3Origin {
-    /// Gets ready to ask `location`; looks up the credentials it refers to, asks nothing yet.
+    /// Gets ready to ask `location`; looks up the credentials it refers to, asks nothing yet. `secret`
+    /// is the one it refers to, if it does.
     pub fn open(
         location: &S3Location,
         budget: S3Budget,
         runtime: Arc<S3Runtime>,
+        secret: Option<&SecretValues>,
     ) -> Result<S3Origin, OriginError> {
-        Self::open_with(location, budget, runtime, &Environment::of_process())
+        let environment = match secret {
+            Some(secret) => Environment::of_secret(secret),
+            None => Environment::of_process(),
+        };
+        Self::open_with(location, budget, runtime, &environment)
     }
 
     fn open_with(
@@ -85,7 +92,10 @@ impl S3Origin {
     ) -> Result<S3Origin, OriginError> {
         let url = OriginUrl::S3(location.clone()).to_string();
         let mut builder = match &location.credentials {
-            CredentialsRef::Environment => environment.builder(),
+            CredentialsRef::Secret { .. } if !environment.has_keys() => {
+                return Err(credentials::incomplete(&url));
+            }
+            CredentialsRef::Environment | CredentialsRef::Secret { .. } => environment.builder(),
             CredentialsRef::Anonymous => AmazonS3Builder::new().with_skip_signature(true),
             CredentialsRef::File(path) => AmazonS3Builder::new()
                 .with_credentials(Arc::new(FileCredentials::open(path, &url)?)),

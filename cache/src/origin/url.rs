@@ -50,6 +50,32 @@ pub enum CredentialsRef {
     Anonymous,
     /// `credentials=/absolute/path`: a file on the node, in the format of `~/.aws/credentials`.
     File(PathBuf),
+    /// `credentials=secret:NAMESPACE/NAME`: a Secret of the Kubernetes API.
+    Secret {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl OriginUrl {
+    /// Where its credentials are; `None` if it is of a kind that takes none.
+    pub fn credentials(&self) -> Option<&CredentialsRef> {
+        match self {
+            OriginUrl::Directory(_) => None,
+            OriginUrl::S3(location) => Some(&location.credentials),
+        }
+    }
+
+    /// The same origin with its credentials elsewhere; a kind that takes none stays as it is.
+    pub fn with_credentials(mut self, credentials: CredentialsRef) -> OriginUrl {
+        match &mut self {
+            OriginUrl::Directory(_) => {}
+            OriginUrl::S3(location) => location.credentials = credentials,
+        }
+        self
+    }
 }
 
 impl FromStr for OriginUrl {
@@ -220,12 +246,26 @@ fn credentials(url: &Url, value: &str) -> Result<CredentialsRef, OriginError> {
         path if path.starts_with('/') && !path.contains('\0') => {
             Ok(CredentialsRef::File(PathBuf::from(path)))
         }
-        _ => Err(refuse(
-            url,
-            "credentials is not a reference",
-            "write credentials=env, =none or =/path/of/a/file",
-        )),
+        other => secret(other).ok_or_else(|| {
+            refuse(
+                url,
+                "credentials is not a reference",
+                "write credentials=env, =none, =/path/of/a/file or =secret:namespace/name",
+            )
+        }),
     }
+}
+
+fn secret(value: &str) -> Option<CredentialsRef> {
+    let (namespace, name) = value.strip_prefix("secret:")?.split_once('/')?;
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let is_name = |text: &str| {
+        (1..=253).contains(&text.len()) && text.chars().all(valid) && text.starts_with(|c| c != '.')
+    };
+    (is_name(namespace) && is_name(name)).then(|| CredentialsRef::Secret {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -283,6 +323,9 @@ impl fmt::Display for S3Location {
             }
             CredentialsRef::File(path) => {
                 query.append_pair("credentials", &path.to_string_lossy());
+            }
+            CredentialsRef::Secret { namespace, name } => {
+                query.append_pair("credentials", &format!("secret:{namespace}/{name}"));
             }
         }
         let query = query.finish();

@@ -1,36 +1,33 @@
 //! Bringing a node up, serving, and taking it down again.
 
 use super::admin::AdminService;
+use super::engine;
 use super::identity::Identity;
 use super::keeper;
+use super::kubernetes::{self, ApiSecrets, KubernetesRegistry};
 use super::metrics;
 use super::peer_service::PeerService;
 use super::peers::Peers;
 use super::settings::{ExposeChoice, NodeConfig};
 use super::transport;
 use crate::exit::Failure;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
-use trackbed_cache::agent::MIN_SLOTS;
 use trackbed_cache::origin::Origins;
 use trackbed_cache::registry::FileRegistry;
-use trackbed_cache::seal::SLOT_BYTES;
 use trackbed_cache::{Agent, AgentConfig, Registry};
-use trackbed_csi::driver::{self, Driver, DriverConfig};
+use trackbed_csi::driver::{self, CsiEndpoint, Driver, DriverConfig};
 use trackbed_csi::expose::native::NativeFirst;
 use trackbed_csi::keeper::KeptMounts;
-use trackbed_rdma::shard::{Shard, ShardConfig};
-use trackbed_rdma::slab::Slab;
+use trackbed_rdma::shard::Shard;
 
 /// Calls of one peer that are worked on at a time.
 const PEER_CALLS: usize = 32;
@@ -46,12 +43,19 @@ type Serving = JoinSet<Result<(), Failure>>;
 
 /// Runs the node until a signal, or until a part of it fails.
 pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Failure> {
-    let mut ending = ending()?;
+    let mut ending = engine::ending()?;
     let (stop, stopped) = watch::channel(());
-    raise_memory_lock_limit();
-    let registry = open_registry(&config)?;
-    let shard = start_shard(&config)?;
-    let agent = start_agent(&config, &identity, &registry, &shard).await?;
+    engine::raise_memory_lock_limit();
+    let cluster = connect(&config).await?;
+    let registry: Arc<dyn Registry> = match &cluster {
+        Some(cluster) => cluster.registry.clone(),
+        None => open_registry(&config)?,
+    };
+    let shard = engine::start_shard(config.memory)?;
+    let origins = cluster.as_ref().map_or_else(Origins::default, |cluster| {
+        Origins::with_secrets(cluster.secrets.clone())
+    });
+    let agent = start_agent(&config, &identity, &registry, &shard, origins).await?;
     let device = transport::connect(&config, &agent, &shard, &registry)?;
 
     let mut serving = Serving::new();
@@ -67,7 +71,19 @@ pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Fa
     let kept = serve_csi(&config, &agent, stopped.clone(), &mut serving).await?;
     serve_metrics(&config, &agent, kept.clone(), stopped.clone(), &mut serving).await?;
     // Last, as whoever gets an answer here takes the node for ready.
+    let ended = stopped.clone();
     serve_admin(&config, &agent, &registry, device, stopped, &mut serving)?;
+    if let Some(cluster) = cluster {
+        let (folder, capacity) = (config.cache_dir.clone(), config.cache_capacity);
+        let tending = kubernetes::tend(cluster.registry, agent.clone(), folder, capacity);
+        serving.spawn(async {
+            tokio::select! {
+                () = tending => {}
+                () = stopping(ended) => {}
+            }
+            Ok(())
+        });
+    }
     tracing::info!(node = config.name, control = %config.control_listen, "the node is up");
 
     let outcome = tokio::select! {
@@ -121,31 +137,34 @@ async fn end_keeper(kept: KeptMounts) {
     }
 }
 
-/// SIGTERM and SIGINT, from now on.
-fn ending() -> Result<tokio::sync::mpsc::Receiver<()>, Failure> {
-    let refuse = |error: io::Error| Failure::failed(format!("cannot handle signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(refuse)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refuse)?;
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        // Nobody waits any more: the node ends already.
-        let _ = sender.send(()).await;
-    });
-    Ok(receiver)
+/// What a node in Kubernetes has of its cluster.
+struct Cluster {
+    registry: Arc<KubernetesRegistry>,
+    secrets: Arc<ApiSecrets>,
 }
 
-/// Pinned memory is bounded by RLIMIT_MEMLOCK for whoever lacks CAP_IPC_LOCK: as much of it as
-/// the system grants.
-fn raise_memory_lock_limit() {
-    let raised = getrlimit(Resource::RLIMIT_MEMLOCK)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard));
-    if let Err(errno) = raised {
-        tracing::debug!(%errno, "the limit of locked memory stays as it is");
-    }
+/// Gets to know the cluster, if the node is in one.
+async fn connect(config: &NodeConfig) -> Result<Option<Cluster>, Failure> {
+    let Some(kubernetes) = &config.kubernetes else {
+        return Ok(None);
+    };
+    let unusable = |error: io::Error| {
+        Failure::failed(format!(
+            "cannot make {}: {error}",
+            config.cache_dir.display()
+        ))
+    };
+    std::fs::create_dir_all(&config.cache_dir).map_err(unusable)?;
+    let client = kubernetes::connect().await?;
+    let file = config.cache_dir.join("kubernetes.json");
+    let registry = KubernetesRegistry::new(client.clone(), &config.name, kubernetes.clone(), file);
+    let registry = Arc::new(registry);
+    kubernetes::run(&registry);
+    registry.known().await;
+    Ok(Some(Cluster {
+        registry,
+        secrets: Arc::new(ApiSecrets::new(client)),
+    }))
 }
 
 fn open_registry(config: &NodeConfig) -> Result<Arc<dyn Registry>, Failure> {
@@ -162,25 +181,12 @@ fn open_registry(config: &NodeConfig) -> Result<Arc<dyn Registry>, Failure> {
     Ok(Arc::new(registry))
 }
 
-/// The data path's memory and the thread that drives its ring.
-fn start_shard(config: &NodeConfig) -> Result<Shard, Failure> {
-    let slots = usize::try_from(config.memory).unwrap_or(usize::MAX) / SLOT_BYTES;
-    if slots < MIN_SLOTS {
-        return Err(Failure::usage(format!(
-            "--memory of {} bytes holds {slots} chunks: give at least {} MiB",
-            config.memory,
-            (MIN_SLOTS * SLOT_BYTES).div_ceil(1 << 20)
-        )));
-    }
-    let slab = Slab::new("node", SLOT_BYTES, slots).map_err(Failure::unable)?;
-    Shard::start(ShardConfig::new("shard-0", slab)).map_err(Failure::unable)
-}
-
 async fn start_agent(
     config: &NodeConfig,
     identity: &Identity,
     registry: &Arc<dyn Registry>,
     shard: &Shard,
+    origins: Origins,
 ) -> Result<Agent, Failure> {
     let peers = Peers::new(identity.clone(), tokio::runtime::Handle::current());
     let mut agent = AgentConfig::new(&config.name, &config.cache_dir);
@@ -189,7 +195,7 @@ async fn start_agent(
     }
     agent.lay_out = config.csi_endpoint.is_some() && config.expose != ExposeChoice::Fuse;
     let slab = shard.slab().clone();
-    let origins = Arc::new(Origins::default());
+    let origins = Arc::new(origins);
     Agent::start(
         agent,
         shard.clone(),
@@ -303,7 +309,8 @@ async fn serve_csi(
     let datasets = Arc::new(agent.clone());
     let config = config.clone();
     let making = tokio::task::spawn_blocking(move || {
-        let kept = keeper::connect(&config)?;
+        let socket = config.keeper.as_ref().map(CsiEndpoint::path);
+        let kept = keeper::connect(&config.cache_dir, socket, config.passthrough)?;
         let expose = NativeFirst::new(Arc::new(kept.clone()), config.expose.into());
         let driver = Driver::new(driver, datasets, Arc::new(expose));
         Ok((kept, driver.map_err(Failure::usage)?))

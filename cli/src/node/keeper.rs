@@ -1,6 +1,5 @@
 //! The node's keeper: one that runs, or one that is started here and outlives us.
 
-use super::settings::NodeConfig;
 use crate::exit::Failure;
 use crate::keeper::{BUILD, PassthroughChoice};
 use std::fs::OpenOptions;
@@ -22,14 +21,18 @@ const SOCKET: &str = "keeper.sock";
 /// What a node's own keeper logs, beside its socket.
 const LOG: &str = "keeper.log";
 
-/// Connects to the keeper, whose mounts of an earlier node go on; starts one if none runs and none
-/// is configured. Blocks for that.
-pub(super) fn connect(config: &NodeConfig) -> Result<KeptMounts, Failure> {
-    let passthrough = config.passthrough == PassthroughChoice::Auto;
-    let (socket, start): (PathBuf, Option<StartKeeper>) = match &config.keeper {
-        Some(socket) => (socket.path().to_owned(), None),
+/// Connects to the keeper that serves `configured`, or to one of our own in the cache's folder, whose
+/// mounts of an earlier node go on; starts that if it does not run. Blocks for that.
+pub(crate) fn connect(
+    cache_dir: &Path,
+    configured: Option<&Path>,
+    passthrough: PassthroughChoice,
+) -> Result<KeptMounts, Failure> {
+    let passthrough = passthrough == PassthroughChoice::Auto;
+    let (socket, start): (PathBuf, Option<StartKeeper>) = match configured {
+        Some(socket) => (socket.to_owned(), None),
         None => {
-            let folder = std::path::absolute(&config.cache_dir)
+            let folder = std::path::absolute(cache_dir)
                 .map_err(|error| Failure::usage(format!("--cache-dir: {error}")))?;
             let socket = folder.join(SOCKET);
             let at = socket.clone();

@@ -1,6 +1,7 @@
 //! What a node can be told: by flag, by `TRACKBED_*` variable, or in a YAML file whose keys are
 //! the flags' names. A flag wins over its variable, both over the file.
 
+use super::kubernetes::{KubernetesConfig, check_folders};
 use crate::exit::Failure;
 use crate::keeper::PassthroughChoice;
 use crate::size::Size;
@@ -16,7 +17,7 @@ use trackbed_csi::expose::native::Choice;
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Pinned memory when nothing else is said.
-const DEFAULT_MEMORY: Size = Size(128 << 20);
+pub(crate) const DEFAULT_MEMORY: Size = Size(128 << 20);
 
 /// What a peer may take to show that it lives when nothing else is said.
 const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,9 +30,53 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_NAME", value_name = "NAME")]
     pub(crate) name: Option<String>,
 
-    /// Folder of the registry: who the members are, which datasets there are
+    /// Folder of the registry: who the members are, which datasets there are; with --kubernetes only
+    /// the volumes that were created by name [default there: registry in the cache's folder]
     #[arg(long, env = "TRACKBED_REGISTRY", value_name = "FOLDER")]
     pub(crate) registry: Option<PathBuf>,
+
+    /// Take members and datasets from the Kubernetes API: as the pod's service account, or as
+    /// KUBECONFIG says
+    #[arg(long, env = "TRACKBED_KUBERNETES", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) kubernetes: Option<bool>,
+
+    /// With --kubernetes: where peers reach this node's control interface
+    /// [default: --control-listen, if that is one address]
+    #[arg(long, env = "TRACKBED_CONTROL_ADVERTISE", value_name = "HOST:PORT")]
+    pub(crate) control_advertise: Option<String>,
+
+    /// With --kubernetes: how often the node reports to the API server, in seconds; one of which three
+    /// reports fail to come is left out of the cache [default: 30]
+    #[arg(long, env = "TRACKBED_REPORT_EVERY", value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) report_every: Option<u16>,
+
+    /// With --kubernetes: this node's share of the chunks relative to the others', 0 to 1000
+    /// [default: what its CacheNode object says, 100 if that says nothing]
+    #[arg(long, env = "TRACKBED_WEIGHT", value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub(crate) weight: Option<u32>,
+
+    /// With --kubernetes: the zone this node is in
+    #[arg(long, env = "TRACKBED_ZONE", value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+
+    /// With --kubernetes: the rack this node is in
+    #[arg(long, env = "TRACKBED_RACK", value_name = "RACK")]
+    pub(crate) rack: Option<String>,
+
+    /// With --kubernetes: a folder of this machine below which Dataset objects of any namespace may have
+    /// their origin [default: none]
+    #[arg(
+        long = "share-folder",
+        env = "TRACKBED_SHARE_FOLDERS",
+        value_name = "FOLDER",
+        value_delimiter = ','
+    )]
+    pub(crate) share_folders: Option<Vec<PathBuf>>,
+
+    /// With --kubernetes: let Dataset objects of any namespace that name no credentials use those of this
+    /// node's environment
+    #[arg(long, env = "TRACKBED_SHARE_CREDENTIALS", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) share_credentials: Option<bool>,
 
     /// Folder of the cache, on the disk that shall hold the datasets
     #[arg(long, env = "TRACKBED_CACHE_DIR", value_name = "FOLDER")]
@@ -165,6 +210,8 @@ impl From<ExposeChoice> for Choice {
 pub(crate) struct NodeConfig {
     pub(crate) name: String,
     pub(crate) registry: PathBuf,
+    /// `None`: members and datasets are in the registry's folder.
+    pub(crate) kubernetes: Option<KubernetesConfig>,
     pub(crate) cache_dir: PathBuf,
     /// Bytes; `None` leaves it to the disk.
     pub(crate) cache_capacity: Option<u64>,
@@ -225,6 +272,14 @@ impl Settings {
         Settings {
             name: self.name.or(other.name),
             registry: self.registry.or(other.registry),
+            kubernetes: self.kubernetes.or(other.kubernetes),
+            control_advertise: self.control_advertise.or(other.control_advertise),
+            report_every: self.report_every.or(other.report_every),
+            weight: self.weight.or(other.weight),
+            zone: self.zone.or(other.zone),
+            rack: self.rack.or(other.rack),
+            share_folders: self.share_folders.or(other.share_folders),
+            share_credentials: self.share_credentials.or(other.share_credentials),
             cache_dir: self.cache_dir.or(other.cache_dir),
             cache_capacity: self.cache_capacity.or(other.cache_capacity),
             memory: self.memory.or(other.memory),
@@ -252,10 +307,15 @@ impl Settings {
     }
 
     fn complete(self) -> Result<NodeConfig, Failure> {
-        let cache_dir = required(self.cache_dir, "cache-dir")?;
         let control_listen = self
             .control_listen
             .unwrap_or((Ipv4Addr::UNSPECIFIED, 7420).into());
+        let kubernetes = self.in_cluster(control_listen)?;
+        let cache_dir = required(self.cache_dir, "cache-dir")?;
+        let registry = match (self.registry, &kubernetes) {
+            (None, Some(_)) => cache_dir.join("registry"),
+            (registry, _) => required(registry, "registry")?,
+        };
         let endpoint = |flag: &str, text: &str| {
             text.parse::<CsiEndpoint>()
                 .map_err(|error| Failure::usage(format!("--{flag}: {error}")))
@@ -291,7 +351,8 @@ impl Settings {
         };
         Ok(NodeConfig {
             name,
-            registry: required(self.registry, "registry")?,
+            registry,
+            kubernetes,
             cache_capacity: self.cache_capacity.map(|size| size.0),
             memory: self.memory.unwrap_or(DEFAULT_MEMORY).0,
             control_listen,
@@ -316,6 +377,63 @@ impl Settings {
             metrics_listen: self.metrics_listen,
             cache_dir,
         })
+    }
+}
+
+impl Settings {
+    /// How the node takes part in a cluster, if it does.
+    fn in_cluster(&self, control_listen: SocketAddr) -> Result<Option<KubernetesConfig>, Failure> {
+        if self.kubernetes != Some(true) {
+            return Ok(None);
+        }
+        let address = match &self.control_advertise {
+            Some(address) => address.clone(),
+            None if !control_listen.ip().is_unspecified() => control_listen.to_string(),
+            None => {
+                return Err(Failure::usage(
+                    "where do peers reach this node? Give --control-advertise HOST:PORT (in a pod: \
+                     TRACKBED_CONTROL_ADVERTISE of status.podIP and the port), or --control-listen \
+                     with one address",
+                ));
+            }
+        };
+        let port = address
+            .rsplit_once(':')
+            .map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
+        if !matches!(port, Some((false, Ok(1..)))) {
+            return Err(Failure::usage(format!(
+                "--control-advertise {address:?} is not HOST:PORT"
+            )));
+        }
+        let shared_folders = self.share_folders.clone().unwrap_or_default();
+        check_folders(&shared_folders)
+            .map_err(|why| Failure::usage(format!("--share-folder: {why}")))?;
+        for (flag, value) in [("zone", &self.zone), ("rack", &self.rack)] {
+            let fits = |it: &String| {
+                let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                let ends = [it.chars().next(), it.chars().next_back()];
+                it.len() <= 63
+                    && it.chars().all(inner)
+                    && ends
+                        .iter()
+                        .all(|end| end.is_some_and(|c| c.is_ascii_alphanumeric()))
+            };
+            if let Some(value) = value.as_ref().filter(|value| !fits(value)) {
+                return Err(Failure::usage(format!(
+                    "--{flag} {value:?} is no label's value: use up to 63 of A-Z a-z 0-9 - _ . with a \
+                     letter or digit at both ends"
+                )));
+            }
+        }
+        Ok(Some(KubernetesConfig {
+            address,
+            report_every: Duration::from_secs(self.report_every.unwrap_or(30).max(1).into()),
+            weight: self.weight.map(|weight| weight.min(1000)),
+            zone: self.zone.clone(),
+            rack: self.rack.clone(),
+            shared_folders,
+            share_credentials: self.share_credentials.unwrap_or(false),
+        }))
     }
 }
 
@@ -421,6 +539,32 @@ mod tests {
         };
         let error = resolve(flags, None).unwrap_err().to_string();
         assert!(error.contains("--csi-endpoint"), "{error}");
+    }
+
+    #[test]
+    fn a_node_in_kubernetes_says_where_it_is_reached_and_needs_no_registry() {
+        let flags = Settings {
+            kubernetes: Some(true),
+            registry: None,
+            ..flags("n")
+        };
+        let error = resolve(flags.clone(), None).unwrap_err().to_string();
+        assert!(error.contains("--control-advertise"), "{error}");
+        let told = |address: &str| Settings {
+            control_advertise: Some(address.into()),
+            ..flags.clone()
+        };
+        let config = resolve(told("10.0.0.1:7420"), None).unwrap();
+        assert_eq!(config.registry, Path::new("/c/registry"));
+        assert_eq!(config.kubernetes.unwrap().address, "10.0.0.1:7420");
+        for address in ["10.0.0.1", ":7420", "host:port", "host:0", ""] {
+            assert!(resolve(told(address), None).is_err(), "{address:?}");
+        }
+        let shared = Settings {
+            share_folders: Some(vec!["/mnt/../etc".into()]),
+            ..told("10.0.0.1:7420")
+        };
+        assert!(resolve(shared, None).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::{CredentialProvider, Error};
 use parking_lot::Mutex;
 
-use super::super::OriginError;
+use super::super::{OriginError, SecretValues};
 
 /// By this "store" in an error of the library we know an error of our own credential file.
 pub(super) const STORE: &str = "credentials file";
@@ -51,6 +51,29 @@ impl Environment {
         Self::of(|name| std::env::var(name).ok())
     }
 
+    /// The values of a secret under the same names, but for those that name files and services of the
+    /// node: whoever writes secrets must not choose what the node reads.
+    pub(super) fn of_secret(secret: &SecretValues) -> Environment {
+        const OWN: [&str; 5] = [
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "AWS_REGION",
+            "AWS_DEFAULT_REGION",
+        ];
+        Self::of(|name| {
+            let value = secret.get(name).filter(|_| OWN.contains(&name));
+            value.map(str::to_owned)
+        })
+    }
+
+    /// Whether it has a key and its secret: without them the library would ask the machine's metadata
+    /// service who it is.
+    pub(super) fn has_keys(&self) -> bool {
+        let has = |wanted| self.variables.iter().any(|(key, _)| *key == wanted);
+        has(AmazonS3ConfigKey::AccessKeyId) && has(AmazonS3ConfigKey::SecretAccessKey)
+    }
+
     pub(super) fn of(look_up: impl Fn(&str) -> Option<String>) -> Environment {
         let known = |name: &&str| {
             let key = name.to_ascii_lowercase().parse().ok()?;
@@ -67,6 +90,16 @@ impl Environment {
             .fold(AmazonS3Builder::new(), |builder, (key, value)| {
                 builder.with_config(*key, value)
             })
+    }
+}
+
+/// A secret that says too little.
+pub(super) fn incomplete(origin: &str) -> OriginError {
+    OriginError::Denied {
+        origin: origin.to_owned(),
+        object: "/".to_owned(),
+        why: "the secret has no access key, or no secret key".to_owned(),
+        remedy: "give it the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     }
 }
 
@@ -304,6 +337,28 @@ mod tests {
         );
         let every = Environment::of(|_| Some("x".into()));
         assert_eq!(every.variables.len(), VARIABLES.len());
+    }
+
+    #[test]
+    fn a_secret_gives_keys_and_names_no_file_or_service_of_the_node() {
+        let values = [
+            ("AWS_ACCESS_KEY_ID", "KEY"),
+            ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/etc/shadow"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://10.0.0.1/"),
+        ];
+        let of = |values: &[(&str, &str)]| {
+            let owned = values
+                .iter()
+                .map(|&(key, value)| (key.to_owned(), value.to_owned()));
+            let secret = SecretValues::new(owned.collect());
+            assert!(!format!("{secret:?}").contains("hunter2"));
+            Environment::of_secret(&secret)
+        };
+        let environment = of(&values);
+        assert!(environment.has_keys());
+        assert_eq!(environment.variables.len(), 2);
+        assert!(!of(&values[..1]).has_keys());
     }
 
     proptest! {

@@ -1,0 +1,117 @@
+//! From where a dataset's bytes may come. Whoever may make Dataset objects in a namespace must not get at
+//! the nodes' own files and credentials by it, so both are given only where an administrator shares them.
+
+use std::path::PathBuf;
+
+use kube::ResourceExt;
+use trackbed_cache::OriginUrl;
+use trackbed_cache::origin::CredentialsRef;
+use trackbed_controller::api::Dataset;
+
+use super::KubernetesConfig;
+
+/// The origin of a dataset with the place of its credentials, or why it is not given.
+pub(super) fn origin(dataset: &Dataset, config: &KubernetesConfig) -> Result<OriginUrl, String> {
+    let url: OriginUrl = dataset
+        .spec
+        .origin
+        .parse()
+        .map_err(|error| format!("{error}"))?;
+    if let OriginUrl::Directory(path) = &url {
+        let shared = config
+            .shared_folders
+            .iter()
+            .any(|folder| path.starts_with(folder));
+        return match shared {
+            true => Ok(url),
+            false => Err(format!(
+                "the nodes' folder {} is not for datasets: name another origin, or have an administrator \
+                 give the nodes --share-folder",
+                path.display()
+            )),
+        };
+    }
+    if url.credentials() != Some(&CredentialsRef::default()) {
+        return Err(
+            "the origin's URL says where its credentials are: say it in spec.credentials".into(),
+        );
+    }
+    let credentials = match &dataset.spec.credentials {
+        Some(reference) => CredentialsRef::Secret {
+            namespace: dataset.namespace().unwrap_or_default(),
+            name: reference.secret_name.clone(),
+        },
+        None if config.share_credentials => CredentialsRef::Environment,
+        None => CredentialsRef::Anonymous,
+    };
+    Ok(url.with_credentials(credentials))
+}
+
+/// Folders without `..` and the like, or the first that is none.
+pub(crate) fn check_folders(folders: &[PathBuf]) -> Result<(), String> {
+    let plain = |folder: &&PathBuf| {
+        let text = folder.to_string_lossy();
+        !matches!(text.parse(), Ok(OriginUrl::Directory(parsed)) if parsed == **folder)
+    };
+    match folders.iter().find(plain) {
+        Some(folder) => Err(format!(
+            "{} is no absolute path without '..'",
+            folder.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn asked(spec: serde_json::Value) -> Result<String, String> {
+        let dataset = serde_json::json!({ "apiVersion": "trackbed.io/v1", "kind": "Dataset",
+            "metadata": { "name": "cats", "namespace": "team-a" }, "spec": spec });
+        let dataset: Dataset = serde_json::from_value(dataset).expect("a dataset");
+        let config = KubernetesConfig {
+            address: "10.0.0.1:7420".into(),
+            report_every: Duration::from_secs(30),
+            weight: None,
+            zone: None,
+            rack: None,
+            shared_folders: vec!["/mnt/nfs".into()],
+            share_credentials: false,
+        };
+        origin(&dataset, &config).map(|url| url.to_string())
+    }
+
+    #[test]
+    fn a_dataset_gets_at_no_folder_and_no_credentials_that_are_not_shared() {
+        let folder = |path: &str| asked(serde_json::json!({ "origin": format!("file://{path}") }));
+        assert!(folder("/mnt/nfs/cats").is_ok());
+        for path in [
+            "/etc",
+            "/mnt/nfsx",
+            "/mnt/nfs/../etc",
+            "/mnt",
+            "/mnt/nfs/%2e%2e/etc",
+        ] {
+            assert!(folder(path).is_err(), "{path}");
+        }
+        let bucket = "s3://sets/cats";
+        let anonymous = asked(serde_json::json!({ "origin": bucket })).expect("given");
+        assert!(anonymous.ends_with("credentials=none"), "{anonymous}");
+        let own =
+            asked(serde_json::json!({ "origin": bucket, "credentials": { "secretName": "s3" } }));
+        assert!(
+            own.expect("given")
+                .ends_with("credentials=secret%3Ateam-a%2Fs3")
+        );
+        for stolen in ["/etc/shadow", "secret:team-b/s3"] {
+            let url = format!("{bucket}?credentials={stolen}");
+            assert!(
+                asked(serde_json::json!({ "origin": url })).is_err(),
+                "{stolen}"
+            );
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Trackbed's side of Kubernetes: the custom resources that describe datasets and cache nodes.
+#![forbid(unsafe_code)]
+
+pub mod api;
