@@ -61,6 +61,11 @@ impl Version {
         self.manifest().digest()
     }
 
+    /// What it was made of, when nobody uses it any more.
+    pub(crate) fn into_parts(self) -> (Arc<VersionStore>, OriginUrl) {
+        (self.store, self.origin.into_inner())
+    }
+
     /// From now on the bytes come from `origin`: datasets move, their objects' identities kept.
     pub(crate) fn set_origin(&self, origin: &OriginUrl) {
         *self.origin.lock() = origin.clone();
@@ -83,7 +88,8 @@ impl Version {
     }
 }
 
-/// An open dataset version. Cheap to share; holds nothing but memory.
+/// An open dataset version. Cheap to share; holds nothing but memory. For as long as it is open it is
+/// not evicted.
 pub struct OpenVersion {
     inner: Arc<Inner>,
     version: Arc<Version>,
@@ -221,6 +227,7 @@ impl OpenVersion {
         suspect: bool,
     ) -> Result<Brought, ReadError> {
         let store = self.version.store();
+        store.touch();
         let held = |chunk: u32| store.has(chunk) && !suspect;
         match self.manifest().locate(entry, offset) {
             Some(at) if held(at.chunk) && self.in_memory(at.chunk).is_none() => {
@@ -326,6 +333,7 @@ impl OpenVersion {
         range: Range<usize>,
     ) -> Result<VerifiedBytes, Arc<FillError>> {
         let filler = &self.inner.filler;
+        self.version.store().touch();
         // Whoever begins a chunk is likely to read on: keep what follows on its way, so that such
         // readers do not meet a missing chunk again.
         let begins = range.start < BLOCK_BYTES;
@@ -380,6 +388,13 @@ impl OpenVersion {
 
     fn shown(&self, entry: EntryIndex) -> String {
         shown(&self.manifest().path(entry)).into_owned()
+    }
+}
+
+impl Drop for OpenVersion {
+    /// Who had it mounted natively has used it without our knowing.
+    fn drop(&mut self) {
+        self.version.store().touch();
     }
 }
 

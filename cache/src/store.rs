@@ -10,11 +10,13 @@
 //! place in the tree may be shown to pods as plain files (see [`native`]).
 
 mod commit;
+mod evict;
 mod files;
 mod lay_out;
 mod layout;
 mod native;
 mod presence;
+mod room;
 mod seals;
 mod tree;
 mod verified;
@@ -24,7 +26,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -37,9 +39,14 @@ use crate::origin::OriginUrl;
 use crate::seal::SealError;
 use crate::workers::Workers;
 
-pub(crate) use layout::{failed, open_directory, read_beneath, read_manifest_in, version_path};
+pub(crate) use evict::GivenUp;
+pub(crate) use layout::{
+    Layout, failed, open_directory, read_beneath, read_manifest_in, version_path,
+};
 pub(crate) use native::Checked;
 pub use native::Showable;
+pub use room::Budget;
+pub(crate) use room::{Holding, Room, Short};
 pub(crate) use version::VersionStore;
 
 /// Why the store cannot do something as a whole. What goes wrong with one chunk is a
@@ -86,9 +93,9 @@ pub(crate) enum ChunkFault {
     /// What is on the disk is not what was stored.
     #[error(transparent)]
     Damaged(#[from] SealError),
-    /// The capacity given to the cache is used up.
-    #[error("the cache's capacity of {capacity} bytes is used up")]
-    Full { capacity: u64 },
+    /// There is no room, and none could be made.
+    #[error("{0}")]
+    Full(Short),
     /// The disk failed, or is full.
     #[error("{action}: {source}")]
     Disk {
@@ -102,10 +109,8 @@ pub(crate) struct StoreParts {
     pub(crate) shard: Shard,
     pub(crate) workers: Workers,
     pub(crate) counters: Arc<Counters>,
-    /// The most bytes of datasets to keep.
-    pub(crate) capacity: u64,
-    /// Bytes that are being written and may come to be stored.
-    pub(crate) writing: AtomicU64,
+    /// What may be kept, and what is.
+    pub(crate) room: Room,
     /// Whether files are opened past the page cache; cleared where the file system can't.
     pub(crate) direct: AtomicBool,
     /// Wakes the agent's upkeep.
@@ -123,24 +128,26 @@ impl StoreParts {
 /// All versions on this node's disk.
 pub(crate) struct Store {
     parts: Arc<StoreParts>,
-    layout: layout::Layout,
+    layout: Layout,
     open: Mutex<HashMap<Digest, Arc<VersionStore>>>,
 }
 
 impl Store {
-    /// Opens the store in `path`, made if it is not there, and locks it for this process.
-    pub(crate) async fn open(path: PathBuf, parts: StoreParts) -> Result<Store, StoreError> {
-        let layout = parts
-            .workers
-            .run(move || layout::Layout::open(path))
-            .await?;
-        let held = layout.held_bytes()?;
-        parts.counters.stored_bytes.add(held);
+    /// Opens the store of a directory that is locked for this process.
+    pub(crate) fn open(layout: Layout, parts: StoreParts) -> Result<Store, StoreError> {
+        for (digest, holding) in layout.held()? {
+            parts.room.count(digest, || holding);
+        }
         Ok(Store {
             parts: Arc::new(parts),
             layout,
             open: Mutex::default(),
         })
+    }
+
+    /// What may be kept, and what is.
+    pub(crate) fn room(&self) -> &Room {
+        &self.parts.room
     }
 
     /// The version, from memory or disk; `None` if this node has none of it.
@@ -170,10 +177,15 @@ impl Store {
         let digest = manifest.digest();
         let (layout, origin) = (self.layout.clone(), origin.to_string());
         let chunks = manifest.chunks();
-        self.parts
-            .workers
-            .run(move || layout.create_version(&digest, &encoded, &origin, chunks))
-            .await?;
+        let create = move || layout.create_version(&digest, &encoded, &origin, chunks);
+        let mut created = self.parts.workers.run(create.clone()).await;
+        if let Err(StoreError::Io { source, .. }) = &created
+            && source.kind() == io::ErrorKind::StorageFull
+            && self.parts.room.free_some().await
+        {
+            created = self.parts.workers.run(create).await;
+        }
+        created?;
         self.version(digest).await?.ok_or_else(|| StoreError::Io {
             action: "opening the version just made in",
             path: self.layout.version_path(&digest),
@@ -203,6 +215,7 @@ impl Store {
             version.commit().await;
             version.save_verified();
         }
+        self.save_uses();
     }
 
     /// Whether reads and writes bypass the page cache.

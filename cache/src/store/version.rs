@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use super::presence::{self, Durable, Presence};
 use super::seals::Seals;
 use super::tree::{self, Stamps};
 use super::verified::Verified;
-use super::{ChunkFault, StoreError, StoreParts};
+use super::{ChunkFault, Holding, Short, StoreError, StoreParts};
 use crate::digest::Digest;
 use crate::manifest::{CHUNK_BYTES, Manifest};
 use crate::origin::OriginUrl;
@@ -37,6 +37,8 @@ pub(crate) struct Held {
 /// A version on this node's disk.
 pub(crate) struct VersionStore {
     pub(super) parts: Arc<StoreParts>,
+    /// What it takes of the room.
+    pub(super) holding: Arc<Holding>,
     pub(super) path: PathBuf,
     manifest: Arc<Manifest>,
     origin: OriginUrl,
@@ -98,8 +100,10 @@ impl VersionStore {
             manifest.chunk_len(chunk)
         });
         let whole = tree::is_whole(&path, &digest);
+        let holding = parts.room.count(digest, || layout.holding(&digest));
         Ok(Some(VersionStore {
             parts,
+            holding,
             files: Files::open(&path)?,
             verified,
             whole: AtomicBool::new(whole),
@@ -303,36 +307,43 @@ impl VersionStore {
         if self.presence.has(chunk) {
             return (lease, Ok(()));
         }
-        let (len, capacity) = (seal.len() as u64, self.parts.capacity);
-        // Announced before the comparison, so that writes at the same time can't exceed it together.
-        let (stored, writing) = (&self.parts.counters.stored_bytes, &self.parts.writing);
-        let announced = writing.fetch_add(len, SeqCst) + len;
-        let (lease, result) = if announced.saturating_add(stored.get()) > capacity {
-            (lease, Err(ChunkFault::Full { capacity }))
-        } else {
-            let (lease, written) = self.write_data(chunk, seal, lease).await;
-            let (lease, mended) = match written {
-                Ok(file) if self.whole.load(Acquire) => {
-                    let (lease, mended) = self.mend_tree(chunk, &file, lease).await;
-                    (lease, mended.map(|()| file))
-                }
-                written => (lease, written),
-            };
-            let held = mended.map(|file| {
-                // Not if someone else was first.
-                if self.presence.set(chunk, seal.len() as u32) {
-                    stored.add(len);
-                    self.parts.counters.stored_chunks.add(1);
-                    self.note(Change::Held { chunk, file });
-                    if self.is_complete() {
-                        self.parts.call_upkeep();
-                    }
-                }
-            });
-            (lease, held)
+        let room = &self.parts.room;
+        let reserved = match room.reserve(&self.holding, seal.len() as u64).await {
+            Ok(reserved) => reserved,
+            Err(short) => return (lease, Err(ChunkFault::Full(short))),
         };
-        writing.fetch_sub(len, SeqCst);
-        (lease, result)
+        let (lease, mut written) = self.write_data(chunk, seal, lease).await;
+        let mut lease = lease;
+        if is_full(&written) && room.free_some().await {
+            (lease, written) = self.write_data(chunk, seal, lease).await;
+        }
+        if is_full(&written) {
+            return (lease, Err(ChunkFault::Full(Short::Disk(100))));
+        }
+        let (lease, mended) = match written {
+            Ok(file) if self.whole.load(Acquire) => {
+                let (lease, mended) = self.mend_tree(chunk, &file, lease).await;
+                (lease, mended.map(|()| file))
+            }
+            written => (lease, written),
+        };
+        let held = mended.map(|file| {
+            // Not if someone else was first.
+            if self.presence.set(chunk, seal.len() as u32) {
+                reserved.keep();
+                self.parts.counters.stored_chunks.add(1);
+                self.note(Change::Held { chunk, file });
+                if self.is_complete() {
+                    self.parts.call_upkeep();
+                }
+            }
+        });
+        (lease, held)
+    }
+
+    /// Notes that somebody uses the version: what was not used for longest is evicted first.
+    pub(crate) fn touch(&self) {
+        self.holding.touch();
     }
 
     async fn write_data(
@@ -393,13 +404,20 @@ impl VersionStore {
         self.seals.forget(chunk);
         self.verified.clear(chunk, len);
         if self.presence.clear(chunk, len) {
-            self.parts.counters.stored_bytes.sub(u64::from(len));
+            self.parts.room.sub(&self.holding, len.into());
             self.note(Change::Forgotten { chunk });
             if self.whole.load(Acquire) {
                 self.parts.call_upkeep();
             }
         }
     }
+}
+
+/// Whether the disk said that it has no space left.
+fn is_full<T>(written: &Result<T, ChunkFault>) -> bool {
+    let full = [libc::ENOSPC, libc::EDQUOT];
+    matches!(written, Err(ChunkFault::Disk { source, .. })
+        if source.raw_os_error().is_some_and(|errno| full.contains(&errno)))
 }
 
 fn read_origin(path: &Path) -> Result<OriginUrl, StoreError> {

@@ -14,7 +14,7 @@ use trackbed_cache::origin::{
     ListProgress, ListedEntry, ListedKind, Listing, ObjectIdentity, ObjectRef, OpenOrigin, Origin,
     OriginError, Timestamp,
 };
-use trackbed_cache::registry::RegistryError;
+use trackbed_cache::registry::{Readers, RegistryError};
 use trackbed_cache::seal::SLOT_BYTES;
 use trackbed_cache::{
     Agent, AgentConfig, AgentError, ControlError, DatasetName, DatasetRecord, Digest, EntryKind,
@@ -111,6 +111,15 @@ impl MemoryOrigin {
         &self.files
     }
 
+    /// The files of a folder, which ends with a slash.
+    pub(crate) fn below(&self, folder: &str) -> Files {
+        let inside = |(path, file): (&Vec<u8>, &Vec<u8>)| {
+            let path = path.strip_prefix(folder.as_bytes())?;
+            Some((path.to_vec(), file.clone()))
+        };
+        self.files.iter().filter_map(inside).collect()
+    }
+
     pub(crate) fn total(&self) -> u64 {
         self.files.values().map(|file| file.len() as u64).sum()
     }
@@ -198,8 +207,19 @@ impl Origin for MemoryOrigin {
 struct OpenMemory(Arc<MemoryOrigin>);
 
 impl OpenOrigin for OpenMemory {
-    fn open<'a>(&'a self, _: &'a OriginUrl) -> BoxFuture<'a, Result<Arc<dyn Origin>, OriginError>> {
-        let origin: Arc<dyn Origin> = Arc::clone(&self.0) as _;
+    /// `/memory` is all of it, `/memory/name` the folder of that name.
+    fn open<'a>(
+        &'a self,
+        url: &'a OriginUrl,
+    ) -> BoxFuture<'a, Result<Arc<dyn Origin>, OriginError>> {
+        let url = url.to_string();
+        let folder = url
+            .split_once("/memory/")
+            .map(|(_, name)| format!("{name}/"));
+        let origin: Arc<dyn Origin> = match folder {
+            None => Arc::clone(&self.0) as _,
+            Some(folder) => MemoryOrigin::new(self.0.below(&folder)),
+        };
         async move { Ok(origin) }.boxed()
     }
 }
@@ -416,6 +436,19 @@ fn name() -> DatasetName {
 }
 
 impl Node {
+    /// Registers a folder of the origin as the dataset of that name.
+    pub(crate) fn register_folder(&self, folder: &str, readers: Readers) -> DatasetRecord {
+        let origin = format!("/memory/{folder}").parse().expect("a URL");
+        let (name, progress) = (folder.parse().expect("a name"), ListProgress::default());
+        let registered = self.agent.register_for(&name, &origin, readers, &progress);
+        block_on(registered).expect("registered")
+    }
+
+    pub(crate) fn open_named(&self, name: &str) -> Arc<OpenVersion> {
+        let name = name.parse().expect("a name");
+        block_on(self.agent.open(&name, None)).expect("the dataset opens")
+    }
+
     pub(crate) fn open(&self) -> Arc<OpenVersion> {
         block_on(self.agent.open(&name(), None)).expect("the dataset opens")
     }
