@@ -304,7 +304,10 @@ impl Room {
             && let Ok(disk) = fstatvfs(&self.disk)
         {
             let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
-            let spare = bytes(disk.blocks()) / 100 * u64::from(100 - percent);
+            // As df reckons: what only root may use is neither used nor there to be used.
+            let used = disk.blocks().saturating_sub(disk.blocks_free());
+            let usable = bytes(used.saturating_add(disk.blocks_available()));
+            let spare = usable / 100 * u64::from(100 - percent);
             if bytes(disk.blocks_available()) < spare.saturating_add(all) {
                 return Some(Short::Disk(percent));
             }
