@@ -32,7 +32,7 @@ use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
 use crate::registry::{DatasetName, DatasetRecord, Namespace, Readers, Registry, RegistryError};
 use crate::seal::SLOT_BYTES;
-use crate::store::{Budget, Layout, Room, Store, StoreError, StoreParts, failed};
+use crate::store::{Budget, Device, Health, Layout, Room, Store, StoreError, StoreParts, failed};
 use crate::workers::Workers;
 
 pub use evict::{Keeps, Mounted};
@@ -65,6 +65,8 @@ pub struct AgentConfig {
     /// Whether versions that are complete are verified and laid out as plain files, so that they
     /// can be shown to pods without a process in the way (see [`OpenVersion::showable`]).
     pub lay_out: bool,
+    /// How often a disk that keeps failing, and is not used for now, is tried.
+    pub disk_trial_every: Duration,
     /// Bytes a second that are read to verify a complete version before it is shown so.
     pub verify_rate: u64,
     /// Bytes a second that are read to scrub what is held; 0 for never.
@@ -87,6 +89,7 @@ impl AgentConfig {
             read_deadline: Duration::from_secs(60),
             hash_threads: 2,
             lay_out: false,
+            disk_trial_every: Duration::from_secs(30),
             verify_rate: 512 << 20,
             scrub_rate: 32 << 20,
             scrub_every: Duration::from_secs(24 * 60 * 60),
@@ -204,6 +207,20 @@ impl Agent {
         control: Arc<dyn PeerControl>,
         origins: Arc<dyn OpenOrigin>,
     ) -> Result<Agent, AgentError> {
+        let device = Arc::new(shard.clone());
+        Agent::start_on(config, device, shard, slab, registry, control, origins).await
+    }
+
+    /// As [`Agent::start`], on another disk than the shard's ring reads and writes.
+    pub async fn start_on(
+        config: AgentConfig,
+        device: Arc<dyn Device>,
+        shard: Shard,
+        slab: Arc<Slab>,
+        registry: Arc<dyn Registry>,
+        control: Arc<dyn PeerControl>,
+        origins: Arc<dyn OpenOrigin>,
+    ) -> Result<Agent, AgentError> {
         if slab.slot_bytes() != SLOT_BYTES || slab.slots() < MIN_SLOTS {
             let (slots, slot_bytes) = (slab.slots(), slab.slot_bytes());
             return Err(AgentError::Slab { slots, slot_bytes });
@@ -224,6 +241,8 @@ impl Agent {
             .map_err(failed("opening", layout.root()))?;
         let parts = StoreParts {
             shard: shard.clone(),
+            device,
+            health: Health::new(Arc::clone(&counters)),
             workers: workers.clone(),
             counters: Arc::clone(&counters),
             room,

@@ -81,6 +81,8 @@ metrics! {
         "Reads of this node's disk that met a damaged block or seal"
     disk_errors Counter "trackbed_cache_disk_errors_total"
         "Reads and writes of this node's disk that failed"
+    disks_out Gauge "trackbed_cache_disks_out_of_service"
+        "Disks of this node's cache that keep failing and are not used for now"
     disk_read_bytes Counter "trackbed_cache_disk_read_bytes_total"
         "Bytes of datasets read from this node's disk"
     stored_chunks Counter "trackbed_cache_disk_stored_chunks_total"

@@ -212,8 +212,19 @@ impl OpenVersion {
 
     /// Which chunks are on this node's disk: a bit each, the first in the lowest bit of the first
     /// word.
+    /// None while the disk is out of service.
     pub fn held(&self) -> Vec<u64> {
-        self.version.store().held_words()
+        let store = self.version.store();
+        let mut words = store.held_words();
+        if store.is_out_of_service() {
+            words.fill(0);
+        }
+        words
+    }
+
+    /// What is wrong with this node's disk, with the remedy, while it is out of service.
+    pub fn trouble(&self) -> Option<String> {
+        self.version.store().trouble()
     }
 
     /// Sees to it that the bytes [`OpenVersion::read`] would give are on this node's disk, or, where
@@ -228,7 +239,8 @@ impl OpenVersion {
     ) -> Result<Brought, ReadError> {
         let store = self.version.store();
         store.touch();
-        let held = |chunk: u32| store.has(chunk) && !suspect;
+        let usable = !store.is_out_of_service();
+        let held = |chunk: u32| usable && store.has(chunk) && !suspect;
         match self.manifest().locate(entry, offset) {
             Some(at) if held(at.chunk) && self.in_memory(at.chunk).is_none() => {
                 if (at.chunk_offset as usize) < BLOCK_BYTES {
@@ -249,7 +261,8 @@ impl OpenVersion {
                     drop(store.read_whole(at.chunk, lease).await);
                 }
                 let bytes = Some(self.read(entry, offset, len).await?);
-                let on_disk = at.is_some_and(|at| store.has(at.chunk));
+                let usable = !store.is_out_of_service();
+                let on_disk = usable && at.is_some_and(|at| store.has(at.chunk));
                 Ok(Brought { on_disk, bytes })
             }
         }

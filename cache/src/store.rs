@@ -10,8 +10,10 @@
 //! place in the tree may be shown to pods as plain files (see [`native`]).
 
 mod commit;
+mod device;
 mod evict;
 mod files;
+mod health;
 mod lay_out;
 mod layout;
 mod native;
@@ -31,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use trackbed_rdma::shard::Shard;
+use trackbed_rdma::slab::Lease;
 
 use crate::digest::Digest;
 use crate::manifest::{Manifest, ManifestError};
@@ -39,7 +42,9 @@ use crate::origin::OriginUrl;
 use crate::seal::SealError;
 use crate::workers::Workers;
 
+pub use device::Device;
 pub(crate) use evict::GivenUp;
+pub(crate) use health::Health;
 pub(crate) use layout::{
     Layout, failed, open_directory, read_beneath, read_manifest_in, version_path,
 };
@@ -96,6 +101,9 @@ pub(crate) enum ChunkFault {
     /// There is no room, and none could be made.
     #[error("{0}")]
     Full(Short),
+    /// The disk keeps failing and is not used for now.
+    #[error("the cache's disk keeps failing and is out of service: look at the disk")]
+    OutOfService,
     /// The disk failed, or is full.
     #[error("{action}: {source}")]
     Disk {
@@ -107,6 +115,8 @@ pub(crate) enum ChunkFault {
 /// What the store and its versions work with.
 pub(crate) struct StoreParts {
     pub(crate) shard: Shard,
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) health: Health,
     pub(crate) workers: Workers,
     pub(crate) counters: Arc<Counters>,
     /// What may be kept, and what is.
@@ -143,6 +153,47 @@ impl Store {
             layout,
             open: Mutex::default(),
         })
+    }
+
+    /// Whether the disk is fit to be used.
+    pub(crate) fn health(&self) -> &Health {
+        &self.parts.health
+    }
+
+    /// Tries a disk that is out of service: writes, syncs and reads back a page; whether it is used
+    /// again.
+    pub(crate) async fn try_disk(&self, lease: Lease) -> bool {
+        let worked = self.write_and_read(lease).await;
+        let again = self.parts.health.tried(&worked);
+        if again {
+            self.parts.call_upkeep();
+        }
+        again
+    }
+
+    async fn write_and_read(&self, mut lease: Lease) -> io::Result<()> {
+        const PAGE: usize = 4096;
+        let path = self.layout.root().join("trial");
+        let file = std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)?;
+        let (file, device) = (Arc::new(file), &self.parts.device);
+        let pattern = self.parts.counters.disk_errors.get().to_le_bytes();
+        lease[..PAGE].fill(0);
+        lease[..pattern.len()].copy_from_slice(&pattern);
+        let (mut lease, written) = device.write_at(Arc::clone(&file), 0, lease, 0, PAGE).await;
+        written?;
+        device.fdatasync(Arc::clone(&file)).await?;
+        tree::drop_cached(&file, 0, PAGE as u64);
+        lease[..PAGE].fill(!0);
+        let (lease, read) = device.read_at(file, 0, lease, 0, PAGE).await;
+        match read? == PAGE && lease[..pattern.len()] == pattern {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
     }
 
     /// What may be kept, and what is.

@@ -101,10 +101,27 @@ pub(super) fn start(inner: &Arc<Inner>, woken: Receiver<()>) -> io::Result<()> {
 async fn work(inner: &Weak<Inner>, woken: &Receiver<()>) {
     loop {
         let called = pin!(woken.recv());
-        if let Either::Left((Err(_), _)) = future::select(called, Delay::new(LOOK_EVERY)).await {
-            return;
-        }
+        let pause = match inner.upgrade() {
+            Some(inner) => LOOK_EVERY.min(inner.config.disk_trial_every),
+            None => return,
+        };
+        let called = match future::select(called, Delay::new(pause)).await {
+            Either::Left((Err(_), _)) => return,
+            Either::Left((Ok(()), _)) => true,
+            Either::Right(_) => false,
+        };
         let Some(inner) = inner.upgrade() else { return };
+        if inner.store.health().is_out() {
+            // Nobody need wait for room on it.
+            let room = inner.store.room();
+            let wanted = room.begin_round().into_iter();
+            room.round_ends(wanted.map(|(short, _)| short).collect());
+            if !called {
+                let lease = inner.filler.slab.lease().await;
+                inner.store.try_disk(lease).await;
+            }
+            continue;
+        }
         inner.store.save_uses();
         inner.assign_tenants();
         if inner.store.room().is_evicting() {

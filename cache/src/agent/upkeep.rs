@@ -228,7 +228,7 @@ impl Shared {
     /// Brings a version as far towards being shown as plain files as it can be brought now.
     async fn settle(&self, version: &Arc<Version>, rounds: &mut Rounds) {
         let store = version.store();
-        if rounds.resting.contains_key(&version.digest()) {
+        if rounds.resting.contains_key(&version.digest()) || store.is_out_of_service() {
             return;
         }
         let mut well = true;
@@ -351,6 +351,9 @@ impl Shared {
             rounds.scrubbed.insert(version.digest(), now);
             rounds.scrub = None;
             return Some(Duration::ZERO);
+        }
+        if version.store().is_out_of_service() {
+            return Some(RETRY);
         }
         let pace = Pace::begin(self.settings.scrub_rate);
         self.let_readers_first().await;

@@ -161,6 +161,9 @@ impl VersionStore {
         if !self.presence.has(chunk) {
             return (lease, Err(ChunkFault::Absent));
         }
+        if self.parts.health.is_out() {
+            return (lease, Err(ChunkFault::OutOfService));
+        }
         let (lease, result) = self.read_checked(chunk, range, lease).await;
         match &result {
             Err(ChunkFault::Damaged(why)) => {
@@ -235,9 +238,10 @@ impl VersionStore {
         let offset = place.offset + begin as u64;
         let (lease, read) = self
             .parts
-            .shard
+            .device
             .read_at(place.file, offset, lease, begin, asked)
             .await;
+        self.parts.health.note("reading a cache file", &read);
         let checked = match read {
             Ok(count) => {
                 let count = count.min(end - begin);
@@ -269,9 +273,10 @@ impl VersionStore {
         let (file, offset) = (Arc::clone(self.seals.file()), Seals::offset(chunk));
         let (lease, read) = self
             .parts
-            .shard
+            .device
             .read_at(file, offset, lease, CHUNK_BYTES, SEAL_BYTES)
             .await;
+        self.parts.health.note("reading a seal", &read);
         let seal = match read {
             Ok(count) => Seal::decode(&lease[CHUNK_BYTES..][..count.min(SEAL_BYTES)])
                 .and_then(|seal| {
@@ -304,6 +309,9 @@ impl VersionStore {
         seal: &Arc<Seal>,
         lease: Lease,
     ) -> (Lease, Result<(), ChunkFault>) {
+        if self.parts.health.is_out() {
+            return (lease, Err(ChunkFault::OutOfService));
+        }
         if self.presence.has(chunk) {
             return (lease, Ok(()));
         }
@@ -341,6 +349,16 @@ impl VersionStore {
         (lease, held)
     }
 
+    /// Whether the disk is not used for now: chunks may be held, and can't be read.
+    pub(crate) fn is_out_of_service(&self) -> bool {
+        self.parts.health.is_out()
+    }
+
+    /// What is wrong with the disk, if it is not used for now.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.parts.health.trouble()
+    }
+
     /// Notes that somebody uses the version: what was not used for longest is evicted first.
     pub(crate) fn touch(&self) {
         self.holding.touch();
@@ -372,10 +390,11 @@ impl VersionStore {
             let file = Arc::clone(&place.file);
             let (back, written) = self
                 .parts
-                .shard
+                .device
                 .write_at(file, place.offset, lease, 0, padded)
                 .await;
             lease = back;
+            self.parts.health.note("writing a cache file", &written);
             let written = written.and_then(|()| {
                 let end = place.offset + padded as u64;
                 match place.file_len {
@@ -385,7 +404,8 @@ impl VersionStore {
             });
             match written {
                 Ok(()) => {
-                    let sealed = self.seals.write(chunk, seal).map_err(failed);
+                    let sealed = self.seals.write(&*self.parts.device, chunk, seal);
+                    let sealed = sealed.map_err(failed);
                     return (lease, sealed.map(|()| place.file));
                 }
                 // Alignment this file system wants and we don't know: go through the page cache.
