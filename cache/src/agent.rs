@@ -350,6 +350,8 @@ impl Agent {
         }
         record = record.for_readers(readers);
         self.0.registry.put_dataset(&record).await?;
+        // Who may read it may have changed, and with that whose quota it counts for.
+        self.0.assign_tenants();
         Ok(record)
     }
 

@@ -135,25 +135,32 @@ impl Layout {
         if !known {
             return Ok(aside);
         }
-        match self.begin_anew(digest, &aside) {
-            // On a full disk there is no space for this before something was removed.
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
-                for data in ["tree", "small.pack"].map(|name| aside.join(name)) {
-                    let removed = match data.is_dir() {
-                        true => fs::remove_dir_all(&data),
-                        false => fs::remove_file(&data),
-                    };
-                    removed.map_err(failed())?;
-                }
-                self.begin_anew(digest, &aside)?;
-            }
-            begun => begun?,
-        }
+        self.begin_anew(digest, &aside)?;
         Ok(aside)
     }
 
-    /// Puts a version of which nothing is held in the place of one that was set aside.
+    /// Puts a version of which nothing is held in the place of one that was set aside. On a full disk
+    /// there is no space for it before some of what was held is removed.
     fn begin_anew(&self, digest: &Digest, aside: &Path) -> Result<(), StoreError> {
+        match self.put_in_place_of(digest, aside) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {}
+            begun => return begun,
+        }
+        for data in ["tree", "small.pack"].map(|name| aside.join(name)) {
+            let removed = match data.is_dir() {
+                true => fs::remove_dir_all(&data),
+                false => fs::remove_file(&data),
+            };
+            match removed {
+                // An earlier attempt has.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(failed("removing", data))?,
+            }
+        }
+        self.put_in_place_of(digest, aside)
+    }
+
+    fn put_in_place_of(&self, digest: &Digest, aside: &Path) -> Result<(), StoreError> {
         let Some(encoded) = read_manifest_in(aside)? else {
             return Ok(());
         };
