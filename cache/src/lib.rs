@@ -9,6 +9,9 @@ pub mod agent;
 pub mod digest;
 pub mod disk;
 pub mod fill;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod manifest;
 mod membership;
 pub mod metrics;

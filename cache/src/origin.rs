@@ -25,6 +25,8 @@ pub use directory::DirectoryOrigin;
 pub use listed::Listing;
 pub(crate) use listed::{Listed, ListedAs, with_slashes};
 pub use open::Origins;
+#[cfg(feature = "fuzzing")]
+pub(crate) use s3::fuzzing;
 pub use s3::{S3Budget, S3Origin, S3Runtime};
 pub use url::{CredentialsRef, OriginUrl, S3Location};
 

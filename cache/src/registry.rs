@@ -19,6 +19,8 @@ use crate::origin::OriginUrl;
 
 pub use documents::{Documents, Key};
 pub use file::FileRegistry;
+#[cfg(feature = "fuzzing")]
+pub(crate) use file::fuzzing;
 pub use namespace::Namespace;
 
 /// The members and datasets as this node knows them. Reading gives the latest known state at once

@@ -13,6 +13,8 @@ mod commit;
 mod device;
 mod evict;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod health;
 mod lay_out;
 mod layout;

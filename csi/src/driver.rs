@@ -29,6 +29,8 @@ mod controller;
 mod empty;
 mod endpoint;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod identity;
 mod ledger;
 mod node;

@@ -20,6 +20,8 @@ use crate::driver::EndpointError;
 mod bits;
 mod client;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod invalidate;
 mod kept;
 mod link;

@@ -8,6 +8,9 @@
 mod cached;
 pub mod driver;
 pub mod expose;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod keeper;
 mod readers;
 pub mod register;

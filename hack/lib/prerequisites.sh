@@ -6,6 +6,7 @@
 package_of() {
     case $1 in
     cc | gcc) echo gcc libc6-dev ;;
+    c++) echo g++ libc6-dev ;;
     ip | rdma | bridge) echo iproute2 ;;
     fusermount3) echo fuse3 ;;
     python3) echo python3 ;;

@@ -13,6 +13,8 @@ mod channel;
 mod contents;
 mod cpu;
 mod end;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod histogram;
 mod lane;
 mod latency;

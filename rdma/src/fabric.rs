@@ -21,6 +21,8 @@ mod config;
 mod counters;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod link;
 mod meeting;
 mod serve;

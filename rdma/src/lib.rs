@@ -7,6 +7,9 @@ pub mod bench;
 pub mod check;
 pub mod devices;
 pub mod fabric;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod mesh;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;

@@ -10,6 +10,8 @@
 mod agent;
 mod coordinate;
 mod coordinator;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod journal;
 mod line;
 mod message;

@@ -7,6 +7,8 @@
 
 mod credentials;
 mod failure;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod keys;
 mod listing;
 mod reading;

@@ -152,8 +152,10 @@ fn s3(url: &Url) -> Result<S3Location, OriginError> {
             "use 3 to 63 characters of a-z 0-9 . - _",
         ));
     }
-    let prefix = percent_decoded(url.path().trim_matches('/'))
+    let prefix = percent_decoded(url.path())
         .ok_or_else(|| refuse(url, "the prefix is not UTF-8", "percent-encode it as UTF-8"))?;
+    // Written as %2F or not, a slash at an end is no part of it.
+    let prefix = prefix.trim_matches('/').to_owned();
     let mut location = S3Location {
         bucket,
         prefix,
@@ -337,6 +339,14 @@ mod tests {
         assert_eq!(location.region.as_deref(), Some("eu-west-1"));
         assert_eq!(location.credentials, CredentialsRef::File("/etc/s3".into()));
         assert_eq!(url.to_string().parse::<OriginUrl>().expect("valid"), url);
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_a_prefix_is_no_part_of_it_however_it_is_written() {
+        for text in ["s3://sets/a", "s3://sets//a//", "s3://sets/%2Fa%2F%2f"] {
+            let url: OriginUrl = text.parse().expect("valid");
+            assert_eq!(url.to_string(), "s3://sets/a", "{text}");
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! looked at again (one `stat`) whenever they are asked for. A file that went bad is reported, and
 //! what it said before goes on being used.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod members;
 
 use std::collections::HashMap;

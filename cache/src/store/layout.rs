@@ -139,7 +139,9 @@ impl Layout {
     /// What a version on the disk takes.
     pub(super) fn holding(&self, digest: &Digest) -> Holding {
         let version = self.version_path(digest);
-        let bytes = presence::held_bytes(&version) + tree::copied_bytes(&version);
+        let bytes = presence::held_bytes(&version).saturating_add(tree::copied_bytes(&version));
+        // What no disk holds is a damaged file's word, and is not to overflow the sum of all.
+        let bytes = bytes.min(1 << 56);
         let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified());
         let used = time(&version.join(USED)).or_else(|_| time(&version));
         let used = used.unwrap_or(SystemTime::UNIX_EPOCH);

@@ -15,10 +15,10 @@ use crate::digest::Digest;
 
 pub(super) const FILE_NAMES: [&str; 2] = ["presence.a", "presence.b"];
 
-const PAGE_BYTES: usize = 4096;
+pub(super) const PAGE_BYTES: usize = 4096;
 const MAGIC: u32 = u32::from_le_bytes(*b"tbp\x01");
 const BITS_AT: usize = 28;
-const CRC_AT: usize = PAGE_BYTES - 4;
+pub(super) const CRC_AT: usize = PAGE_BYTES - 4;
 /// Chunks a page has bits for.
 const PAGE_CHUNKS: u32 = ((CRC_AT - BITS_AT) * 8) as u32;
 
@@ -175,12 +175,16 @@ pub(super) fn empty(digest: &Digest, chunks: u32) -> Vec<u8> {
 
 /// Bytes held by the version in this directory; what can't be read counts as nothing held.
 pub(super) fn held_bytes(directory: &Path) -> u64 {
-    let copies = FILE_NAMES.map(|name| std::fs::read(directory.join(name)).unwrap_or_default());
+    held_in(&FILE_NAMES.map(|name| std::fs::read(directory.join(name)).unwrap_or_default()))
+}
+
+/// Bytes held as two copies say it together.
+pub(super) fn held_in(copies: &[Vec<u8>; 2]) -> u64 {
     let pages = copies.iter().map(Vec::len).max().unwrap_or(0) / PAGE_BYTES;
     (0..pages)
-        .filter_map(|index| newest(&copies, None, index))
-        .map(|page| page.bytes)
-        .sum()
+        .filter_map(|index| newest(copies, None, index))
+        // Whoever can write to the disk can write any number.
+        .fold(0, |held: u64, page| held.saturating_add(page.bytes))
 }
 
 fn newest(copies: &[Vec<u8>; 2], version: Option<u32>, index: usize) -> Option<Page> {
@@ -206,15 +210,19 @@ pub(super) fn load(
         dirty: BTreeSet::new(),
     };
     for index in 0..pages_for(chunks) {
-        let page = newest(copies, Some(durable.version), index).unwrap_or_else(|| {
+        let mut page = newest(copies, Some(durable.version), index).unwrap_or_else(|| {
             tracing::warn!(version = %digest.short(), page = index,
                 "both copies of a presence page are damaged: its chunks are fetched again");
             Page::empty()
         });
         let first = index as u32 * PAGE_CHUNKS;
+        // Added up anew: what is marked and unmarked from now on is added to it and taken from it.
+        page.bytes = 0;
         for bit in 0..PAGE_CHUNKS.min(chunks - first) {
             if page.bits[bit as usize / 8] >> (bit % 8) & 1 == 1 {
-                presence.set(first + bit, chunk_len(first + bit));
+                let len = chunk_len(first + bit);
+                presence.set(first + bit, len);
+                page.bytes += u64::from(len);
             }
         }
         durable.pages.push(page);
@@ -248,7 +256,9 @@ impl Durable {
         dirty
             .into_iter()
             .map(|index| {
-                self.pages[index].generation += 1;
+                // The last one stays the last: both copies then say the same once both are written.
+                let page = &mut self.pages[index];
+                page.generation = page.generation.saturating_add(1);
                 let encoded = self.pages[index].encode(self.version, index);
                 ((index * PAGE_BYTES) as u64, encoded)
             })
@@ -290,6 +300,31 @@ mod tests {
         let copy = durable.changed()[0].1.to_vec();
         let (presence, _) = load(&[copy.clone(), copy], &ours, 10, |_| 1);
         assert_eq!(presence.held(), (0, 0));
+    }
+
+    #[test]
+    fn a_page_with_absurd_numbers_is_counted_by_its_bits_and_can_be_changed() {
+        let digest = Digest::of(b"v");
+        let mut page = Page::empty();
+        (page.generation, page.bytes, page.bits[0]) = (u64::MAX, u64::MAX, 0b101);
+        let copy: Vec<u8> = [0, 1]
+            .iter()
+            .flat_map(|&index| page.encode(tag(&digest), index))
+            .collect();
+        let mut copies = [copy.clone(), copy];
+        assert_eq!(held_in(&copies), u64::MAX);
+        let (presence, mut durable) = load(&copies, &digest, 40_000, |_| 5);
+        assert_eq!(presence.held(), (4, 20));
+        durable.mark(1, 5, true);
+        for (at, page) in durable.changed() {
+            for copy in &mut copies {
+                copy[at as usize..][..PAGE_BYTES].copy_from_slice(&page);
+            }
+        }
+        let (again, _) = load(&copies, &digest, 40_000, |_| 5);
+        assert!(again.has(1));
+        let (first, _) = copies[0].split_at(PAGE_BYTES);
+        assert_eq!(held_in(&[first.to_vec(), Vec::new()]), 15);
     }
 
     proptest! {

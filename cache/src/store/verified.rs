@@ -19,7 +19,7 @@ pub(super) const FILE_NAME: &str = "verified";
 
 const MAGIC: &[u8; 4] = b"tbv\x01";
 /// Length of a boot id as text (random(4)).
-const BOOT_BYTES: usize = 36;
+pub(super) const BOOT_BYTES: usize = 36;
 const BITS_AT: usize = 4 + 4 + BOOT_BYTES;
 
 /// The bits, and the file that remembers them.
@@ -61,7 +61,9 @@ impl Verified {
         };
         let mut remembered = verified.file.lock();
         remembered.exists = true;
-        if let Some(bits) = verified.decode(&bytes, chunks) {
+        let boot = verified.boot.as_ref();
+        let bits = boot.and_then(|boot| decode(&bytes, verified.version, boot, chunks));
+        if let Some(bits) = bits {
             for chunk in 0..chunks {
                 let marked = bits[chunk as usize / 8] >> (chunk % 8) & 1 == 1;
                 if marked && presence.has(chunk) {
@@ -114,11 +116,7 @@ impl Verified {
         if remembered.chunks == chunks {
             return;
         }
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(self.version.to_le_bytes());
-        bytes.extend(boot);
-        bytes.extend(self.bits.to_bytes());
-        bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+        let bytes = encode(self.version, boot, &self.bits);
         let beside = self.path.with_extension("new");
         match fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, &self.path)) {
             Ok(()) => {
@@ -131,16 +129,32 @@ impl Verified {
                 "what was verified is not remembered: it is verified again after the agent's next start"),
         }
     }
+}
 
-    fn decode<'a>(&self, bytes: &'a [u8], chunks: u32) -> Option<&'a [u8]> {
-        let bits_end = BITS_AT + Presence::encoded_len(chunks);
-        let whole = bytes.len() == bits_end + 4
-            && bytes[..4] == *MAGIC
-            && bytes[4..8] == self.version.to_le_bytes()
-            && self.boot.is_some_and(|boot| bytes[8..BITS_AT] == boot)
-            && bytes[bits_end..] == crc32c::crc32c(&bytes[..bits_end]).to_le_bytes();
-        whole.then(|| &bytes[BITS_AT..bits_end])
-    }
+/// What the file is to hold.
+pub(super) fn encode(version: u32, boot: &[u8; BOOT_BYTES], bits: &Presence) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(version.to_le_bytes());
+    bytes.extend(boot);
+    bytes.extend(bits.to_bytes());
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+/// The bits of a file that is whole, and about that version and that boot.
+pub(super) fn decode<'a>(
+    bytes: &'a [u8],
+    version: u32,
+    boot: &[u8; BOOT_BYTES],
+    chunks: u32,
+) -> Option<&'a [u8]> {
+    let bits_end = BITS_AT + Presence::encoded_len(chunks);
+    let whole = bytes.len() == bits_end + 4
+        && bytes[..4] == *MAGIC
+        && bytes[4..8] == version.to_le_bytes()
+        && bytes[8..BITS_AT] == *boot
+        && bytes[bits_end..] == crc32c::crc32c(&bytes[..bits_end]).to_le_bytes();
+    whole.then(|| &bytes[BITS_AT..bits_end])
 }
 
 /// What names this boot, if the kernel says.

@@ -75,7 +75,7 @@ impl Journal {
         let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
             failed("another coordinator writes to it: give each mesh a file of its own".to_owned())
         })?;
-        let (mesh, valid) = read(&file).map_err(&failed)?;
+        let (mesh, valid) = read(&*file).map_err(&failed)?;
         if let Some(mesh) = &mesh
             && mesh.plan != plan
         {
@@ -239,7 +239,7 @@ fn insert(mesh: &mut Mesh, places: &mut HashMap<(usize, usize, usize), usize>, p
 }
 
 /// What a file holds, and the bytes of its whole lines.
-fn read(file: &File) -> Result<(Option<Mesh>, u64), String> {
+pub(super) fn read(file: impl Read) -> Result<(Option<Mesh>, u64), String> {
     let mut reader = BufReader::new(file);
     let mut mesh: Option<Mesh> = None;
     let mut places = HashMap::new();

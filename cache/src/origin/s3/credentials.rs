@@ -160,7 +160,7 @@ struct Section {
 }
 
 /// Reads the file's text. An error is the line it is about and what is wrong, never a value.
-fn parse(text: &str) -> Result<AwsCredential, (usize, &'static str)> {
+pub(super) fn parse(text: &str) -> Result<AwsCredential, (usize, &'static str)> {
     let mut sections: Vec<Section> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let (number, line) = (number + 1, line.trim());
