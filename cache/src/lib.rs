@@ -23,6 +23,7 @@ pub mod registry;
 mod replace;
 pub mod seal;
 pub mod store;
+mod sync;
 pub mod verified;
 mod workers;
 

@@ -151,6 +151,11 @@ impl S3Server {
         self.buckets.endless.store(true, Relaxed);
     }
 
+    /// From now on every page of a listing is empty and points to one more.
+    pub fn give_empty_pages_for_ever(&self) {
+        self.buckets.empty.store(true, Relaxed);
+    }
+
     /// Answers the next `count` requests for objects with "slow down" (503).
     pub fn be_busy_for(&self, count: u32) {
         self.buckets.busy.store(count, Relaxed);

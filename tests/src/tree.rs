@@ -78,12 +78,23 @@ impl Noise {
 
 /// Everything below `root`, by its path.
 pub fn read(root: &Path) -> io::Result<BTreeMap<PathBuf, Entry>> {
+    read_where(root, |_| true)
+}
+
+/// As [`read`], of paths that are wanted.
+pub fn read_where(
+    root: &Path,
+    wanted: impl Fn(&Path) -> bool,
+) -> io::Result<BTreeMap<PathBuf, Entry>> {
     let mut entries = BTreeMap::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         for found in std::fs::read_dir(root.join(&folder))? {
             let found = found?;
             let path = folder.join(found.file_name());
+            if !wanted(&path) {
+                continue;
+            }
             let metadata = found.metadata()?;
             let mode = metadata.permissions().mode() & 0o7777;
             let entry = if metadata.is_dir() {

@@ -223,6 +223,19 @@ fn a_listing_that_never_ends_is_given_up() {
 }
 
 #[test]
+fn a_listing_of_empty_pages_without_end_is_given_up() {
+    let server = server();
+    server.pretend_object(BUCKET, "a", 1);
+    server.give_empty_pages_for_ever();
+    let origin = open(&server.origin_url(BUCKET, "")).expect("opens");
+    let error = list(&origin).expect_err("endless").to_string();
+    assert!(
+        error.contains("never ends") && error.contains("nothing on them"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_service_that_is_busy_for_a_moment_is_asked_again() {
     let server = server();
     server.put(BUCKET, object("a", b"hello")).expect("puts");

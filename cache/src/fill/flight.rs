@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use crate::sync::Mutex;
 use futures::channel::oneshot;
-use parking_lot::Mutex;
 
 type Waiters<V> = Vec<oneshot::Sender<V>>;
 

@@ -24,6 +24,7 @@ pub(super) struct Buckets {
     files: FileSystem,
     index: Mutex<HashMap<String, BTreeMap<String, Kept>>>,
     pub(super) endless: AtomicBool,
+    pub(super) empty: AtomicBool,
     pub(super) unconditional: AtomicBool,
     pub(super) busy: AtomicU32,
     gets: AtomicU64,
@@ -56,6 +57,7 @@ impl Buckets {
             files,
             index: Mutex::default(),
             endless: AtomicBool::new(false),
+            empty: AtomicBool::new(false),
             unconditional: AtomicBool::new(false),
             busy: AtomicU32::new(0),
             gets: AtomicU64::new(0),
@@ -209,6 +211,12 @@ impl S3 for Served {
         };
         if self.0.endless.load(Relaxed) {
             page.next = Some("again".into());
+        }
+        if self.0.empty.load(Relaxed) {
+            page = Page {
+                next: Some(format!("{}", self.0.lists.load(Relaxed))),
+                ..Page::default()
+            };
         }
         let contents = page.objects.into_iter().map(|(key, kept)| Object {
             key: Some(key),

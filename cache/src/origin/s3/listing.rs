@@ -24,6 +24,9 @@ use super::{Client, S3Runtime, failure};
 
 /// Directories listed at once.
 const IN_FLIGHT: usize = 32;
+/// Pages of a directory without anything on them that may follow each other. Services give some, for
+/// what was deleted; one that gives no others never comes to an end.
+const EMPTY_PAGES: usize = 1000;
 /// Objects do not have modes: everyone may read, as of a read-only file system.
 const FILE_MODE: u16 = 0o644;
 const DIRECTORY_MODE: u16 = 0o755;
@@ -153,6 +156,15 @@ async fn list_directory(
     let mut directories = Vec::new();
     let mut token = None;
     let mut seen = HashSet::new();
+    let mut empty_pages = 0;
+    let never_ends = |why: &str, remedy| {
+        Ended::Failed(OriginError::Unavailable {
+            origin: client.url.clone(),
+            why: format!("the listing of /{directory} never ends: {why}"),
+            remedy,
+            transient: false,
+        })
+    };
     loop {
         let options = PaginatedListOptions {
             delimiter: Some(Cow::Borrowed("/")),
@@ -182,6 +194,10 @@ async fn list_directory(
             page.directories.push(path);
         }
         directories.extend(page.directories.iter().cloned());
+        empty_pages = match page.entries.is_empty() && page.directories.is_empty() {
+            true => empty_pages + 1,
+            false => 0,
+        };
         if sender.send(Ok(Some(page))).await.is_err() {
             return Err(Ended::Unwanted);
         }
@@ -189,12 +205,16 @@ async fn list_directory(
             None => return Ok(directories),
             // Pages that lead in a circle, empty ones included, would never end.
             Some(next) if !seen.insert(next.clone()) => {
-                return Err(Ended::Failed(OriginError::Unavailable {
-                    origin: client.url.clone(),
-                    why: format!("the listing of /{directory} never ends: its pages repeat"),
-                    remedy: "report it to whoever runs the service: its continuation tokens repeat",
-                    transient: false,
-                }));
+                return Err(never_ends(
+                    "its pages repeat",
+                    "report it to whoever runs the service: its continuation tokens repeat",
+                ));
+            }
+            Some(_) if empty_pages >= EMPTY_PAGES => {
+                return Err(never_ends(
+                    "its pages have nothing on them",
+                    "report it to whoever runs the service: it gives empty pages and no end",
+                ));
             }
             Some(next) => token = Some(next),
         }
