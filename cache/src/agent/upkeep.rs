@@ -313,7 +313,7 @@ impl Shared {
             }
             pace.keep(version.manifest().chunk_len(chunk)).await;
         }
-        well
+        well && store.is_verified()
     }
 
     /// Scrubs one chunk and says how long to pause; `None` if no scrub is due.

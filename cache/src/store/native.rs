@@ -87,15 +87,17 @@ impl VersionStore {
                 (0..manifest.len()).map(EntryIndex).collect()
             }
         };
-        let before = self.verified.chunks();
-        if !changed.is_empty() {
-            self.doubt(&changed);
+        if changed.is_empty() {
+            return;
         }
+        let before = self.verified.chunks();
+        self.doubt(&changed);
         if self.verified.chunks() < before {
             tracing::warn!(version = %manifest.digest().short(), files = changed.len(),
                 "somebody has changed files in this node's cache: they are verified again");
-            self.parts.call_upkeep();
         }
+        // Also if they were not verified yet: who is reading them just now has begun too early.
+        self.parts.call_upkeep();
     }
 
     /// Whether every chunk was verified since the machine started.
