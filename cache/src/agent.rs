@@ -4,14 +4,17 @@
 //! then [`Agent::source`] into a new fabric, then [`Agent::set_fabric`]. Without a fabric, as on a
 //! single node, everything comes from the origin.
 
+mod evict;
+mod keep;
 mod serve;
 pub(crate) mod upkeep;
 mod versions;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,11 +30,13 @@ use crate::metrics::{AgentCounters, Counters};
 use crate::open::OpenVersion;
 use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
-use crate::registry::{DatasetName, DatasetRecord, Readers, Registry, RegistryError};
+use crate::registry::{DatasetName, DatasetRecord, Namespace, Readers, Registry, RegistryError};
 use crate::seal::SLOT_BYTES;
-use crate::store::{Store, StoreError, StoreParts};
+use crate::store::{Budget, Device, Health, Layout, Room, Store, StoreError, StoreParts, failed};
 use crate::workers::Workers;
 
+pub use evict::{Keeps, Mounted};
+pub use keep::VersionOnDisk;
 use upkeep::{Upkeep, UpkeepSettings};
 use versions::Versions;
 
@@ -47,6 +52,10 @@ pub struct AgentConfig {
     pub cache_dir: PathBuf,
     /// The most bytes of datasets to keep there.
     pub capacity: u64,
+    /// How full the cache may make its disk, in percent, whatever else is on it.
+    pub disk_percent: u8,
+    /// The most bytes to keep of the datasets that only one namespace's pods may read.
+    pub quotas: BTreeMap<Namespace, u64>,
     /// Chunks fetched ahead of a reader who begins a chunk, or meets one that is missing.
     pub read_ahead: u32,
     /// How long a read may take before it fails.
@@ -56,6 +65,8 @@ pub struct AgentConfig {
     /// Whether versions that are complete are verified and laid out as plain files, so that they
     /// can be shown to pods without a process in the way (see [`OpenVersion::showable`]).
     pub lay_out: bool,
+    /// How often a disk that keeps failing, and is not used for now, is tried.
+    pub disk_trial_every: Duration,
     /// Bytes a second that are read to verify a complete version before it is shown so.
     pub verify_rate: u64,
     /// Bytes a second that are read to scrub what is held; 0 for never.
@@ -72,10 +83,13 @@ impl AgentConfig {
             node: node.into(),
             cache_dir: cache_dir.into(),
             capacity: u64::MAX,
+            disk_percent: 100,
+            quotas: BTreeMap::new(),
             read_ahead: 4,
             read_deadline: Duration::from_secs(60),
             hash_threads: 2,
             lay_out: false,
+            disk_trial_every: Duration::from_secs(30),
             verify_rate: 512 << 20,
             scrub_rate: 32 << 20,
             scrub_every: Duration::from_secs(24 * 60 * 60),
@@ -122,6 +136,27 @@ pub enum AgentError {
         /// Who was asked, and what they said.
         tried: String,
     },
+    /// Something keeps it from being evicted.
+    #[error("version {version} of {dataset} is not evicted: {}", match keeps {
+        Keeps::Pinned => "it is pinned on this node: unpin it first",
+        Keeps::InUse => "it is mounted, being read or being filled on this node: unmount it first",
+    })]
+    Kept {
+        /// The dataset.
+        dataset: DatasetName,
+        /// The version.
+        version: Digest,
+        /// What.
+        keeps: Keeps,
+    },
+    /// Not a version of the dataset.
+    #[error("{version} is not a version of {dataset}: look at its versions in the status")]
+    NotAVersion {
+        /// The dataset.
+        dataset: DatasetName,
+        /// The version.
+        version: Digest,
+    },
     /// The pinned memory is of the wrong shape.
     #[error(
         "the agent's memory has {slots} slots of {slot_bytes} bytes: make at least {MIN_SLOTS} slots of {SLOT_BYTES}"
@@ -156,6 +191,9 @@ pub(crate) struct Inner {
     store: Store,
     versions: Versions,
     upkeep: Upkeep,
+    /// Removes what was evicted, which may take a while.
+    remover: Workers,
+    mounted: OnceLock<Mounted>,
 }
 
 impl Agent {
@@ -169,23 +207,49 @@ impl Agent {
         control: Arc<dyn PeerControl>,
         origins: Arc<dyn OpenOrigin>,
     ) -> Result<Agent, AgentError> {
+        let device = Arc::new(shard.clone());
+        Agent::start_on(config, device, shard, slab, registry, control, origins).await
+    }
+
+    /// As [`Agent::start`], on another disk than the shard's ring reads and writes.
+    pub async fn start_on(
+        config: AgentConfig,
+        device: Arc<dyn Device>,
+        shard: Shard,
+        slab: Arc<Slab>,
+        registry: Arc<dyn Registry>,
+        control: Arc<dyn PeerControl>,
+        origins: Arc<dyn OpenOrigin>,
+    ) -> Result<Agent, AgentError> {
         if slab.slot_bytes() != SLOT_BYTES || slab.slots() < MIN_SLOTS {
             let (slots, slot_bytes) = (slab.slots(), slab.slot_bytes());
             return Err(AgentError::Slab { slots, slot_bytes });
         }
         let workers = Workers::start("hash", config.hash_threads).map_err(AgentError::Threads)?;
         let counters = Arc::new(Counters::default());
+        let remover = Workers::start("remove", 1).map_err(AgentError::Threads)?;
         let (wake, woken) = async_channel::bounded(1);
+        let (wake_evictor, evictor_woken) = async_channel::bounded(1);
+        let budget = Budget {
+            capacity: config.capacity,
+            disk_percent: config.disk_percent,
+            quotas: config.quotas.clone(),
+        };
+        let directory = config.cache_dir.clone();
+        let layout = workers.run(move || Layout::open(directory)).await?;
+        let room = Room::new(budget, layout.root(), Arc::clone(&counters), wake_evictor)
+            .map_err(failed("opening", layout.root()))?;
         let parts = StoreParts {
             shard: shard.clone(),
+            device,
+            health: Health::new(Arc::clone(&counters)),
             workers: workers.clone(),
             counters: Arc::clone(&counters),
-            capacity: config.capacity,
-            writing: AtomicU64::new(0),
+            room,
             direct: AtomicBool::new(true),
             upkeep: wake.clone(),
         };
-        let store = Store::open(config.cache_dir.clone(), parts).await?;
+        let store = workers.run(move || Store::open(layout, parts)).await?;
         let filler = Arc::new(Filler::new(FillerParts {
             node: config.node.clone(),
             shard: shard.clone(),
@@ -215,7 +279,11 @@ impl Agent {
             store,
             versions: Versions::default(),
             upkeep,
+            remover,
+            mounted: OnceLock::new(),
         }));
+        agent.0.assign_tenants();
+        evict::start(&agent.0, evictor_woken).map_err(AgentError::Threads)?;
         if agent.0.config.lay_out {
             versions::open_current(&agent.0);
         }
@@ -275,13 +343,15 @@ impl Agent {
             source,
         })?;
         let version = manifest.digest();
-        self.0.store.create(manifest, encoded, origin).await?;
+        self.0.create_version(manifest, encoded, origin).await?;
         let mut record = DatasetRecord::new(name.clone(), origin.clone(), version);
         if let Some(before) = self.0.registry.dataset(name)? {
             record = record.following(before);
         }
         record = record.for_readers(readers);
         self.0.registry.put_dataset(&record).await?;
+        // Who may read it may have changed, and with that whose quota it counts for.
+        self.0.assign_tenants();
         Ok(record)
     }
 

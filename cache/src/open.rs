@@ -61,6 +61,11 @@ impl Version {
         self.manifest().digest()
     }
 
+    /// What it was made of, when nobody uses it any more.
+    pub(crate) fn into_parts(self) -> (Arc<VersionStore>, OriginUrl) {
+        (self.store, self.origin.into_inner())
+    }
+
     /// From now on the bytes come from `origin`: datasets move, their objects' identities kept.
     pub(crate) fn set_origin(&self, origin: &OriginUrl) {
         *self.origin.lock() = origin.clone();
@@ -83,7 +88,8 @@ impl Version {
     }
 }
 
-/// An open dataset version. Cheap to share; holds nothing but memory.
+/// An open dataset version. Cheap to share; holds nothing but memory. For as long as it is open it is
+/// not evicted.
 pub struct OpenVersion {
     inner: Arc<Inner>,
     version: Arc<Version>,
@@ -206,8 +212,19 @@ impl OpenVersion {
 
     /// Which chunks are on this node's disk: a bit each, the first in the lowest bit of the first
     /// word.
+    /// None while the disk is out of service.
     pub fn held(&self) -> Vec<u64> {
-        self.version.store().held_words()
+        let store = self.version.store();
+        let mut words = store.held_words();
+        if store.is_out_of_service() {
+            words.fill(0);
+        }
+        words
+    }
+
+    /// What is wrong with this node's disk, with the remedy, while it is out of service.
+    pub fn trouble(&self) -> Option<String> {
+        self.version.store().trouble()
     }
 
     /// Sees to it that the bytes [`OpenVersion::read`] would give are on this node's disk, or, where
@@ -221,7 +238,9 @@ impl OpenVersion {
         suspect: bool,
     ) -> Result<Brought, ReadError> {
         let store = self.version.store();
-        let held = |chunk: u32| store.has(chunk) && !suspect;
+        store.touch();
+        let usable = !store.is_out_of_service();
+        let held = |chunk: u32| usable && store.has(chunk) && !suspect;
         match self.manifest().locate(entry, offset) {
             Some(at) if held(at.chunk) && self.in_memory(at.chunk).is_none() => {
                 if (at.chunk_offset as usize) < BLOCK_BYTES {
@@ -242,7 +261,8 @@ impl OpenVersion {
                     drop(store.read_whole(at.chunk, lease).await);
                 }
                 let bytes = Some(self.read(entry, offset, len).await?);
-                let on_disk = at.is_some_and(|at| store.has(at.chunk));
+                let usable = !store.is_out_of_service();
+                let on_disk = usable && at.is_some_and(|at| store.has(at.chunk));
                 Ok(Brought { on_disk, bytes })
             }
         }
@@ -326,6 +346,7 @@ impl OpenVersion {
         range: Range<usize>,
     ) -> Result<VerifiedBytes, Arc<FillError>> {
         let filler = &self.inner.filler;
+        self.version.store().touch();
         // Whoever begins a chunk is likely to read on: keep what follows on its way, so that such
         // readers do not meet a missing chunk again.
         let begins = range.start < BLOCK_BYTES;
@@ -380,6 +401,13 @@ impl OpenVersion {
 
     fn shown(&self, entry: EntryIndex) -> String {
         shown(&self.manifest().path(entry)).into_owned()
+    }
+}
+
+impl Drop for OpenVersion {
+    /// Who had it mounted natively has used it without our knowing.
+    fn drop(&mut self) {
+        self.version.store().touch();
     }
 }
 

@@ -10,13 +10,17 @@
 //! place in the tree may be shown to pods as plain files (see [`native`]).
 
 mod commit;
+mod device;
+mod evict;
 mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod health;
 mod lay_out;
 mod layout;
 mod native;
 mod presence;
+mod room;
 mod seals;
 mod tree;
 mod verified;
@@ -26,11 +30,12 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use trackbed_rdma::shard::Shard;
+use trackbed_rdma::slab::Lease;
 
 use crate::digest::Digest;
 use crate::manifest::{Manifest, ManifestError};
@@ -39,9 +44,16 @@ use crate::origin::OriginUrl;
 use crate::seal::SealError;
 use crate::workers::Workers;
 
-pub(crate) use layout::{failed, open_directory, read_beneath, read_manifest_in, version_path};
+pub use device::Device;
+pub(crate) use evict::GivenUp;
+pub(crate) use health::Health;
+pub(crate) use layout::{
+    Layout, failed, open_directory, read_beneath, read_manifest_in, version_path,
+};
 pub(crate) use native::Checked;
 pub use native::Showable;
+pub use room::Budget;
+pub(crate) use room::{Holding, Room, Short};
 pub(crate) use version::VersionStore;
 
 /// Why the store cannot do something as a whole. What goes wrong with one chunk is a
@@ -88,9 +100,12 @@ pub(crate) enum ChunkFault {
     /// What is on the disk is not what was stored.
     #[error(transparent)]
     Damaged(#[from] SealError),
-    /// The capacity given to the cache is used up.
-    #[error("the cache's capacity of {capacity} bytes is used up")]
-    Full { capacity: u64 },
+    /// There is no room, and none could be made.
+    #[error("{0}")]
+    Full(Short),
+    /// The disk keeps failing and is not used for now.
+    #[error("the cache's disk keeps failing and is out of service: look at the disk")]
+    OutOfService,
     /// The disk failed, or is full.
     #[error("{action}: {source}")]
     Disk {
@@ -102,12 +117,12 @@ pub(crate) enum ChunkFault {
 /// What the store and its versions work with.
 pub(crate) struct StoreParts {
     pub(crate) shard: Shard,
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) health: Health,
     pub(crate) workers: Workers,
     pub(crate) counters: Arc<Counters>,
-    /// The most bytes of datasets to keep.
-    pub(crate) capacity: u64,
-    /// Bytes that are being written and may come to be stored.
-    pub(crate) writing: AtomicU64,
+    /// What may be kept, and what is.
+    pub(crate) room: Room,
     /// Whether files are opened past the page cache; cleared where the file system can't.
     pub(crate) direct: AtomicBool,
     /// Wakes the agent's upkeep.
@@ -125,24 +140,71 @@ impl StoreParts {
 /// All versions on this node's disk.
 pub(crate) struct Store {
     parts: Arc<StoreParts>,
-    layout: layout::Layout,
+    layout: Layout,
     open: Mutex<HashMap<Digest, Arc<VersionStore>>>,
 }
 
 impl Store {
-    /// Opens the store in `path`, made if it is not there, and locks it for this process.
-    pub(crate) async fn open(path: PathBuf, parts: StoreParts) -> Result<Store, StoreError> {
-        let layout = parts
-            .workers
-            .run(move || layout::Layout::open(path))
-            .await?;
-        let held = layout.held_bytes()?;
-        parts.counters.stored_bytes.add(held);
+    /// Opens the store of a directory that is locked for this process.
+    pub(crate) fn open(layout: Layout, parts: StoreParts) -> Result<Store, StoreError> {
+        for (digest, holding) in layout.held()? {
+            parts.room.count(digest, || holding);
+        }
         Ok(Store {
             parts: Arc::new(parts),
             layout,
             open: Mutex::default(),
         })
+    }
+
+    /// Whether the disk is fit to be used.
+    pub(crate) fn health(&self) -> &Health {
+        &self.parts.health
+    }
+
+    /// Tries a disk that is out of service: writes, syncs and reads back a page; whether it is used
+    /// again.
+    pub(crate) async fn try_disk(&self, lease: Lease) -> bool {
+        let worked = self.write_and_read(lease).await;
+        let again = self.parts.health.tried(&worked);
+        if again {
+            self.parts.call_upkeep();
+        }
+        again
+    }
+
+    async fn write_and_read(&self, mut lease: Lease) -> io::Result<()> {
+        const PAGE: usize = 4096;
+        let path = self.layout.root().join("trial");
+        let file = std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)?;
+        let (file, device) = (Arc::new(file), &self.parts.device);
+        let pattern = self.parts.counters.disk_errors.get().to_le_bytes();
+        lease[..PAGE].fill(0);
+        lease[..pattern.len()].copy_from_slice(&pattern);
+        let lease = Arc::new(lease);
+        device
+            .write_at(Arc::clone(&file), 0, Arc::clone(&lease), 0, PAGE)
+            .await?;
+        device.fdatasync(Arc::clone(&file)).await?;
+        tree::drop_cached(&file, 0, PAGE as u64);
+        let mut lease = Arc::try_unwrap(lease)
+            .map_err(|_| io::Error::other("the disk still has what was written to it"))?;
+        lease[..PAGE].fill(!0);
+        let (lease, read) = device.read_at(file, 0, lease, 0, PAGE).await;
+        match read? == PAGE && lease[..pattern.len()] == pattern {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
+    }
+
+    /// What may be kept, and what is.
+    pub(crate) fn room(&self) -> &Room {
+        &self.parts.room
     }
 
     /// The version, from memory or disk; `None` if this node has none of it.
@@ -172,10 +234,15 @@ impl Store {
         let digest = manifest.digest();
         let (layout, origin) = (self.layout.clone(), origin.to_string());
         let chunks = manifest.chunks();
-        self.parts
-            .workers
-            .run(move || layout.create_version(&digest, &encoded, &origin, chunks))
-            .await?;
+        let create = move || layout.create_version(&digest, &encoded, &origin, chunks);
+        let mut created = self.parts.workers.run(create.clone()).await;
+        if let Err(StoreError::Io { source, .. }) = &created
+            && source.kind() == io::ErrorKind::StorageFull
+            && self.parts.room.free_some().await
+        {
+            created = self.parts.workers.run(create).await;
+        }
+        created?;
         self.version(digest).await?.ok_or_else(|| StoreError::Io {
             action: "opening the version just made in",
             path: self.layout.version_path(&digest),
@@ -205,6 +272,7 @@ impl Store {
             version.commit().await;
             version.save_verified();
         }
+        self.save_uses();
     }
 
     /// Whether reads and writes bypass the page cache.

@@ -2,6 +2,7 @@
 //! admin socket.
 
 mod cluster;
+mod keep;
 mod verify;
 mod warm;
 
@@ -32,11 +33,14 @@ Examples:
   trackbed dataset verify cats
   trackbed dataset create --kubernetes --warm team-a/cats s3://bucket/cats
   trackbed dataset status --kubernetes team-a/cats
+  trackbed dataset pin cats
+  trackbed dataset evict dogs
 
 Registering again makes a new version of what the origin has by then. Credentials are never part of
 a URL: credentials=env, the default, takes them from the node's environment.";
 
-/// Register datasets, bring them to this node, see how much of them is here, and check it
+/// Register datasets, bring them to this node, see how much of them is here, check it, and keep or
+/// evict it
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct DatasetArgs {
@@ -108,6 +112,26 @@ enum DatasetCommand {
         #[arg(long, value_name = "FILE", conflicts_with = "share")]
         list: Option<PathBuf>,
     },
+    /// Give up what this node holds of a dataset, to free its disk: of one version, or of all
+    ///
+    /// Not what is pinned, mounted, being read or being filled here. It comes again when it is read.
+    Evict {
+        /// The dataset's name, or its name, an @ and the first digits of a version
+        #[arg(value_name = "NAME[@VERSION]")]
+        name: String,
+    },
+    /// Never evict a version from this node: the current one, if none is named
+    Pin {
+        /// The dataset's name, or its name, an @ and the first digits of a version
+        #[arg(value_name = "NAME[@VERSION]")]
+        name: String,
+    },
+    /// Evict a version again when space is needed
+    Unpin {
+        /// The dataset's name, or its name, an @ and the first digits of a version
+        #[arg(value_name = "NAME[@VERSION]")]
+        name: String,
+    },
     /// Check everything of a dataset's current version that is on this node, now, and mend what is
     /// damaged
     Verify {
@@ -170,6 +194,9 @@ pub(crate) fn run(args: DatasetArgs) -> Result<(), Failure> {
                 let request = warm::request(name, share, list.as_deref())?;
                 warm::run(client, request, args.output).await
             }
+            DatasetCommand::Evict { name } => keep::evict(client, name, args.output).await,
+            DatasetCommand::Pin { name } => keep::pin(client, name, true, args.output).await,
+            DatasetCommand::Unpin { name } => keep::pin(client, name, false, args.output).await,
             DatasetCommand::Verify { name } => verify::run(client, name, args.output).await,
         }
     })?;
@@ -336,6 +363,7 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
         bytes_present,
         native,
         not_native_because,
+        versions,
         ..
     } = status;
     let shown = match native {
@@ -347,15 +375,17 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
             "dataset": object(&dataset), "files": files, "bytes": bytes, "chunks": chunks,
             "chunks_present": chunks_present, "bytes_present": bytes_present,
             "native": native, "not_native_because": not_native_because,
+            "versions": versions.iter().map(keep::object).collect::<Vec<_>>(),
         })
         .to_string(),
         Output::Table => format!(
             "{} at version {}\n{files} files, {}\non this node: {} ({chunks_present} of {chunks} \
-             chunks)\nshown to pods {shown}",
+             chunks)\nshown to pods {shown}{}",
             dataset.name,
             dataset.version,
             Size(bytes),
             Size(bytes_present),
+            keep::table(&versions),
         ),
     })
 }

@@ -315,6 +315,61 @@ fn a_dataset_is_registered_listed_and_looked_at_over_the_admin_socket() {
 }
 
 #[test]
+fn a_dataset_is_pinned_and_evicted_over_the_admin_socket() {
+    let site = Site::new();
+    let origin = site.path("origin");
+    fs::create_dir(&origin).unwrap();
+    fs::write(origin.join("file"), vec![7; 3 << 20]).unwrap();
+    let mut flags = site.with("--cache-capacity", "4MiB");
+    flags.push(("--cache-disk-percent", "100".into()));
+    let running = Running::start(&site, &flags);
+    let asked = |arguments: &[&str]| -> Value {
+        let output = site.dataset(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let url = format!("file://{}", origin.display());
+    let registered = asked(&["register", "cats", &url]);
+    let version = registered["version"].as_str().unwrap();
+    asked(&["warm", "cats"]);
+    let named = format!("cats@{}", &version[..12]);
+    assert_eq!(asked(&["pin", &named])["pinned"], true);
+    let on_node = &asked(&["status", "cats"])["versions"][0];
+    assert_eq!(
+        (&on_node["pinned"], &on_node["bytes"]),
+        (&true.into(), &(3 << 20).into())
+    );
+
+    let refused = site.dataset(&["evict", "cats"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("unpin it first"),
+        "{said}"
+    );
+    assert_eq!(asked(&["unpin", "cats"])["version"], version);
+    let evicted = &asked(&["evict", &named])["evicted"];
+    assert_eq!(evicted[0]["bytes"], 3 << 20);
+    assert_eq!(asked(&["evict", "cats"])["evicted"], serde_json::json!([]));
+    let status = asked(&["status", "cats"]);
+    assert_eq!(
+        (&status["chunks_present"], &status["chunks"]),
+        (&0.into(), &1.into())
+    );
+    for (unknown, why) in [
+        ("cats@12345678abcd", "no version"),
+        ("cats@1", "version"),
+        ("dogs", "no dataset"),
+    ] {
+        let refused = site.dataset(&["evict", unknown]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(why), "{said}");
+    }
+    asked(&["warm", "cats"]);
+    running.end();
+}
+
+#[test]
 fn a_node_asked_to_end_leaves_no_socket_and_starts_again() {
     let site = Site::new();
     for _ in 0..2 {

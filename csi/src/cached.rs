@@ -64,6 +64,10 @@ impl VersionView for OpenVersion {
         }
     }
 
+    fn trouble(&self) -> Option<String> {
+        OpenVersion::trouble(self)
+    }
+
     fn showable(&self) -> Showable {
         OpenVersion::showable(self)
     }

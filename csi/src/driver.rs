@@ -5,7 +5,7 @@
 //! it. A volume shows one version of one dataset, settled when it is created or, for volumes that an
 //! administrator wrote down, when it is staged, and the same until it is unstaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -174,6 +174,12 @@ impl Driver {
             datasets,
             volumes,
         })
+    }
+
+    /// Tells which versions are mounted on this node, or were and may still be: from its records and
+    /// the mount table, whichever process has mounted them. Goes on to do so when the driver has ended.
+    pub fn mounted(&self) -> impl Fn() -> HashSet<Digest> + Send + Sync + use<> {
+        self.volumes.mounted()
     }
 
     /// Serves on `endpoint`, registered with kubelet if it is to be, until `shutdown` or until

@@ -50,6 +50,11 @@ pub trait VersionView: Send + Sync + 'static {
     /// How much of the version this node holds.
     fn cached(&self) -> Cached;
 
+    /// What is wrong with where the version lies, in a sentence with the remedy.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the version can be shown as plain files, and if not, why.
     fn showable(&self) -> Showable {
         Showable::Checked("it is on no disk".to_owned())

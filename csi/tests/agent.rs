@@ -2,15 +2,23 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use support::can_mount;
 use support::cluster::{Cluster, mounts_below};
 use support::site::Site;
-use trackbed_cache::Agent;
+use trackbed_cache::{Agent, Device};
+use trackbed_rdma::shard::Shard;
+use trackbed_rdma::slab::Lease;
 
 async fn staged(agent: &Agent) -> Cluster {
     let cluster = Cluster::start_with(Arc::new(agent.clone())).await;
@@ -124,5 +132,109 @@ async fn a_byte_flipped_in_the_cache_never_reaches_a_pod() {
             .expect_err("unreadable");
         assert_eq!(refused.raw_os_error(), Some(nix::errno::Errno::EIO as i32));
     }
+    cluster.stop().await.1.expect("ends well");
+}
+
+/// A disk that fails every read and write while it is broken.
+struct Breakable {
+    shard: Shard,
+    broken: AtomicBool,
+}
+
+impl Breakable {
+    fn check(&self) -> io::Result<()> {
+        match self.broken.load(SeqCst) {
+            true => Err(nix::errno::Errno::EIO.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Device for Breakable {
+    fn read_at(
+        &self,
+        file: Arc<File>,
+        offset: u64,
+        lease: Lease,
+        at: usize,
+        len: usize,
+    ) -> BoxFuture<'_, (Lease, io::Result<usize>)> {
+        match self.check() {
+            Ok(()) => Device::read_at(&self.shard, file, offset, lease, at, len),
+            Err(error) => async { (lease, Err(error)) }.boxed(),
+        }
+    }
+
+    fn write_at(
+        &self,
+        file: Arc<File>,
+        offset: u64,
+        lease: Arc<Lease>,
+        at: usize,
+        len: usize,
+    ) -> BoxFuture<'_, io::Result<()>> {
+        match self.check() {
+            Ok(()) => Device::write_at(&self.shard, file, offset, lease, at, len),
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+
+    fn fdatasync(&self, file: Arc<File>) -> BoxFuture<'_, io::Result<()>> {
+        match self.check() {
+            Ok(()) => Device::fdatasync(&self.shard, file),
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_keeps_failing_is_read_around_and_the_volume_says_so_until_it_works() {
+    if !can_mount() {
+        return;
+    }
+    let site = Arc::new(Site::new());
+    let mut disk = None;
+    let quickly = |config: &mut trackbed_cache::AgentConfig| {
+        config.disk_trial_every = Duration::from_millis(20);
+    };
+    let agent = site.agent_on(quickly, |shard| {
+        let broken = AtomicBool::new(false);
+        let breakable = Arc::new(Breakable { shard, broken });
+        disk = Some(Arc::clone(&breakable));
+        breakable
+    });
+    let agent = agent.await;
+    let disk = disk.expect("made");
+    site.register(&agent).await;
+    let mut cluster = staged(&agent).await;
+    assert!(!cluster.condition("set", "pod").await.abnormal);
+    disk.broken.store(true, SeqCst);
+    let (reader, pod) = (site.clone(), cluster.path("pod"));
+    in_pod(move || reader.check(&pod)).await;
+    let open = agent.open(&"set".parse().expect("a name"), None).await;
+    let open = open.expect("opens");
+    while open.trouble().is_none() {
+        // It fails: nothing can be kept.
+        open.warm().await.expect_err("not kept");
+    }
+    let condition = cluster.condition("set", "pod").await;
+    assert!(
+        condition.abnormal && condition.message.contains("out of service"),
+        "{condition:?}"
+    );
+    let metrics = agent.counters().prometheus_text();
+    assert!(
+        metrics.contains("trackbed_cache_disks_out_of_service 1"),
+        "{metrics}"
+    );
+
+    disk.broken.store(false, SeqCst);
+    while cluster.condition("set", "pod").await.abnormal {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    open.warm().await.expect("it is kept again");
+    let (reader, pod) = (site.clone(), cluster.path("pod"));
+    in_pod(move || reader.check(&pod)).await;
+    drop(open);
     cluster.stop().await.1.expect("ends well");
 }

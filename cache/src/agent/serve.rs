@@ -44,6 +44,7 @@ async fn serve(inner: &Arc<Inner>, peer: &str, request: ChunkRequest) -> Result<
         tracing::info!(peer, %error, "a peer asked for a version that can't be opened here");
         Refusal::UnknownVersion
     })?;
+    version.store().touch();
     let chunk = request.chunk;
     if chunk >= version.manifest().chunks() {
         return Err(Refusal::Malformed);

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,8 @@ pub(super) struct Upkeep {
 struct Shared {
     settings: UpkeepSettings,
     filler: Arc<Filler>,
-    versions: Mutex<Vec<Arc<Version>>>,
+    /// Not kept from being evicted by this.
+    versions: Mutex<Vec<Weak<Version>>>,
 }
 
 impl Upkeep {
@@ -91,7 +92,11 @@ impl Upkeep {
 
     /// Takes care of a version from now on.
     pub(super) fn add(&self, version: &Arc<Version>) {
-        self.shared.versions.lock().push(Arc::clone(version));
+        {
+            let mut versions = self.shared.versions.lock();
+            versions.retain(|known| known.strong_count() > 0);
+            versions.push(Arc::downgrade(version));
+        }
         // Full: it has been woken already.
         let _ = self.wake.try_send(());
     }
@@ -170,7 +175,7 @@ pub(crate) async fn look(filler: &Arc<Filler>, version: &Arc<Version>, chunk: u3
 
 /// Where a scrub is.
 struct Scrub {
-    version: Arc<Version>,
+    version: Weak<Version>,
     next: u32,
     mended: u32,
 }
@@ -192,7 +197,9 @@ async fn work(shared: &Shared, woken: &Receiver<()>) {
         let versions = shared.versions.lock().clone();
         if shared.settings.lay_out {
             for version in &versions {
-                shared.settle(version, &mut rounds).await;
+                if let Some(version) = version.upgrade() {
+                    shared.settle(&version, &mut rounds).await;
+                }
             }
         }
         // Scrubs chunk by chunk until someone calls, or a version may be tried again.
@@ -221,7 +228,7 @@ impl Shared {
     /// Brings a version as far towards being shown as plain files as it can be brought now.
     async fn settle(&self, version: &Arc<Version>, rounds: &mut Rounds) {
         let store = version.store();
-        if rounds.resting.contains_key(&version.digest()) {
+        if rounds.resting.contains_key(&version.digest()) || store.is_out_of_service() {
             return;
         }
         let mut well = true;
@@ -310,24 +317,30 @@ impl Shared {
     }
 
     /// Scrubs one chunk and says how long to pause; `None` if no scrub is due.
-    async fn scrub(&self, versions: &[Arc<Version>], rounds: &mut Rounds) -> Option<Duration> {
+    async fn scrub(&self, versions: &[Weak<Version>], rounds: &mut Rounds) -> Option<Duration> {
         if self.settings.scrub_rate == 0 {
             return None;
         }
         let now = Instant::now();
         if rounds.scrub.is_none() {
-            let due = versions.iter().find(|version| {
+            let mut open = versions.iter().filter_map(Weak::upgrade);
+            let due = open.find(|version| {
                 let last = *rounds.scrubbed.entry(version.digest()).or_insert(now);
                 now.duration_since(last) >= self.settings.scrub_every
             })?;
             rounds.scrub = Some(Scrub {
-                version: Arc::clone(due),
+                version: Arc::downgrade(&due),
                 next: 0,
                 mended: 0,
             });
         }
         let scrub = rounds.scrub.as_mut()?;
-        let (version, chunks) = (&scrub.version, scrub.version.manifest().chunks());
+        let Some(version) = scrub.version.upgrade() else {
+            // Evicted meanwhile.
+            rounds.scrub = None;
+            return Some(Duration::ZERO);
+        };
+        let chunks = version.manifest().chunks();
         // What is not held costs nothing.
         while scrub.next < chunks && !version.store().has(scrub.next) {
             scrub.next += 1;
@@ -339,9 +352,12 @@ impl Shared {
             rounds.scrub = None;
             return Some(Duration::ZERO);
         }
+        if version.store().is_out_of_service() {
+            return Some(RETRY);
+        }
         let pace = Pace::begin(self.settings.scrub_rate);
         self.let_readers_first().await;
-        let looked = look(&self.filler, version, scrub.next).await;
+        let looked = look(&self.filler, &version, scrub.next).await;
         scrub.mended += u32::from(matches!(looked, Looked::Mended));
         let len = version.manifest().chunk_len(scrub.next);
         scrub.next += 1;

@@ -24,6 +24,13 @@ const MANIFEST_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Versions(Mutex<HashMap<Digest, Arc<Place>>>);
 
+impl Versions {
+    /// Where a version is, or would be, open.
+    pub(super) fn place(&self, digest: Digest) -> Arc<Place> {
+        Arc::clone(self.0.lock().entry(digest).or_default())
+    }
+}
+
 /// Opens the datasets' current versions as far as this node has them, so that upkeep can make them
 /// ready before anyone asks for them.
 pub(super) fn open_current(inner: &Arc<Inner>) {
@@ -43,7 +50,7 @@ pub(super) fn open_current(inner: &Arc<Inner>) {
     });
 }
 
-type Place = futures::lock::Mutex<Option<Arc<Version>>>;
+pub(super) type Place = futures::lock::Mutex<Option<Arc<Version>>>;
 
 impl Inner {
     /// The version, opened if it is not. `origin` is where its bytes come from, if the caller
@@ -53,9 +60,10 @@ impl Inner {
         digest: Digest,
         origin: Option<&OriginUrl>,
     ) -> Result<Arc<Version>, AgentError> {
-        let place = Arc::clone(self.versions.0.lock().entry(digest).or_default());
+        let place = self.versions.place(digest);
         let mut place = place.lock().await;
         if let Some(version) = &*place {
+            version.store().touch();
             if let Some(origin) = origin {
                 version.set_origin(origin);
             }
@@ -77,8 +85,25 @@ impl Inner {
         };
         let version = Arc::new(version);
         self.upkeep.add(&version);
+        version.store().touch();
         *place = Some(Arc::clone(&version));
+        self.assign_tenants();
         Ok(version)
+    }
+
+    /// Makes room on disk for a version that was just listed, unless this node has it.
+    pub(super) async fn create_version(
+        &self,
+        manifest: Arc<Manifest>,
+        encoded: Bytes,
+        origin: &OriginUrl,
+    ) -> Result<(), AgentError> {
+        // Not while it is being evicted.
+        let place = self.versions.place(manifest.digest());
+        let _place = place.lock().await;
+        let created = self.store.create(manifest, encoded, origin).await?;
+        created.touch();
+        Ok(())
     }
 
     fn origin_of(&self, digest: Digest) -> Result<OriginUrl, AgentError> {

@@ -59,7 +59,7 @@ impl VersionStore {
         let names = self.sync_names().await;
         let seals = match self
             .parts
-            .shard
+            .device
             .fdatasync(Arc::clone(self.seals.file()))
             .await
         {
@@ -85,8 +85,9 @@ impl VersionStore {
         }
         let pages = durable.changed();
         for copy in &self.copies {
-            let written = match write_pages(copy, &pages) {
-                Ok(()) => self.parts.shard.fdatasync(Arc::clone(copy)).await,
+            let device = &self.parts.device;
+            let written = match write_pages(&**device, copy, &pages) {
+                Ok(()) => device.fdatasync(Arc::clone(copy)).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = written {
@@ -115,7 +116,7 @@ impl VersionStore {
         let mut failed = Vec::new();
         let mut syncs = stream::iter(files.into_values())
             .map(|(file, chunks): (Arc<File>, Vec<u32>)| async move {
-                (self.parts.shard.fdatasync(file).await, chunks)
+                (self.parts.device.fdatasync(file).await, chunks)
             })
             .buffer_unordered(SYNCS);
         while let Some((synced, chunks)) = syncs.next().await {
@@ -147,6 +148,7 @@ impl VersionStore {
     }
 
     fn log(&self, action: &'static str, error: &io::Error) {
+        self.parts.health.failed(action, error);
         self.parts.counters.disk_errors.add(1);
         tracing::warn!(version = %self.manifest().digest().short(), action, %error,
             "the cache disk failed: the chunks concerned are fetched again after a restart");

@@ -47,8 +47,7 @@ impl VersionStore {
     async fn try_lay_out(self: &Arc<Self>, slab: &Arc<Slab>) -> Result<(), String> {
         let first = self.laid.lock().is_none();
         if first {
-            let bytes = self.room_for_copies()?;
-            self.parts.counters.stored_bytes.add(bytes);
+            self.room_for_copies().await?;
         }
         let stamps = self.laid.lock().take().unwrap_or_default();
         match self.lay_out_files(stamps, slab).await {
@@ -61,7 +60,7 @@ impl VersionStore {
                 let remove = move || tree::remove_copies(version.files.tree(), version.manifest());
                 self.parts.workers.run(remove).await;
                 let bytes = tree::bytes_to_copy(self.manifest());
-                self.parts.counters.stored_bytes.sub(bytes);
+                self.parts.room.sub(&self.holding, bytes);
                 Err(format!(
                     "its files could not be laid out on the disk: {error}"
                 ))
@@ -125,7 +124,8 @@ impl VersionStore {
         }
     }
 
-    fn room_for_copies(&self) -> Result<u64, String> {
+    /// Takes the room that the copies of small files need.
+    async fn room_for_copies(&self) -> Result<(), String> {
         let files = self.manifest().packed_files();
         if files > MAX_COPIED_FILES {
             return Err(format!(
@@ -133,18 +133,21 @@ impl VersionStore {
             ));
         }
         let bytes = tree::bytes_to_copy(self.manifest());
-        let stored = self.parts.counters.stored_bytes.get();
+        let no_room = |why: String| {
+            format!(
+                "the cache has no room for {bytes} bytes of small files laid out one by one: {why}"
+            )
+        };
+        let reserved = self.parts.room.reserve(&self.holding, bytes).await;
+        let reserved = reserved.map_err(|short| no_room(short.to_string()))?;
         let free = fstatvfs(self.files.tree()).map_or(u64::MAX, |disk| {
             disk.blocks_available().saturating_mul(disk.fragment_size())
         });
-        let fits = stored.saturating_add(bytes) <= self.parts.capacity
-            && (bytes == 0 || bytes.saturating_add(SPARE_BYTES) <= free);
-        match fits {
-            true => Ok(bytes),
-            false => Err(format!(
-                "the cache has no room for {bytes} bytes of small files laid out one by one: give it more"
-            )),
+        if bytes > 0 && bytes.saturating_add(SPARE_BYTES) > free {
+            return Err(no_room(format!("its disk has {free} free")));
         }
+        reserved.keep();
+        Ok(())
     }
 
     /// Lays out the files without a stamp, and gives the stamps of all.

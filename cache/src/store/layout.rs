@@ -5,6 +5,9 @@
 //! versions/<digest>/manifest, origin, seals, presence.a, presence.b, small.pack, tree/<path>
 //!                   verified       which chunks were verified since the machine started
 //!                   tree.whole     there once tree/ holds every file, small ones too
+//!                   pinned         there if the version is never evicted
+//!                   used           its time says when the version was last used
+//! versions/<digest>.new, <digest>.evicted    being made or removed; swept at the next start
 //! ```
 //! Without `tree.whole`, `tree/` holds the larger files alone, sparse, as far as their chunks are
 //! marked. With it, `tree/` is the whole version as pods may see it: files of `small.pack` are
@@ -22,12 +25,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 
+use super::evict::{PINNED, SET_ASIDE, USED};
+use super::room::Holding;
 use super::{StoreError, presence, tree};
 use crate::digest::Digest;
 use crate::manifest::MAX_ENCODED_BYTES;
@@ -36,8 +42,9 @@ const CHECK_DISK: &str = "check the disk and the agent's permissions on the cach
 
 /// The cache directory, locked by this process.
 #[derive(Clone)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
+    versions: PathBuf,
     _lock: Arc<Flock<File>>,
 }
 
@@ -56,7 +63,8 @@ pub(crate) fn failed(
 }
 
 impl Layout {
-    pub(super) fn open(root: PathBuf) -> Result<Layout, StoreError> {
+    /// Opens the directory, made if it is not there, and locks it for this process. Blocks.
+    pub(crate) fn open(root: PathBuf) -> Result<Layout, StoreError> {
         let versions = root.join("versions");
         fs::DirBuilder::new()
             .recursive(true)
@@ -78,44 +86,66 @@ impl Layout {
             Err((_, Errno::EWOULDBLOCK)) => return Err(StoreError::InUse { path: root }),
             Err((_, errno)) => return Err(failed("locking", lock)(errno.into())),
         };
-        let layout = Layout { root, _lock: lock };
+        let layout = Layout {
+            root,
+            versions,
+            _lock: lock,
+        };
         layout.sweep()?;
         Ok(layout)
     }
 
-    /// Removes what was left by a crash in the middle of making a version.
+    /// The directory that has one for each version.
+    pub(super) fn versions(&self) -> &Path {
+        &self.versions
+    }
+
+    /// The directory itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Removes what was left by a crash in the middle of making or evicting a version.
     fn sweep(&self) -> Result<(), StoreError> {
         for name in self.version_names()? {
-            if name.as_bytes().ends_with(b".new") {
-                let path = self.root.join("versions").join(&name);
+            let (path, unfinished) = (self.versions().join(&name), Path::new(&name).extension());
+            if unfinished.is_some_and(|why| why == "new") {
                 fs::remove_dir_all(&path).map_err(failed("removing", path))?;
+            } else if unfinished.is_some_and(|why| why == SET_ASIDE) {
+                self.finish_evicting(&path)?;
             }
         }
         Ok(())
     }
 
     fn version_names(&self) -> Result<Vec<std::ffi::OsString>, StoreError> {
-        let versions = self.root.join("versions");
-        let entries = fs::read_dir(&versions).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let versions = self.versions();
+        let entries = fs::read_dir(versions).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let entries = entries.map_err(failed("listing", versions))?;
         Ok(entries.into_iter().map(|entry| entry.file_name()).collect())
     }
 
-    /// Bytes of all versions' chunks, from their presence files alone.
-    pub(super) fn held_bytes(&self) -> Result<u64, StoreError> {
-        let mut held: u64 = 0;
-        for name in self.version_names()? {
-            if name
-                .to_str()
-                .is_some_and(|name| name.parse::<Digest>().is_ok())
-            {
-                let version = self.root.join("versions").join(name);
-                held = held
-                    .saturating_add(presence::held_bytes(&version))
-                    .saturating_add(tree::copied_bytes(&version));
-            }
-        }
-        Ok(held)
+    /// What each version takes, from small files alone.
+    pub(super) fn held(&self) -> Result<Vec<(Digest, Holding)>, StoreError> {
+        let names = self.version_names()?;
+        let digests = names
+            .iter()
+            .filter_map(|name| name.to_str()?.parse::<Digest>().ok());
+        Ok(digests
+            .map(|digest| (digest, self.holding(&digest)))
+            .collect())
+    }
+
+    /// What a version on the disk takes.
+    pub(super) fn holding(&self, digest: &Digest) -> Holding {
+        let version = self.version_path(digest);
+        let bytes = presence::held_bytes(&version).saturating_add(tree::copied_bytes(&version));
+        // What no disk holds is a damaged file's word, and is not to overflow the sum of all.
+        let bytes = bytes.min(1 << 56);
+        let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified());
+        let used = time(&version.join(USED)).or_else(|_| time(&version));
+        let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+        Holding::new(bytes, used, version.join(PINNED).exists())
     }
 
     pub(super) fn version_path(&self, digest: &Digest) -> PathBuf {
@@ -139,18 +169,12 @@ impl Layout {
             if new.exists() {
                 fs::remove_dir_all(&new)?;
             }
-            fs::DirBuilder::new().mode(0o700).create(&new)?;
-            fs::DirBuilder::new().mode(0o700).create(new.join("tree"))?;
+            write_nothing_held(&new, digest, chunks)?;
             write_new(&new.join("manifest"), manifest)?;
             write_new(&new.join("origin"), origin.as_bytes())?;
-            write_new(&new.join("seals"), &[])?;
-            write_new(&new.join("small.pack"), &[])?;
-            for name in presence::FILE_NAMES {
-                write_new(&new.join(name), &presence::empty(digest, chunks))?;
-            }
             sync_directory(&new)?;
             fs::rename(&new, &place)?;
-            sync_directory(&self.root.join("versions"))
+            sync_directory(self.versions())
         };
         make().map_err(failed("making a version in", place))
     }
@@ -183,8 +207,22 @@ pub(crate) fn read_manifest_in(directory: &Path) -> Result<Option<Bytes>, StoreE
 }
 
 /// Makes what was made or removed in a directory survive a crash.
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Makes the directory of a version of which nothing is held, but for what says which one it is.
+pub(super) fn write_nothing_held(path: &Path, digest: &Digest, chunks: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path.join("tree"))?;
+    write_new(&path.join("seals"), &[])?;
+    write_new(&path.join("small.pack"), &[])?;
+    let nothing = presence::empty(digest, chunks);
+    presence::FILE_NAMES
+        .iter()
+        .try_for_each(|name| write_new(&path.join(name), &nothing))
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -43,6 +43,9 @@ pub(crate) enum Checked {
 impl VersionStore {
     /// How the version can be shown now.
     pub(crate) fn showable(&self) -> Showable {
+        if let Some(trouble) = self.trouble() {
+            return Showable::Checked(trouble);
+        }
         let chunks = self.manifest().chunks();
         let (held, verified) = (self.held().chunks, self.verified.chunks());
         if held < chunks {
@@ -214,8 +217,8 @@ impl VersionStore {
                 }
                 // O_DIRECT wants whole pages; one byte more shows a file that is too long.
                 let asked = (len + 1).next_multiple_of(4096);
-                let shard = &self.parts.shard;
-                shard.read_at(Arc::new(file), 0, lease, 0, asked).await
+                let device = &self.parts.device;
+                device.read_at(Arc::new(file), 0, lease, 0, asked).await
             }
             Err(error) => (lease, Err(error)),
         }

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Device;
 use crate::digest::Digest;
 
 pub(super) const FILE_NAMES: [&str; 2] = ["presence.a", "presence.b"];
@@ -273,10 +273,14 @@ impl Durable {
 }
 
 /// Writes pages to one copy, without syncing.
-pub(super) fn write_pages(copy: &File, pages: &[(u64, [u8; PAGE_BYTES])]) -> io::Result<()> {
+pub(super) fn write_pages(
+    device: &dyn Device,
+    copy: &File,
+    pages: &[(u64, [u8; PAGE_BYTES])],
+) -> io::Result<()> {
     pages
         .iter()
-        .try_for_each(|(at, page)| copy.write_all_at(page, *at))
+        .try_for_each(|(at, page)| device.write_small(copy, page, *at))
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::Device;
 use crate::seal::{SEAL_BYTES, Seal};
 
 /// Seals kept in memory for each version: about 5 MiB, for 64 GiB of chunks.
@@ -64,9 +64,13 @@ impl Seals {
     }
 
     /// Puts a seal into the file, not yet synced.
-    pub(super) fn write(&self, chunk: u32, seal: &Arc<Seal>) -> io::Result<()> {
-        self.file
-            .write_all_at(&seal.encode(), Seals::offset(chunk))?;
+    pub(super) fn write(
+        &self,
+        device: &dyn Device,
+        chunk: u32,
+        seal: &Arc<Seal>,
+    ) -> io::Result<()> {
+        device.write_small(&self.file, &seal.encode(), Seals::offset(chunk))?;
         self.remember(chunk, Arc::clone(seal));
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use super::presence::{self, Durable, Presence};
 use super::seals::Seals;
 use super::tree::{self, Stamps};
 use super::verified::Verified;
-use super::{ChunkFault, StoreError, StoreParts};
+use super::{ChunkFault, Holding, Short, StoreError, StoreParts};
 use crate::digest::Digest;
 use crate::manifest::{CHUNK_BYTES, Manifest};
 use crate::origin::OriginUrl;
@@ -37,6 +37,8 @@ pub(crate) struct Held {
 /// A version on this node's disk.
 pub(crate) struct VersionStore {
     pub(super) parts: Arc<StoreParts>,
+    /// What it takes of the room.
+    pub(super) holding: Arc<Holding>,
     pub(super) path: PathBuf,
     manifest: Arc<Manifest>,
     origin: OriginUrl,
@@ -98,8 +100,10 @@ impl VersionStore {
             manifest.chunk_len(chunk)
         });
         let whole = tree::is_whole(&path, &digest);
+        let holding = parts.room.count(digest, || layout.holding(&digest));
         Ok(Some(VersionStore {
             parts,
+            holding,
             files: Files::open(&path)?,
             verified,
             whole: AtomicBool::new(whole),
@@ -156,6 +160,9 @@ impl VersionStore {
     ) -> (Lease, Result<(), ChunkFault>) {
         if !self.presence.has(chunk) {
             return (lease, Err(ChunkFault::Absent));
+        }
+        if self.parts.health.is_out() {
+            return (lease, Err(ChunkFault::OutOfService));
         }
         let (lease, result) = self.read_checked(chunk, range, lease).await;
         match &result {
@@ -231,9 +238,10 @@ impl VersionStore {
         let offset = place.offset + begin as u64;
         let (lease, read) = self
             .parts
-            .shard
+            .device
             .read_at(place.file, offset, lease, begin, asked)
             .await;
+        self.parts.health.note("reading a cache file", &read);
         let checked = match read {
             Ok(count) => {
                 let count = count.min(end - begin);
@@ -265,9 +273,10 @@ impl VersionStore {
         let (file, offset) = (Arc::clone(self.seals.file()), Seals::offset(chunk));
         let (lease, read) = self
             .parts
-            .shard
+            .device
             .read_at(file, offset, lease, CHUNK_BYTES, SEAL_BYTES)
             .await;
+        self.parts.health.note("reading a seal", &read);
         let seal = match read {
             Ok(count) => Seal::decode(&lease[CHUNK_BYTES..][..count.min(SEAL_BYTES)])
                 .and_then(|seal| {
@@ -301,30 +310,26 @@ impl VersionStore {
         seal: &Arc<Seal>,
         lease: &Arc<Lease>,
     ) -> Result<(), ChunkFault> {
+        if self.parts.health.is_out() {
+            return Err(ChunkFault::OutOfService);
+        }
         if self.presence.has(chunk) {
             return Ok(());
         }
-        let (len, capacity) = (seal.len() as u64, self.parts.capacity);
-        // Announced before the comparison, so that writes at the same time can't exceed it together.
-        let (stored, writing) = (&self.parts.counters.stored_bytes, &self.parts.writing);
-        let announced = writing.fetch_add(len, SeqCst) + len;
-        let result = if announced.saturating_add(stored.get()) > capacity {
-            Err(ChunkFault::Full { capacity })
-        } else {
-            self.write_and_mend(chunk, seal, lease).await.map(|file| {
-                // Not if someone else was first.
-                if self.presence.set(chunk, seal.len() as u32) {
-                    stored.add(len);
-                    self.parts.counters.stored_chunks.add(1);
-                    self.note(Change::Held { chunk, file });
-                    if self.is_complete() {
-                        self.parts.call_upkeep();
-                    }
-                }
-            })
-        };
-        writing.fetch_sub(len, SeqCst);
-        result
+        let room = &self.parts.room;
+        let reserved = room.reserve(&self.holding, seal.len() as u64).await;
+        let reserved = reserved.map_err(ChunkFault::Full)?;
+        let file = self.write_and_mend(chunk, seal, lease).await?;
+        // Not if someone else was first.
+        if self.presence.set(chunk, seal.len() as u32) {
+            reserved.keep();
+            self.parts.counters.stored_chunks.add(1);
+            self.note(Change::Held { chunk, file });
+            if self.is_complete() {
+                self.parts.call_upkeep();
+            }
+        }
+        Ok(())
     }
 
     async fn write_and_mend(
@@ -333,11 +338,33 @@ impl VersionStore {
         seal: &Arc<Seal>,
         lease: &Arc<Lease>,
     ) -> Result<Arc<fs::File>, ChunkFault> {
-        let file = self.write_data(chunk, seal, lease).await?;
+        let mut written = self.write_data(chunk, seal, lease).await;
+        if is_full(&written) && self.parts.room.free_some().await {
+            written = self.write_data(chunk, seal, lease).await;
+        }
+        if is_full(&written) {
+            return Err(ChunkFault::Full(Short::Disk(100)));
+        }
+        let file = written?;
         if self.whole.load(Acquire) {
             self.mend_tree(chunk, &file, lease).await?;
         }
         Ok(file)
+    }
+
+    /// Whether the disk is not used for now: chunks may be held, and can't be read.
+    pub(crate) fn is_out_of_service(&self) -> bool {
+        self.parts.health.is_out()
+    }
+
+    /// What is wrong with the disk, if it is not used for now.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.parts.health.trouble()
+    }
+
+    /// Notes that somebody uses the version: what was not used for longest is evicted first.
+    pub(crate) fn touch(&self) {
+        self.holding.touch();
     }
 
     async fn write_data(
@@ -359,25 +386,28 @@ impl VersionStore {
                 .map_err(failed)?;
             let written = self
                 .parts
-                .shard
-                .write_shared(
+                .device
+                .write_at(
                     Arc::clone(&place.file),
                     place.offset,
                     Arc::clone(lease),
                     0,
                     padded,
                 )
-                .await
-                .and_then(|()| {
-                    let end = place.offset + padded as u64;
-                    match place.file_len {
-                        Some(file_len) if end > file_len => place.file.set_len(file_len),
-                        _ => Ok(()),
-                    }
-                });
+                .await;
+            self.parts.health.note("writing a cache file", &written);
+            let written = written.and_then(|()| {
+                let end = place.offset + padded as u64;
+                match place.file_len {
+                    Some(file_len) if end > file_len => place.file.set_len(file_len),
+                    _ => Ok(()),
+                }
+            });
             match written {
                 Ok(()) => {
-                    self.seals.write(chunk, seal).map_err(failed)?;
+                    self.seals
+                        .write(&*self.parts.device, chunk, seal)
+                        .map_err(failed)?;
                     return Ok(place.file);
                 }
                 // Alignment this file system wants and we don't know: go through the page cache.
@@ -396,13 +426,20 @@ impl VersionStore {
         self.seals.forget(chunk);
         self.verified.clear(chunk, len);
         if self.presence.clear(chunk, len) {
-            self.parts.counters.stored_bytes.sub(u64::from(len));
+            self.parts.room.sub(&self.holding, len.into());
             self.note(Change::Forgotten { chunk });
             if self.whole.load(Acquire) {
                 self.parts.call_upkeep();
             }
         }
     }
+}
+
+/// Whether the disk said that it has no space left.
+fn is_full<T>(written: &Result<T, ChunkFault>) -> bool {
+    let full = [libc::ENOSPC, libc::EDQUOT];
+    matches!(written, Err(ChunkFault::Disk { source, .. })
+        if source.raw_os_error().is_some_and(|errno| full.contains(&errno)))
 }
 
 fn read_origin(path: &Path) -> Result<OriginUrl, StoreError> {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures::executor::block_on;
 use trackbed_cache::manifest::CHUNK_BYTES;
+use trackbed_cache::registry::Readers;
 use trackbed_cache::seal::{SEAL_BYTES, Seal};
 use trackbed_rdma::fabric::{ChunkRequest, ChunkSource, Payload, Refusal};
 use trackbed_rdma::slab::Slab;
@@ -289,6 +290,17 @@ fn a_disk_that_is_full_still_reads_right() {
     );
     assert!(counters.stored_bytes < 12 << 20, "{counters:?}");
     assert_eq!(counters.corrupt_blocks, 0);
+
+    // With somebody to make room, another version goes.
+    drop(version);
+    node.agent.begin_evicting(Box::new(Default::default));
+    node.register_folder("odd", Readers::AsBefore);
+    node.register_folder("shards", Readers::AsBefore);
+    block_on(node.open_named("odd").warm()).expect("fits now");
+    let shards = node.open_named("shards");
+    assert_all_right(&shards, &cluster.origin.below("shards/"));
+    assert!(node.agent.counters().evicted_versions > 0);
+    drop(shards);
     node.stop();
     nix::mount::umount2(&directory, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
 }

@@ -10,15 +10,16 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
+use nix::fcntl::{Flock, FlockArg};
 use trackbed_cache::origin::{
     ListProgress, ListedEntry, ListedKind, Listing, ObjectIdentity, ObjectRef, OpenOrigin, Origin,
     OriginError, Timestamp,
 };
-use trackbed_cache::registry::RegistryError;
+use trackbed_cache::registry::{Readers, RegistryError};
 use trackbed_cache::seal::SLOT_BYTES;
 use trackbed_cache::{
-    Agent, AgentConfig, AgentError, ControlError, DatasetName, DatasetRecord, Digest, EntryKind,
-    Member, OpenVersion, OriginUrl, PeerControl, ReadError, Registry,
+    Agent, AgentConfig, AgentError, ControlError, DatasetName, DatasetRecord, Device, Digest,
+    EntryKind, Member, OpenVersion, OriginUrl, PeerControl, ReadError, Registry,
 };
 use trackbed_rdma::fabric::{ChunkSource, Fabric, FabricConfig};
 use trackbed_rdma::shard::{Shard, ShardConfig};
@@ -111,6 +112,15 @@ impl MemoryOrigin {
         &self.files
     }
 
+    /// The files of a folder, which ends with a slash.
+    pub(crate) fn below(&self, folder: &str) -> Files {
+        let inside = |(path, file): (&Vec<u8>, &Vec<u8>)| {
+            let path = path.strip_prefix(folder.as_bytes())?;
+            Some((path.to_vec(), file.clone()))
+        };
+        self.files.iter().filter_map(inside).collect()
+    }
+
     pub(crate) fn total(&self) -> u64 {
         self.files.values().map(|file| file.len() as u64).sum()
     }
@@ -198,8 +208,19 @@ impl Origin for MemoryOrigin {
 struct OpenMemory(Arc<MemoryOrigin>);
 
 impl OpenOrigin for OpenMemory {
-    fn open<'a>(&'a self, _: &'a OriginUrl) -> BoxFuture<'a, Result<Arc<dyn Origin>, OriginError>> {
-        let origin: Arc<dyn Origin> = Arc::clone(&self.0) as _;
+    /// `/memory` is all of it, `/memory/name` the folder of that name.
+    fn open<'a>(
+        &'a self,
+        url: &'a OriginUrl,
+    ) -> BoxFuture<'a, Result<Arc<dyn Origin>, OriginError>> {
+        let url = url.to_string();
+        let folder = url
+            .split_once("/memory/")
+            .map(|(_, name)| format!("{name}/"));
+        let origin: Arc<dyn Origin> = match folder {
+            None => Arc::clone(&self.0) as _,
+            Some(folder) => MemoryOrigin::new(self.0.below(&folder)),
+        };
         async move { Ok(origin) }.boxed()
     }
 }
@@ -307,6 +328,7 @@ impl PeerControl for Phone {
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) agent: Agent,
+    cache_dir: PathBuf,
     town: Arc<Town>,
 }
 
@@ -350,15 +372,25 @@ impl Cluster {
     }
 
     pub(crate) fn try_start(&self, config: AgentConfig) -> Result<Node, AgentError> {
-        let name = config.node.clone();
+        self.try_start_on(config, |shard| Arc::new(shard))
+    }
+
+    /// Starts a node on a disk of the test's making.
+    pub(crate) fn try_start_on(
+        &self,
+        config: AgentConfig,
+        device: impl FnOnce(Shard) -> Arc<dyn Device>,
+    ) -> Result<Node, AgentError> {
+        let (name, cache_dir) = (config.node.clone(), config.cache_dir.clone());
         let slab = Slab::new(&name, SLOT_BYTES, 8).expect("some memory");
         let shard = Shard::start(ShardConfig::new(&name, Arc::clone(&slab))).expect("an io_uring");
         let phone = Phone {
             node: name.clone(),
             town: Arc::clone(&self.town),
         };
-        let agent = block_on(Agent::start(
+        let agent = block_on(Agent::start_on(
             config,
+            device(shard.clone()),
             shard.clone(),
             slab,
             Arc::clone(&self.town) as _,
@@ -373,6 +405,7 @@ impl Cluster {
         Ok(Node {
             name,
             agent,
+            cache_dir,
             town: Arc::clone(&self.town),
         })
     }
@@ -416,13 +449,39 @@ fn name() -> DatasetName {
 }
 
 impl Node {
+    /// Registers a folder of the origin as the dataset of that name.
+    pub(crate) fn register_folder(&self, folder: &str, readers: Readers) -> DatasetRecord {
+        let origin = format!("/memory/{folder}").parse().expect("a URL");
+        let (name, progress) = (folder.parse().expect("a name"), ListProgress::default());
+        let registered = self.agent.register_for(&name, &origin, readers, &progress);
+        block_on(registered).expect("registered")
+    }
+
+    pub(crate) fn open_named(&self, name: &str) -> Arc<OpenVersion> {
+        let name = name.parse().expect("a name");
+        block_on(self.agent.open(&name, None)).expect("the dataset opens")
+    }
+
     pub(crate) fn open(&self) -> Arc<OpenVersion> {
         block_on(self.agent.open(&name(), None)).expect("the dataset opens")
     }
 
-    /// Ends the node as a crash of its process would be seen by others; its directory stays.
+    /// Ends the node as a crash of its process would be seen by others; its directory stays, and is
+    /// free for the next unless something has the node's versions open.
     pub(crate) fn stop(self) {
         lock(&self.town.agents).remove(&self.name);
+        let directory = self.cache_dir;
+        drop(self.agent);
+        let file = std::fs::File::open(directory.join("lock"));
+        let mut file = file.expect("the node had made it");
+        // Its own threads may be in the middle of something.
+        for _ in 0..500 {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(_free) => return,
+                Err((taken, _)) => file = taken,
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The admin service: what `trackbed dataset`, the demo and tests ask of a node on its own machine.
 
+mod keep;
 mod tasks;
 
 use std::pin::Pin;
@@ -17,10 +18,10 @@ use trackbed_cache::{
 use trackbed_proto::node::v1::node_control_server::{NodeControl, NodeControlServer};
 use trackbed_proto::node::v1::register_dataset_event::Event;
 use trackbed_proto::node::v1::{
-    Counters, Dataset, DatasetStatus, FabricCounters, GetCountersRequest, GetDatasetStatusRequest,
-    ListDatasetsRequest, ListDatasetsResponse, Readers, RegisterDatasetEvent,
-    RegisterDatasetRequest, RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest,
-    WarmDatasetRequest, WarmProgress,
+    Counters, Dataset, DatasetStatus, EvictDatasetRequest, EvictDatasetResponse, FabricCounters,
+    GetCountersRequest, GetDatasetStatusRequest, ListDatasetsRequest, ListDatasetsResponse,
+    PinDatasetRequest, PinDatasetResponse, Readers, RegisterDatasetEvent, RegisterDatasetRequest,
+    RegisterProgress, VerifyDatasetEvent, VerifyDatasetRequest, WarmDatasetRequest, WarmProgress,
 };
 
 /// How often a registration says how far it is.
@@ -115,6 +116,7 @@ impl NodeControl for AdminService {
                 Showable::Native(_) => String::new(),
                 Showable::Checked(why) => why,
             },
+            versions: keep::on_node(&self.agent, &name)?,
         }))
     }
 
@@ -153,6 +155,30 @@ impl NodeControl for AdminService {
         let (events, receiver) = mpsc::channel(1);
         tokio::spawn(tasks::verify(open, events));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn evict_dataset(
+        &self,
+        request: Request<EvictDatasetRequest>,
+    ) -> Result<Response<EvictDatasetResponse>, Status> {
+        let EvictDatasetRequest { name, version } = request.into_inner();
+        let name = parse_name(&name)?;
+        let evicted = keep::evict(&self.agent, &name, &version).await?;
+        Ok(Response::new(evicted))
+    }
+
+    async fn pin_dataset(
+        &self,
+        request: Request<PinDatasetRequest>,
+    ) -> Result<Response<PinDatasetResponse>, Status> {
+        let PinDatasetRequest {
+            name,
+            version,
+            pinned,
+        } = request.into_inner();
+        let name = parse_name(&name)?;
+        let done = keep::pin(&self.agent, &name, &version, pinned).await?;
+        Ok(Response::new(done))
     }
 
     async fn get_counters(
@@ -266,9 +292,10 @@ fn dataset(record: DatasetRecord) -> Dataset {
 fn status(error: AgentError) -> Status {
     let said = error.to_string();
     match error {
-        AgentError::UnknownDataset(_) | AgentError::UnknownVersion { .. } => {
-            Status::not_found(said)
-        }
+        AgentError::UnknownDataset(_)
+        | AgentError::UnknownVersion { .. }
+        | AgentError::NotAVersion { .. } => Status::not_found(said),
+        AgentError::Kept { .. } => Status::failed_precondition(said),
         AgentError::Origin(_) | AgentError::Listing { .. } | AgentError::Manifest(_) => {
             Status::failed_precondition(said)
         }

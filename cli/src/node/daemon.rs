@@ -11,7 +11,7 @@ use super::peers::Peers;
 use super::settings::{ExposeChoice, NodeConfig};
 use super::transport;
 use crate::exit::Failure;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -193,6 +193,8 @@ async fn start_agent(
     if let Some(capacity) = config.cache_capacity {
         agent.capacity = capacity;
     }
+    agent.disk_percent = config.cache_disk_percent;
+    agent.quotas = config.cache_quotas.clone();
     agent.lay_out = config.csi_endpoint.is_some() && config.expose != ExposeChoice::Fuse;
     let slab = shard.slab().clone();
     let origins = Arc::new(origins);
@@ -294,6 +296,7 @@ async fn serve_csi(
     serving: &mut Serving,
 ) -> Result<Option<KeptMounts>, Failure> {
     let Some(endpoint) = config.csi_endpoint.clone() else {
+        agent.begin_evicting(Box::new(HashSet::new));
         return Ok(None);
     };
     let driver = DriverConfig {
@@ -316,6 +319,8 @@ async fn serve_csi(
         Ok((kept, driver.map_err(Failure::usage)?))
     });
     let (kept, driver) = making.await.map_err(Failure::failed)??;
+    // Not before it is known what an earlier node has left mounted.
+    agent.begin_evicting(Box::new(driver.mounted()));
     serving.spawn(async move {
         driver
             .serve(endpoint, stopping(stopped))

@@ -6,10 +6,13 @@ use crate::exit::Failure;
 use crate::keeper::PassthroughChoice;
 use crate::size::Size;
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
+use trackbed_cache::registry::Namespace;
 use trackbed_csi::driver::CsiEndpoint;
 use trackbed_csi::expose::native::Choice;
 
@@ -18,6 +21,9 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Pinned memory when nothing else is said.
 pub(crate) const DEFAULT_MEMORY: Size = Size(128 << 20);
+
+/// How full the cache may make its disk when nothing else is said, in percent.
+const DEFAULT_DISK_PERCENT: u8 = 95;
 
 /// What a peer may take to show that it lives when nothing else is said.
 const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,9 +88,23 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_CACHE_DIR", value_name = "FOLDER")]
     pub(crate) cache_dir: Option<PathBuf>,
 
-    /// How much the cache may hold, such as 2TiB [default: what the disk has free, less 5%]
+    /// How much the cache may hold, such as 2TiB [default: what --cache-disk-percent allows]
     #[arg(long, env = "TRACKBED_CACHE_CAPACITY", value_name = "SIZE")]
     pub(crate) cache_capacity: Option<Size>,
+
+    /// How full the cache may make its disk, in percent, whatever else is on it [default: 95]
+    #[arg(long, env = "TRACKBED_CACHE_DISK_PERCENT", value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) cache_disk_percent: Option<u8>,
+
+    /// How much the cache may hold of the datasets that only this namespace's pods may read, such as
+    /// team-a=500GiB; may be given several times [default: as all the others]
+    #[arg(
+        long = "cache-quota",
+        env = "TRACKBED_CACHE_QUOTA",
+        value_name = "NAMESPACE=SIZE",
+        value_delimiter = ','
+    )]
+    pub(crate) cache_quota: Option<Vec<Quota>>,
 
     /// Pinned memory for data on its way between disk and network [default: 128MiB]
     #[arg(long, env = "TRACKBED_MEMORY", value_name = "SIZE")]
@@ -169,6 +189,36 @@ pub(crate) struct Settings {
     pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
+/// A namespace's bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Quota {
+    namespace: Namespace,
+    size: Size,
+}
+
+impl FromStr for Quota {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Quota, String> {
+        let (namespace, size) = text
+            .split_once('=')
+            .ok_or_else(|| format!("{text:?} is not NAMESPACE=SIZE, such as team-a=500GiB"))?;
+        let namespace = Namespace::parse(namespace)
+            .ok_or_else(|| format!("{namespace:?} is not a namespace: use 1 to 63 of a-z 0-9 -"))?;
+        let size = size
+            .parse()
+            .map_err(|error| format!("{namespace}: {error}"))?;
+        Ok(Quota { namespace, size })
+    }
+}
+
+impl<'de> Deserialize<'de> for Quota {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Quota, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// What may carry data between peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -215,6 +265,10 @@ pub(crate) struct NodeConfig {
     pub(crate) cache_dir: PathBuf,
     /// Bytes; `None` leaves it to the disk.
     pub(crate) cache_capacity: Option<u64>,
+    /// 1 to 100.
+    pub(crate) cache_disk_percent: u8,
+    /// Bytes by namespace.
+    pub(crate) cache_quotas: BTreeMap<Namespace, u64>,
     /// Bytes.
     pub(crate) memory: u64,
     pub(crate) control_listen: SocketAddr,
@@ -282,6 +336,8 @@ impl Settings {
             share_credentials: self.share_credentials.or(other.share_credentials),
             cache_dir: self.cache_dir.or(other.cache_dir),
             cache_capacity: self.cache_capacity.or(other.cache_capacity),
+            cache_disk_percent: self.cache_disk_percent.or(other.cache_disk_percent),
+            cache_quota: self.cache_quota.or(other.cache_quota),
             memory: self.memory.or(other.memory),
             control_listen: self.control_listen.or(other.control_listen),
             tls_ca: self.tls_ca.or(other.tls_ca),
@@ -344,6 +400,15 @@ impl Settings {
                 "--name {name:?} is no DNS name: use a-z, 0-9, - and . as in its certificate"
             )));
         }
+        let cache_disk_percent = match self.cache_disk_percent {
+            Some(percent @ (0 | 101..)) => {
+                return Err(Failure::usage(format!(
+                    "--cache-disk-percent {percent}: give 1 to 100"
+                )));
+            }
+            percent => percent.unwrap_or(DEFAULT_DISK_PERCENT),
+        };
+        let quotas = self.cache_quota.into_iter().flatten();
         let peer_timeout = match self.peer_timeout {
             Some(0) => return Err(Failure::usage("--peer-timeout 0: give at least 1 second")),
             Some(seconds) => Duration::from_secs(seconds.into()),
@@ -354,6 +419,10 @@ impl Settings {
             registry,
             kubernetes,
             cache_capacity: self.cache_capacity.map(|size| size.0),
+            cache_disk_percent,
+            cache_quotas: quotas
+                .map(|quota| (quota.namespace, quota.size.0))
+                .collect(),
             memory: self.memory.unwrap_or(DEFAULT_MEMORY).0,
             control_listen,
             tls_ca: required(self.tls_ca, "tls-ca")?,
@@ -512,6 +581,28 @@ mod tests {
             error.contains("much") && error.contains("line 2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn quotas_are_read_from_flags_and_the_file_and_nonsense_is_refused() {
+        let file =
+            file("name: n\ncache-disk-percent: 80\ncache-quota: [team-a=1KiB, team-b=2KiB]\n");
+        let config = resolve(flags("n"), Some(file.path())).unwrap();
+        assert_eq!(config.cache_disk_percent, 80);
+        let quotas: Vec<_> = config
+            .cache_quotas
+            .iter()
+            .map(|(n, b)| (n.as_str(), *b))
+            .collect();
+        assert_eq!(quotas, [("team-a", 1024), ("team-b", 2048)]);
+        for text in ["team-a", "Team=1", "a=much", "=1"] {
+            assert!(text.parse::<Quota>().is_err(), "{text}");
+        }
+        let nonsense = Settings {
+            cache_disk_percent: Some(0),
+            ..flags("n")
+        };
+        assert!(resolve(nonsense, None).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! looks into a mounted directory: a dead mount cannot block it. Every operation runs to its end
 //! even when the caller hangs up, and anything that touches the file system runs off the reactor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub(super) struct Volumes {
     ending: watch::Sender<bool>,
     /// Locked for moments only, never while something is mounted, read or written.
     table: Mutex<HashMap<VolumeId, Volume>>,
+    /// What stays mounted when the driver has ended.
+    left: Arc<Mutex<HashSet<Digest>>>,
 }
 
 /// A volume that is staged, or was when the driver was last seen.
@@ -116,7 +118,31 @@ impl Volumes {
             open: Arc::default(),
             ending: watch::Sender::new(false),
             table: Mutex::new(table),
+            left: Arc::default(),
         }))
+    }
+
+    /// Tells the versions that are mounted, or that an earlier driver had staged and may have left so.
+    /// Keeps nothing alive: the datasets' own cache may hold it.
+    pub(super) fn mounted(self: &Arc<Self>) -> impl Fn() -> HashSet<Digest> + Send + Sync + use<> {
+        let (volumes, left) = (Arc::downgrade(self), Arc::clone(&self.left));
+        move || {
+            let mut versions = HashSet::new();
+            if let Some(volumes) = volumes.upgrade() {
+                let table = volumes.table.lock();
+                versions.extend(table.values().map(|volume| volume.record.pinned));
+            }
+            // Looked at last: what leaves the table is in here before.
+            versions.extend(left.lock().iter());
+            match MountTable::read() {
+                // Also those whose records are lost.
+                Ok(mounts) => {
+                    versions.extend(mounts.mounts().iter().filter_map(native::version_of));
+                }
+                Err(error) => tracing::warn!(%error, "looking at what is mounted"),
+            }
+            versions
+        }
     }
 
     /// Gives up the operations that wait for a dataset.
@@ -133,7 +159,12 @@ impl Volumes {
             tracing::error!("an operation on a volume does not end: its mount may stay");
         }
         self.blocking(move |volumes| {
-            let all: Vec<Volume> = volumes.table.lock().drain().map(|(_, v)| v).collect();
+            let all: Vec<Volume> = {
+                let mut table = volumes.table.lock();
+                let pinned = table.values().map(|volume| volume.record.pinned);
+                volumes.left.lock().extend(pinned);
+                table.drain().map(|(_, volume)| volume).collect()
+            };
             let mut first_failure = None;
             for volume in all {
                 let ended = match volume.shown {

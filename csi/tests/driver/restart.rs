@@ -152,6 +152,43 @@ async fn a_driver_that_cannot_mount_again_says_so_and_goes_on_with_other_volumes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_could_not_be_mounted_again_is_as_soon_as_its_dataset_can_be_had() {
+    if !can_mount() {
+        return;
+    }
+    let datasets = datasets();
+    let cluster = Cluster::start_in(Folder::new(), datasets.clone(), false).await;
+    let mut node = cluster.node.clone();
+    let staged = node.node_stage_volume(cluster.stage("cats")).await;
+    staged.expect("stages");
+    let published = node.node_publish_volume(cluster.publish("cats", "t")).await;
+    published.expect("publishes");
+    drop(node);
+    let connection = cluster.connection("staging-cats");
+    let (folder, ended) = cluster.stop().await;
+    ended.expect("ends well");
+    abort_connection(connection);
+    *datasets.down.lock() = true;
+
+    let mut cluster = Cluster::start_in(folder, datasets.clone(), true).await;
+    loop {
+        let condition = cluster.condition("cats", "t").await;
+        if condition.message.contains("no peer answers") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    // kubelet does nothing: for it the volume is published.
+    *datasets.down.lock() = false;
+    while cluster.condition("cats", "t").await.abnormal {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let (folder, ended) = cluster.stop().await;
+    ended.expect("ends well");
+    assert_eq!(mounts_below(folder.path()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_driver_that_leaves_nothing_behind_takes_dead_mounts_away_too() {
     if !can_mount() {
         return;

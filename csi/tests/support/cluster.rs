@@ -1,6 +1,6 @@
 //! A driver on a socket of its own, with datasets in memory, and a client as kubelet is one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -139,12 +139,17 @@ impl Drop for Folder {
     }
 }
 
+/// Tells which versions are mounted.
+pub(crate) type Mounted = Arc<dyn Fn() -> HashSet<Digest> + Send + Sync>;
+
 /// A running driver.
 pub(crate) struct Cluster {
     pub(crate) folder: Folder,
     pub(crate) node: NodeClient<Channel>,
     pub(crate) identity: IdentityClient<Channel>,
     pub(crate) controller: ControllerClient<Channel>,
+    /// What the driver says is mounted.
+    pub(crate) mounted: Mounted,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), DriverError>>,
 }
@@ -199,6 +204,7 @@ impl Cluster {
             Arc::new(NativeFirst::new(Arc::new(InProcess), expose)),
         );
         let driver = driver.expect("a driver");
+        let mounted = Arc::new(driver.mounted());
         let endpoint = format!("unix://{}/csi.sock", folder.path().display());
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(driver.serve(
@@ -220,6 +226,7 @@ impl Cluster {
             node: NodeClient::new(channel.clone()),
             identity: IdentityClient::new(channel.clone()),
             controller: ControllerClient::new(channel),
+            mounted,
             stop,
             served,
         }

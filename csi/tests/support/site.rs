@@ -12,7 +12,7 @@ use trackbed_cache::origin::{ListProgress, Origins};
 use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::seal::SLOT_BYTES;
 use trackbed_cache::{
-    Agent, AgentConfig, ControlError, Digest, Member, OriginUrl, PeerControl, Registry,
+    Agent, AgentConfig, ControlError, Device, Digest, Member, OriginUrl, PeerControl, Registry,
 };
 use trackbed_rdma::shard::{Shard, ShardConfig};
 use trackbed_rdma::slab::Slab;
@@ -93,6 +93,15 @@ impl Site {
     }
 
     pub(crate) async fn agent_with(&self, change: impl FnOnce(&mut AgentConfig)) -> Agent {
+        self.agent_on(change, |shard| Arc::new(shard)).await
+    }
+
+    /// On a disk of the test's making.
+    pub(crate) async fn agent_on(
+        &self,
+        change: impl FnOnce(&mut AgentConfig),
+        device: impl FnOnce(Shard) -> Arc<dyn Device>,
+    ) -> Agent {
         let slab = Slab::new("cache", SLOT_BYTES, 16).expect("memory");
         let shard = Shard::start(ShardConfig::new("shard", slab.clone())).expect("a ring");
         let registry = FileRegistry::open(&self.path("registry")).expect("a registry");
@@ -100,7 +109,9 @@ impl Site {
         let mut config = AgentConfig::new("node-1", self.path("cache"));
         change(&mut config);
         let origins = Arc::new(Origins::default());
-        Agent::start(config, shard, slab, registry, Arc::new(NoPeers), origins)
+        let device = device(shard.clone());
+        let peers = Arc::new(NoPeers);
+        Agent::start_on(config, device, shard, slab, registry, peers, origins)
             .await
             .expect("an agent")
     }

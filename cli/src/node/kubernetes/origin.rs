@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use trackbed_cache::OriginUrl;
 use trackbed_cache::origin::CredentialsRef;
 use trackbed_controller::api::Dataset;
+use url::{Host, Url};
 
 use super::KubernetesConfig;
 
@@ -36,6 +37,12 @@ pub(super) fn origin(dataset: &Dataset, config: &KubernetesConfig) -> Result<Ori
             "the origin's URL says where its credentials are: say it in spec.credentials".into(),
         );
     }
+    if let Some(host) = asked_host(&url).filter(is_of_the_node) {
+        return Err(format!(
+            "{host} is this machine, or a service that only its own machine may ask: name an endpoint that \
+             others can reach too"
+        ));
+    }
     let credentials = match &dataset.spec.credentials {
         Some(reference) => CredentialsRef::Secret {
             namespace: dataset.namespace().unwrap_or_default(),
@@ -45,6 +52,41 @@ pub(super) fn origin(dataset: &Dataset, config: &KubernetesConfig) -> Result<Ori
         None => CredentialsRef::Anonymous,
     };
     Ok(url.with_credentials(credentials))
+}
+
+/// The host that an origin's URL has the node ask.
+fn asked_host(url: &OriginUrl) -> Option<Host> {
+    match url {
+        OriginUrl::S3(location) => {
+            let endpoint = Url::parse(location.endpoint.as_deref()?).ok()?;
+            endpoint.host().map(|host| host.to_owned())
+        }
+        OriginUrl::Directory(_) => None,
+    }
+}
+
+/// Whether a host is the node itself, or what answers to it alone: clouds give an instance's credentials to
+/// whoever asks a link-local address from there.
+fn is_of_the_node(host: &Host) -> bool {
+    let address = match host {
+        Host::Domain(name) => {
+            let name = name.trim_end_matches('.');
+            return name == "localhost"
+                || name.ends_with(".localhost")
+                || name == "metadata"
+                || name == "metadata.google.internal";
+        }
+        Host::Ipv4(address) => address.to_ipv6_mapped(),
+        Host::Ipv6(address) => *address,
+    };
+    /// Where one cloud answers by IPv6: fd00:ec2::/48.
+    const METADATA: [u16; 3] = [0xfd00, 0x0ec2, 0];
+    let v4 = address.to_ipv4_mapped();
+    address.is_loopback()
+        || address.is_unspecified()
+        || address.is_unicast_link_local()
+        || address.segments().starts_with(&METADATA)
+        || v4.is_some_and(|it| it.is_loopback() || it.is_link_local() || it.is_unspecified())
 }
 
 /// Folders without `..` and the like, or the first that is none.
@@ -106,6 +148,20 @@ mod tests {
             own.expect("given")
                 .ends_with("credentials=secret%3Ateam-a%2Fs3")
         );
+        for own in [
+            "169.254.169.254",
+            "localhost",
+            "127.0.0.1:9",
+            "[::ffff:169.254.169.254]",
+            "0.0.0.0",
+            "[::1]",
+            "2130706433",
+        ] {
+            let url = format!("{bucket}?endpoint=http://{own}");
+            assert!(asked(serde_json::json!({ "origin": url })).is_err(), "{url}");
+        }
+        let elsewhere = format!("{bucket}?endpoint=http://10.0.0.1:9000");
+        assert!(asked(serde_json::json!({ "origin": elsewhere })).is_ok());
         for stolen in ["/etc/shadow", "secret:team-b/s3"] {
             let url = format!("{bucket}?credentials={stolen}");
             assert!(

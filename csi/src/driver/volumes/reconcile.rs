@@ -19,12 +19,18 @@ use tokio::task::JoinSet;
 use super::{Volumes, read_table, resolve, stage};
 use crate::driver::error::VolumeError;
 use crate::driver::record::Record;
+use crate::driver::volume::VolumeId;
 use crate::expose::bind;
 use crate::expose::mountinfo::Mount;
 
 /// How long a mount may take to say that it is dead. The kernel answers for a dead one at once; one
 /// that does not answer is alive and slow.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// How long a volume that could not be shown again is left alone, at first; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// The longest that it is left alone.
+const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// What is to be done about a volume that an earlier driver left.
 enum Left {
@@ -38,23 +44,37 @@ enum Left {
 
 impl Volumes {
     /// Makes the mounts what the records say, all volumes side by side. A volume that cannot be
-    /// shown says so in its condition, and is tried again when kubelet stages or publishes it.
+    /// shown says so in its condition, and is tried again, after ever longer pauses and when kubelet
+    /// stages or publishes it: pods wait for what it has not cached.
     pub(in crate::driver) async fn recover(self: Arc<Self>) {
-        let known: Vec<Record> = {
-            let table = self.table.lock();
-            table.values().map(|volume| volume.record.clone()).collect()
-        };
-        let mut recoveries = JoinSet::new();
-        for record in known {
-            recoveries.spawn(self.clone().recover_one(record));
-        }
-        while recoveries.join_next().await.is_some() {}
+        let mut left: Vec<VolumeId> = self.table.lock().keys().cloned().collect();
+        let mut pause = FIRST_RETRY;
+        left = self.recover_all(left).await;
         if let Err(error) = self.blocking(|volumes| volumes.take_orphans()).await {
             tracing::warn!(%error, "dead mounts may stay");
         }
+        while !left.is_empty() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_RETRY);
+            left = self.recover_all(left).await;
+        }
     }
 
-    async fn recover_one(self: Arc<Self>, record: Record) {
+    /// Those of the volumes that could not be shown again.
+    async fn recover_all(self: &Arc<Self>, volumes: Vec<VolumeId>) -> Vec<VolumeId> {
+        let mut recoveries = JoinSet::new();
+        for volume in volumes {
+            // As it is recorded by now; it may be unstaged meanwhile.
+            if let Some(record) = self.record(&volume) {
+                let recovering = self.clone().recover_one(record);
+                recoveries.spawn(async move { recovering.await.is_err().then_some(volume) });
+            }
+        }
+        let outcomes = recoveries.join_all().await;
+        outcomes.into_iter().flatten().collect()
+    }
+
+    async fn recover_one(self: Arc<Self>, record: Record) -> Result<(), VolumeError> {
         let volume = record.volume.clone();
         let recovered = self
             .exclusively(
@@ -84,17 +104,17 @@ impl Volumes {
                 },
             )
             .await;
-        match recovered {
-            Ok(()) => {}
-            // kubelet's own call does what there is to do.
-            Err(VolumeError::Busy { .. }) => {}
+        match &recovered {
+            // kubelet's own call may do what there is to do.
+            Ok(()) | Err(VolumeError::Busy { .. }) => {}
             Err(error) => {
-                tracing::error!(volume = volume.as_str(), %error, "a volume is not shown again");
+                tracing::error!(volume = volume.as_str(), %error, "a volume is not shown again yet");
                 if let Some(volume) = self.table.lock().get_mut(&volume) {
                     volume.trouble = Some(error.to_string());
                 }
             }
         }
+        recovered
     }
 
     fn what_is_left(&self, record: &Record) -> Result<Left, VolumeError> {

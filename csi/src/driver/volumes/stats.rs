@@ -89,6 +89,9 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<&Mount>)
     if let Some(failure) = failure.filter(|failure| failure.at.elapsed() < FAILURE_COUNTS_FOR) {
         return abnormal(size, format!("{dataset}: a read failed: {}", failure.what));
     }
+    if let Some(trouble) = shown.view.trouble() {
+        return abnormal(size, format!("{dataset}: {trouble}"));
+    }
     if volume.record.spec.dataset.is_none() {
         return abnormal(size, NO_DATASET.to_owned());
     }

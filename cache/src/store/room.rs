@@ -1,0 +1,481 @@
+//! How much the cache may keep on its disk, what each version takes of that, and waiting for room.
+//!
+//! Bytes are reserved before they are written, so that writes at the same time can't exceed a bound
+//! together. Where there is no room the agent's evictor is asked for some, and waited for; whether
+//! it can give any is its business. What is kept is counted here for each version on the disk, also
+//! for those that nobody has open.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_timer::Delay;
+use nix::sys::statvfs::fstatvfs;
+use parking_lot::Mutex;
+
+use crate::digest::Digest;
+use crate::metrics::Counters;
+use crate::registry::Namespace;
+
+/// How long a write waits for the evictor; then the chunk is served without being stored.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a write that waits looks whether there is room.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long nobody asks again after the evictor has found nothing that it may evict.
+const FRUITLESS_FOR: Duration = Duration::from_secs(1);
+
+/// How much may be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The most bytes of datasets.
+    pub capacity: u64,
+    /// How full the cache may make its disk, in percent, whatever else is on it.
+    pub disk_percent: u8,
+    /// The most bytes of the datasets that only one namespace may read, for those namespaces that
+    /// have a bound of their own.
+    pub quotas: BTreeMap<Namespace, u64>,
+}
+
+impl Default for Budget {
+    /// No bound but the disk.
+    fn default() -> Budget {
+        Budget {
+            capacity: u64::MAX,
+            disk_percent: 100,
+            quotas: BTreeMap::new(),
+        }
+    }
+}
+
+/// Which bound is met.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Short {
+    /// The cache's capacity in bytes.
+    Capacity(u64),
+    /// The share of the disk, in percent; 100 is the disk itself.
+    Disk(u8),
+    /// A namespace's quota in bytes.
+    Quota(Namespace, u64),
+}
+
+impl Short {
+    /// Among whose versions room is to be made: one namespace's, or all.
+    pub(crate) fn tenant(&self) -> Option<&Namespace> {
+        match self {
+            Short::Quota(tenant, _) => Some(tenant),
+            Short::Capacity(_) | Short::Disk(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let evict = "everything else in it is pinned or in use";
+        match self {
+            Short::Capacity(bytes) => write!(
+                f,
+                "the cache's capacity of {bytes} bytes is used up and {evict}: unpin or unmount a \
+                 dataset, or raise --cache-capacity"
+            ),
+            Short::Disk(100) => write!(
+                f,
+                "the cache's disk is full and {evict}: unpin or unmount a dataset, or free space"
+            ),
+            Short::Disk(percent) => write!(
+                f,
+                "the cache's disk is {percent} % full and {evict}: unpin or unmount a dataset, free \
+                 space, or raise --cache-disk-percent"
+            ),
+            Short::Quota(tenant, bytes) => write!(
+                f,
+                "namespace {tenant}'s quota of {bytes} bytes is used up and {evict}: unpin or \
+                 unmount one of its datasets, or raise its --cache-quota"
+            ),
+        }
+    }
+}
+
+/// What one version on the disk takes.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    bytes: AtomicU64,
+    reserved: AtomicU64,
+    /// When it was last used, in microseconds since 1970.
+    used: AtomicU64,
+    /// The same as the disk has it.
+    used_on_disk: AtomicU64,
+    pub(crate) pinned: AtomicBool,
+    pub(crate) tenant: Mutex<Option<Namespace>>,
+}
+
+impl Holding {
+    pub(crate) fn new(bytes: u64, used: SystemTime, pinned: bool) -> Holding {
+        let used = micros(used);
+        Holding {
+            bytes: bytes.into(),
+            reserved: AtomicU64::new(0),
+            used: used.into(),
+            used_on_disk: used.into(),
+            pinned: pinned.into(),
+            tenant: Mutex::default(),
+        }
+    }
+
+    /// Bytes on the disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Acquire)
+    }
+
+    /// When it was last used, in microseconds since 1970.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    /// When it was last used.
+    pub(crate) fn used_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(self.used())
+    }
+
+    /// It is being used now.
+    pub(crate) fn touch(&self) {
+        self.used.fetch_max(micros(SystemTime::now()), Relaxed);
+    }
+
+    /// When it was last used, if that is to be written to the disk.
+    pub(crate) fn to_save(&self) -> Option<SystemTime> {
+        let used = self.used();
+        let saved = self.used_on_disk.swap(used, AcqRel);
+        (saved != used).then(|| SystemTime::UNIX_EPOCH + Duration::from_micros(used))
+    }
+}
+
+fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros().try_into().unwrap_or(u64::MAX))
+}
+
+/// Bytes that may be written.
+pub(crate) struct Reservation<'a> {
+    room: &'a Room,
+    holding: &'a Holding,
+    bytes: u64,
+}
+
+impl Reservation<'_> {
+    /// They were, and are kept.
+    pub(crate) fn keep(&self) {
+        self.room.add(self.holding, self.bytes);
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.room.reserved.fetch_sub(self.bytes, SeqCst);
+        self.holding.reserved.fetch_sub(self.bytes, SeqCst);
+    }
+}
+
+/// What the evictor is asked for.
+#[derive(Default)]
+struct Asked {
+    /// Bytes wanted by those who wait, and by which bound.
+    waiting: HashMap<Short, u64>,
+    /// Bounds for which nothing could be evicted a moment ago.
+    fruitless: HashMap<Short, Instant>,
+    /// Rounds that the evictor has begun, and ended.
+    begun: u64,
+    ended: u64,
+}
+
+/// The room of one cache.
+pub(crate) struct Room {
+    budget: Budget,
+    /// The cache directory.
+    disk: File,
+    counters: Arc<Counters>,
+    reserved: AtomicU64,
+    holdings: Mutex<HashMap<Digest, Arc<Holding>>>,
+    asked: Mutex<Asked>,
+    /// Whether somebody evicts when asked.
+    evicting: AtomicBool,
+    evictor: async_channel::Sender<()>,
+}
+
+impl Room {
+    /// The room in `directory`, of which nothing is taken yet. `evictor` is told when there is none.
+    pub(crate) fn new(
+        budget: Budget,
+        directory: &Path,
+        counters: Arc<Counters>,
+        evictor: async_channel::Sender<()>,
+    ) -> io::Result<Room> {
+        Ok(Room {
+            budget,
+            disk: File::open(directory)?,
+            counters,
+            reserved: AtomicU64::new(0),
+            holdings: Mutex::default(),
+            asked: Mutex::default(),
+            evicting: AtomicBool::new(false),
+            evictor,
+        })
+    }
+
+    /// The versions on the disk.
+    pub(crate) fn holdings(&self) -> Vec<(Digest, Arc<Holding>)> {
+        let holdings = self.holdings.lock();
+        let each = holdings.iter();
+        each.map(|(digest, holding)| (*digest, Arc::clone(holding)))
+            .collect()
+    }
+
+    pub(crate) fn holding(&self, digest: &Digest) -> Option<Arc<Holding>> {
+        self.holdings.lock().get(digest).cloned()
+    }
+
+    /// Counts a version that is on the disk, unless it is counted already.
+    pub(crate) fn count(&self, digest: Digest, holding: impl FnOnce() -> Holding) -> Arc<Holding> {
+        let mut holdings = self.holdings.lock();
+        let counted = holdings.entry(digest).or_insert_with(|| {
+            let holding = holding();
+            self.counters.stored_bytes.add(holding.bytes());
+            Arc::new(holding)
+        });
+        Arc::clone(counted)
+    }
+
+    /// A version is no longer on the disk.
+    pub(crate) fn discount(&self, digest: &Digest) {
+        if let Some(holding) = self.holdings.lock().remove(digest) {
+            self.counters.stored_bytes.sub(holding.bytes());
+        }
+    }
+
+    pub(crate) fn add(&self, holding: &Holding, bytes: u64) {
+        holding.bytes.fetch_add(bytes, AcqRel);
+        self.counters.stored_bytes.add(bytes);
+    }
+
+    pub(crate) fn sub(&self, holding: &Holding, bytes: u64) {
+        holding.bytes.fetch_sub(bytes, AcqRel);
+        self.counters.stored_bytes.sub(bytes);
+    }
+
+    /// Whether namespaces have bounds of their own.
+    pub(crate) fn has_quotas(&self) -> bool {
+        !self.budget.quotas.is_empty()
+    }
+
+    /// From now on somebody evicts when asked.
+    pub(crate) fn begin_evicting(&self) {
+        self.evicting.store(true, SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn is_evicting(&self) -> bool {
+        self.evicting.load(SeqCst)
+    }
+
+    fn wake(&self) {
+        // Full: it has been called already. Closed: the agent ends.
+        let _ = self.evictor.try_send(());
+    }
+
+    /// The bound that is exceeded with `all` more bytes of any version, or `theirs` of the tenant's
+    /// beside what is reserved for them.
+    fn exceeded(&self, tenant: Option<&Namespace>, all: u64, theirs: u64) -> Option<Short> {
+        let capacity = self.budget.capacity;
+        if self.counters.stored_bytes.get().saturating_add(all) > capacity {
+            return Some(Short::Capacity(capacity));
+        }
+        if let Some((tenant, &quota)) = tenant.and_then(|t| self.budget.quotas.get_key_value(t))
+            && self.taken_by(tenant).saturating_add(theirs) > quota
+        {
+            return Some(Short::Quota(tenant.clone(), quota));
+        }
+        let percent = self.budget.disk_percent;
+        if percent < 100
+            && let Ok(disk) = fstatvfs(&self.disk)
+        {
+            let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
+            // As df reckons: what only root may use is neither used nor there to be used.
+            let used = disk.blocks().saturating_sub(disk.blocks_free());
+            let usable = bytes(used.saturating_add(disk.blocks_available()));
+            let spare = usable / 100 * u64::from(100 - percent);
+            if bytes(disk.blocks_available()) < spare.saturating_add(all) {
+                return Some(Short::Disk(percent));
+            }
+        }
+        None
+    }
+
+    /// Bytes of the versions that only this namespace may read, with those that are being written.
+    fn taken_by(&self, tenant: &Namespace) -> u64 {
+        let holdings = self.holdings.lock();
+        let theirs = holdings
+            .values()
+            .filter(|holding| holding.tenant.lock().as_ref() == Some(tenant));
+        theirs
+            .map(|holding| holding.bytes() + holding.reserved.load(SeqCst))
+            .sum()
+    }
+
+    /// Reserves bytes for a version, if there is room for them.
+    fn try_reserve<'a>(
+        &'a self,
+        holding: &'a Holding,
+        bytes: u64,
+    ) -> Result<Reservation<'a>, Short> {
+        // Announced before the comparison, so that writes at the same time can't exceed it together.
+        let announced = self.reserved.fetch_add(bytes, SeqCst) + bytes;
+        holding.reserved.fetch_add(bytes, SeqCst);
+        let reservation = Reservation {
+            room: self,
+            holding,
+            bytes,
+        };
+        let tenant = holding.tenant.lock().clone();
+        match self.exceeded(tenant.as_ref(), announced, 0) {
+            None => Ok(reservation),
+            Some(short) => Err(short),
+        }
+    }
+
+    /// Reserves bytes for a version. Where there is no room, waits while the evictor makes some; the
+    /// bound that is met if it can't.
+    pub(crate) async fn reserve<'a>(
+        &'a self,
+        holding: &'a Holding,
+        bytes: u64,
+    ) -> Result<Reservation<'a>, Short> {
+        let mut short = match self.try_reserve(holding, bytes) {
+            Ok(reservation) => return Ok(reservation),
+            Err(short) => short,
+        };
+        let began = Instant::now();
+        while let Some(waiting) = self.ask(&short, bytes) {
+            while !waiting.is_answered() && began.elapsed() < PATIENCE {
+                Delay::new(LOOK_EVERY).await;
+            }
+            drop(waiting);
+            match self.try_reserve(holding, bytes) {
+                Ok(reservation) => return Ok(reservation),
+                // Another bound, or others were quicker.
+                Err(other) if began.elapsed() < PATIENCE => short = other,
+                Err(other) => return Err(other),
+            }
+        }
+        Err(short)
+    }
+
+    /// The disk has no space left for a version, whatever was reckoned: waits while the evictor frees
+    /// some, and says whether it did.
+    pub(crate) async fn free_some(&self) -> bool {
+        let short = Short::Disk(100);
+        let Some(waiting) = self.ask(&short, 0) else {
+            return false;
+        };
+        let began = Instant::now();
+        while !waiting.is_answered() && began.elapsed() < PATIENCE {
+            Delay::new(LOOK_EVERY).await;
+        }
+        !self.is_fruitless(&short)
+    }
+
+    /// Asks the evictor for room. `None` if it has none, or there is nobody to ask.
+    fn ask<'a>(&'a self, short: &Short, bytes: u64) -> Option<Waiting<'a>> {
+        if !self.is_evicting() || self.is_fruitless(short) {
+            return None;
+        }
+        let answered_by = {
+            let mut asked = self.asked.lock();
+            *asked.waiting.entry(short.clone()).or_default() += bytes;
+            asked.begun + 1
+        };
+        self.wake();
+        Some(Waiting {
+            room: self,
+            short: short.clone(),
+            bytes,
+            answered_by,
+        })
+    }
+
+    fn is_fruitless(&self, short: &Short) -> bool {
+        let mut asked = self.asked.lock();
+        let fruitless = &mut asked.fruitless;
+        fruitless.retain(|_, since| since.elapsed() < FRUITLESS_FOR);
+        fruitless.contains_key(short)
+    }
+
+    /// A round of evicting begins. What is to be made room for: bounds, and the bytes that are wanted. What exceeds a bound
+    /// without anybody waiting for it is part of it: budgets are lowered at times.
+    pub(crate) fn begin_round(&self) -> Vec<(Short, u64)> {
+        let mut wanted = {
+            let mut asked = self.asked.lock();
+            asked.begun += 1;
+            asked.waiting.clone()
+        };
+        let tenants = self.budget.quotas.keys().map(Some).chain([None]);
+        for short in tenants.filter_map(|tenant| self.exceeded(tenant, 0, 0)) {
+            wanted.entry(short).or_default();
+        }
+        wanted.into_iter().collect()
+    }
+
+    /// Whether a bound leaves room for what is wanted, beside what is reserved.
+    pub(crate) fn is_met(&self, short: &Short, wanted: u64) -> bool {
+        let all = self.reserved.load(SeqCst).saturating_add(wanted);
+        let exceeded = match short.tenant() {
+            Some(tenant) => self.exceeded(Some(tenant), 0, wanted),
+            None => self.exceeded(None, all, 0),
+        };
+        // Exceeding another bound is another's matter.
+        exceeded.is_none_or(|other| other.tenant() != short.tenant())
+    }
+
+    /// To be called when a round of evicting has ended: those that asked look again.
+    pub(crate) fn round_ends(&self, fruitless: Vec<Short>) {
+        let mut asked = self.asked.lock();
+        asked.ended = asked.begun;
+        for short in fruitless {
+            asked.fruitless.insert(short, Instant::now());
+        }
+    }
+}
+
+/// Somebody who waits for room.
+struct Waiting<'a> {
+    room: &'a Room,
+    short: Short,
+    bytes: u64,
+    /// The round that will have looked at it.
+    answered_by: u64,
+}
+
+impl Waiting<'_> {
+    /// Whether there is room now, or the evictor has done what it can.
+    fn is_answered(&self) -> bool {
+        let room = self.room;
+        let met = self.short != Short::Disk(100) && room.is_met(&self.short, self.bytes);
+        met || room.asked.lock().ended >= self.answered_by
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.room.asked.lock();
+        if let Some(bytes) = asked.waiting.get_mut(&self.short) {
+            *bytes -= self.bytes;
+            if *bytes == 0 {
+                asked.waiting.remove(&self.short);
+            }
+        }
+    }
+}
