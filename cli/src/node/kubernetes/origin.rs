@@ -158,7 +158,10 @@ mod tests {
             "2130706433",
         ] {
             let url = format!("{bucket}?endpoint=http://{own}");
-            assert!(asked(serde_json::json!({ "origin": url })).is_err(), "{url}");
+            assert!(
+                asked(serde_json::json!({ "origin": url })).is_err(),
+                "{url}"
+            );
         }
         let elsewhere = format!("{bucket}?endpoint=http://10.0.0.1:9000");
         assert!(asked(serde_json::json!({ "origin": elsewhere })).is_ok());
