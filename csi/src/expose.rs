@@ -118,6 +118,10 @@ pub trait Expose: Send + Sync + 'static {
         None
     }
 
+    /// Makes sure of what [`Exposed::is_alive`] says of all mounts: one whose server is just about to
+    /// be gone is dead. Blocks for moments.
+    fn check(&self) {}
+
     /// What is wrong with all mounts, in a sentence with the remedy.
     fn trouble(&self) -> Option<String> {
         None

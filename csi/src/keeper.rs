@@ -28,6 +28,7 @@ mod link;
 mod message;
 mod mount;
 mod server;
+mod show;
 mod tell;
 
 pub use client::{KeptMounts, KeptMountsConfig, StartKeeper, end};

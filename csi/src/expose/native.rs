@@ -111,6 +111,10 @@ impl Expose for NativeFirst {
         }
     }
 
+    fn check(&self) {
+        self.otherwise.check();
+    }
+
     fn trouble(&self) -> Option<String> {
         self.otherwise.trouble()
     }

@@ -1,4 +1,4 @@
-//! The agent's side: shows versions by a keeper, and brings it what it asks for.
+//! The agent's side: the connection to its keeper, and bringing what it asks for.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,12 +15,9 @@ use trackbed_cache::EntryIndex;
 use super::bits::encode;
 use super::link::{Heard, Link};
 use super::message::{Answer, Ask, MountState, Tell};
-use super::mount::KeptMount;
 use super::tell::tell_changes;
 use super::{KeeperError, OLDEST, PROTOCOL};
-use crate::expose::fuse::InProcess;
-use crate::expose::mountinfo::MountTable;
-use crate::expose::{Expose, ExposeError, Exposed, KeptView, VersionView};
+use crate::expose::KeptView;
 use crate::readers::Readers;
 
 /// How long a keeper that was just started may take to answer on its socket.
@@ -49,10 +46,10 @@ pub struct KeptMountsConfig {
 
 /// Shows versions by a keeper. Clones are the same.
 #[derive(Clone)]
-pub struct KeptMounts(Arc<Shared>);
+pub struct KeptMounts(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
-    config: KeptMountsConfig,
+    pub(super) config: KeptMountsConfig,
     /// Held while connecting: two at a time would start two keepers.
     connecting: Mutex<()>,
     link: Mutex<Option<Arc<Link>>>,
@@ -60,7 +57,7 @@ pub(super) struct Shared {
     pub(super) views: Mutex<HashMap<String, View>>,
     /// How the mounts are, as the keeper said last.
     pub(super) states: Mutex<HashMap<u64, (MountState, Instant)>>,
-    trouble: Mutex<Option<String>>,
+    pub(super) trouble: Mutex<Option<String>>,
     readers: Readers,
     pub(super) ended: AtomicBool,
     brought: AtomicU64,
@@ -73,7 +70,7 @@ pub(super) struct View {
     /// What the keeper was told to be on the disk.
     pub(super) told: Vec<u64>,
     /// Mounts of it, those included that are being made.
-    mounts: usize,
+    pub(super) mounts: usize,
 }
 
 impl KeptMounts {
@@ -386,118 +383,5 @@ impl Shared {
         }
         let mut states = self.states.lock();
         states.insert(state.mount, (state, Instant::now()));
-    }
-
-    /// Lets the keeper ask for this version; the chunks it has, as they go with the request.
-    fn lend(&self, view: &Arc<dyn KeptView>) -> Vec<u8> {
-        let told = view.held();
-        let encoded = encode(&told);
-        let mut views = self.views.lock();
-        let version = view.manifest().digest().to_string();
-        let known = views.entry(version).or_insert_with(|| View {
-            view: Arc::clone(view),
-            told: Vec::new(),
-            mounts: 0,
-        });
-        known.view = Arc::clone(view);
-        known.told = told;
-        known.mounts += 1;
-        encoded
-    }
-
-    /// A mount of this version is no more, or was not made. The keeper says when nobody has a file
-    /// of it open any more.
-    pub(super) fn unlend(&self, version: &str) {
-        if let Some(known) = self.views.lock().get_mut(version) {
-            known.mounts = known.mounts.saturating_sub(1);
-        }
-    }
-
-    fn taken(self: &Arc<Shared>, state: MountState) -> Box<dyn Exposed> {
-        let mount = KeptMount {
-            shared: Arc::clone(self),
-            version: state.version.clone(),
-            number: state.mount,
-            mount_point: state.target.clone(),
-            device: state.device,
-            way: state.way.clone(),
-            over: false,
-        };
-        let mut states = self.states.lock();
-        states.insert(state.mount, (state, Instant::now()));
-        Box::new(mount)
-    }
-}
-
-impl Expose for KeptMounts {
-    fn adopt(&self, view: &Arc<dyn VersionView>, mount_point: &Path) -> Option<Box<dyn Exposed>> {
-        let view = Arc::clone(view).kept()?;
-        let link = self.0.link(true).ok()?;
-        let (Answer::Mounts { mounts }, _) = link.call(&Ask::List, &[]).ok()? else {
-            return None;
-        };
-        let seen = MountTable::read().ok()?.top(mount_point)?.device;
-        let version = view.manifest().digest().to_string();
-        let left = mounts
-            .into_iter()
-            .find(|mount| mount.alive && mount.device == seen && mount.version == version)?;
-        let held = self.0.lend(&view);
-        let adopt = Ask::Adopt { mount: left.mount };
-        match link.call(&adopt, &held) {
-            Ok((Answer::Mounted(mut state), _)) => {
-                // The path as this process sees it.
-                state.target = mount_point.to_owned();
-                Some(self.0.taken(state))
-            }
-            _ => {
-                self.0.unlend(&version);
-                None
-            }
-        }
-    }
-
-    fn show(
-        &self,
-        view: &Arc<dyn VersionView>,
-        dataset: &str,
-        mount_point: &Path,
-    ) -> Result<Box<dyn Exposed>, ExposeError> {
-        let Some(kept) = Arc::clone(view).kept() else {
-            // A version without files lies on no disk, and has no reads that could fail.
-            return InProcess.show(view, dataset, mount_point);
-        };
-        let view = kept;
-        let link = self.0.link(true)?;
-        let absolute = |path: &Path| {
-            std::path::absolute(path).map_err(|source| ExposeError::Mount {
-                action: "find the way to a version's directory, to mount it",
-                target: mount_point.to_owned(),
-                source,
-            })
-        };
-        let version = view.manifest().digest().to_string();
-        let mount = Ask::Mount {
-            version: version.clone(),
-            directory: absolute(&view.directory())?,
-            target: absolute(mount_point)?,
-            dataset: dataset.to_owned(),
-            passthrough: self.0.config.passthrough,
-        };
-        let held = self.0.lend(&view);
-        match link.call(&mount, &held) {
-            Ok((Answer::Mounted(state), _)) => Ok(self.0.taken(state)),
-            Ok(_) => {
-                self.0.unlend(&version);
-                Err(KeeperError::Nonsense.into())
-            }
-            Err(error) => {
-                self.0.unlend(&version);
-                Err(error.into())
-            }
-        }
-    }
-
-    fn trouble(&self) -> Option<String> {
-        self.0.trouble.lock().clone()
     }
 }

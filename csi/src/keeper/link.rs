@@ -104,8 +104,18 @@ impl Link {
 
     /// Asks and waits for the answer.
     pub(super) fn call(&self, ask: &Ask, body: &[u8]) -> Result<Answered, KeeperError> {
+        self.call_within(ANSWER_WITHIN, ask, body)
+    }
+
+    /// As [`Link::call`], with other patience.
+    pub(super) fn call_within(
+        &self,
+        patience: Duration,
+        ask: &Ask,
+        body: &[u8],
+    ) -> Result<Answered, KeeperError> {
         let answer = self.ask(ask, body);
-        let wait = futures::future::select(answer, futures_timer::Delay::new(ANSWER_WITHIN));
+        let wait = futures::future::select(answer, futures_timer::Delay::new(patience));
         match futures::executor::block_on(wait) {
             futures::future::Either::Left((Ok((Answer::Failed { why }, _)), _)) => {
                 Err(KeeperError::Refused(why))

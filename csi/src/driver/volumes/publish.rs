@@ -94,6 +94,7 @@ impl Volumes {
     /// if it shows what the pod did not ask for or may not read.
     fn dead_staging(&self, request: &PublishRequest) -> Result<Option<Record>, VolumeError> {
         self.refuse_others_path(&request.volume, request.target.as_path())?;
+        self.expose.check();
         let mounts = read_table()?;
         let (record, seen) = {
             let table = self.table.lock();

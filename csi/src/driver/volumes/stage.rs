@@ -101,6 +101,7 @@ impl Volumes {
 
     fn next_step(&self, request: &StageRequest) -> Result<Step, VolumeError> {
         self.refuse_others_path(&request.volume, request.staging.as_path())?;
+        self.expose.check();
         let mounts = read_table()?;
         let table = self.table.lock();
         let Some(Volume { record, shown, .. }) = table.get(&request.volume) else {
