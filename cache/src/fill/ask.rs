@@ -155,6 +155,10 @@ impl Filler {
                     }
                     Either::Left((Some((source, Err(failure))), _)) => {
                         tried.failed(&members, source, failure);
+                        // The next one need not wait for those that were slow before it.
+                        if asked == Some(source) {
+                            break;
+                        }
                     }
                     Either::Left((None, _)) => {}
                     Either::Right(_) => match alarms.pop_front() {
