@@ -27,7 +27,7 @@ use crate::fill::{Filler, FillerParts};
 use crate::manifest::{Manifest, ManifestError};
 use crate::membership::Membership;
 use crate::metrics::{AgentCounters, Counters};
-use crate::open::OpenVersion;
+use crate::open::{OpenVersion, Purpose};
 use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
 use crate::registry::{DatasetName, DatasetRecord, Namespace, Readers, Registry, RegistryError};
@@ -366,11 +366,34 @@ impl Agent {
         dataset: &DatasetName,
         version: Option<Digest>,
     ) -> Result<Arc<OpenVersion>, AgentError> {
+        self.open_for(Purpose::Use, dataset, version).await
+    }
+
+    /// As [`Agent::open`], to see how it is: that does not count as a use of it, by which the cache
+    /// decides what it makes room of.
+    pub async fn look_at(
+        &self,
+        dataset: &DatasetName,
+        version: Option<Digest>,
+    ) -> Result<Arc<OpenVersion>, AgentError> {
+        self.open_for(Purpose::Look, dataset, version).await
+    }
+
+    async fn open_for(
+        &self,
+        purpose: Purpose,
+        dataset: &DatasetName,
+        version: Option<Digest>,
+    ) -> Result<Arc<OpenVersion>, AgentError> {
         let record = self.0.registry.dataset(dataset)?;
         let record = record.ok_or_else(|| AgentError::UnknownDataset(dataset.clone()))?;
         let digest = version.unwrap_or(record.version);
         let version = self.0.version(digest, Some(&record.origin)).await?;
-        Ok(Arc::new(OpenVersion::new(Arc::clone(&self.0), version)))
+        Ok(Arc::new(OpenVersion::new(
+            Arc::clone(&self.0),
+            version,
+            purpose,
+        )))
     }
 
     /// Whether this node knows a version without asking anybody: its manifest is on the disk.

@@ -93,6 +93,16 @@ impl Version {
 pub struct OpenVersion {
     inner: Arc<Inner>,
     version: Arc<Version>,
+    purpose: Purpose,
+}
+
+/// What a version is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be used: of what was used the longest ago the cache makes room first.
+    Use,
+    /// To be looked at, which is no use of it.
+    Look,
 }
 
 /// How much of a version is on this node's disk.
@@ -178,8 +188,15 @@ impl ReadError {
 }
 
 impl OpenVersion {
-    pub(crate) fn new(inner: Arc<Inner>, version: Arc<Version>) -> OpenVersion {
-        OpenVersion { inner, version }
+    pub(crate) fn new(inner: Arc<Inner>, version: Arc<Version>, purpose: Purpose) -> OpenVersion {
+        if purpose == Purpose::Use {
+            version.store().touch();
+        }
+        OpenVersion {
+            inner,
+            version,
+            purpose,
+        }
     }
 
     /// What the version holds.
@@ -407,7 +424,9 @@ impl OpenVersion {
 impl Drop for OpenVersion {
     /// Who had it mounted natively has used it without our knowing.
     fn drop(&mut self) {
-        self.version.store().touch();
+        if self.purpose == Purpose::Use {
+            self.version.store().touch();
+        }
     }
 }
 

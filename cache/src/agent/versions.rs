@@ -63,7 +63,6 @@ impl Inner {
         let place = self.versions.place(digest);
         let mut place = place.lock().await;
         if let Some(version) = &*place {
-            version.store().touch();
             if let Some(origin) = origin {
                 version.set_origin(origin);
             }
@@ -85,7 +84,6 @@ impl Inner {
         };
         let version = Arc::new(version);
         self.upkeep.add(&version);
-        version.store().touch();
         *place = Some(Arc::clone(&version));
         self.assign_tenants();
         Ok(version)

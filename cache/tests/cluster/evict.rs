@@ -93,6 +93,26 @@ fn what_was_not_used_for_longest_makes_room_and_comes_again_when_it_is_read() {
 }
 
 #[test]
+fn looking_at_a_version_and_starting_the_node_are_no_uses_of_it() {
+    let cluster = folders();
+    let node = evicting(&cluster);
+    node.warm("b");
+    node.warm("a");
+    block_on(node.agent.flush());
+    node.stop();
+    let mut config = cluster.config("n");
+    config.capacity = 12 * MIB;
+    let node = cluster.try_start(config).expect("starts");
+    node.agent.begin_evicting(Box::new(Default::default));
+    for folder in ["a", "b"] {
+        let seen = block_on(node.agent.look_at(&name(folder), None)).expect("opens");
+        assert!(seen.progress().is_complete());
+    }
+    node.warm("c");
+    assert_eq!(["a", "b", "c"].map(|f| node.held(f) / MIB), [5, 0, 5]);
+}
+
+#[test]
 fn what_is_open_or_mounted_stays_and_readers_of_the_rest_get_their_bytes_all_the_same() {
     let cluster = folders();
     let node = start(&cluster, |_| {});

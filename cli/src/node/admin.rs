@@ -96,7 +96,7 @@ impl NodeControl for AdminService {
         request: Request<GetDatasetStatusRequest>,
     ) -> Result<Response<DatasetStatus>, Status> {
         let name = parse_name(&request.into_inner().name)?;
-        let open = self.agent.open(&name, None).await.map_err(status)?;
+        let open = self.agent.look_at(&name, None).await.map_err(status)?;
         let record = self.agent.dataset(&name).map_err(status)?;
         let (totals, progress) = (open.manifest().totals(), open.progress());
         Ok(Response::new(DatasetStatus {

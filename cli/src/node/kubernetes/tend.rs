@@ -263,7 +263,7 @@ impl Tender {
         if let Ok(Some(record)) = self.agent.dataset(name)
             && !self.agent.holds(record.version)
             && tended.lost.is_none()
-            && let Err(AgentError::UnknownVersion { .. }) = self.agent.open(name, None).await
+            && let Err(AgentError::UnknownVersion { .. }) = self.agent.look_at(name, None).await
         {
             tended.lost = Some(record.version);
         }
@@ -372,7 +372,7 @@ impl Tender {
             return told.trouble.is_some().then_some(told);
         }
         // From the disk: nobody else is asked.
-        match self.agent.open(name, Some(record.version)).await {
+        match self.agent.look_at(name, Some(record.version)).await {
             Ok(open) => {
                 let progress = open.progress();
                 told.bytes = signed(progress.bytes);
