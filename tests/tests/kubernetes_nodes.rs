@@ -380,6 +380,35 @@ async fn a_raised_refresh_makes_a_version_of_what_is_there_by_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_its_object_says_is_pinned_is_not_evicted_until_it_says_otherwise() {
+    let kubernetes = Kubernetes::start(1).await;
+    let spec = json!({ "origin": kubernetes.url(), "warmUp": {}, "pinned": true });
+    kubernetes.create("cats", spec);
+    kubernetes
+        .status("cats", |status| status["phase"] == "Warm")
+        .await;
+    let node = &kubernetes.nodes.nodes[0];
+    let is_pinned = async |wanted: bool| {
+        let told = async || {
+            let status = node.status("team-a.cats").await.expect("answers");
+            status.versions.iter().any(|version| version.pinned)
+        };
+        let told_so = async {
+            while told().await != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), told_so).await
+    };
+    is_pinned(true).await.expect("pinned");
+    let otherwise = json!({ "spec": { "pinned": false } });
+    kubernetes
+        .api
+        .merge("Dataset", "team-a", "cats", &otherwise);
+    is_pinned(false).await.expect("no longer pinned");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_command_creates_datasets_lists_them_and_says_how_they_are() {
     let kubernetes = Kubernetes::start(1).await;
     let url = kubernetes.url();

@@ -5,7 +5,7 @@
 //! A dataset has one **lead** at a time, the node that rendezvous hashing gives it. Two that take
 //! themselves for it for a moment write the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -213,6 +213,11 @@ impl Tender {
         });
         self.tended
             .retain(|name, _| datasets.iter().any(|(known, _)| known == name));
+        let pinned: HashSet<Digest> = datasets
+            .iter()
+            .filter(|(_, dataset)| dataset.spec.pinned)
+            .filter_map(|(_, dataset)| dataset.shown_version()?.parse().ok())
+            .collect();
         let mut told = Vec::new();
         for (name, dataset) in &datasets {
             let leads = self.leads(name);
@@ -220,6 +225,7 @@ impl Tender {
                 self.list_if_due(name, dataset).await;
             }
             self.warm_if_due(name, dataset);
+            self.pin_as_said(name, &pinned).await;
             told.extend(self.holding(name, dataset).await);
             if leads {
                 self.write_if_due(name, dataset, &nodes).await;
@@ -347,6 +353,24 @@ impl Tender {
             (warmed, Outcome::Warmed(goal, result))
         });
         tended.warming = Some(task);
+    }
+
+    /// Has those versions of a dataset stay that some object says are pinned, as long as it says so.
+    async fn pin_as_said(&self, name: &DatasetName, pinned: &HashSet<Digest>) {
+        // Not listed yet: there is nothing to be pinned.
+        let Ok(on_disk) = self.agent.versions_on_disk(name) else {
+            return;
+        };
+        for version in on_disk {
+            let wanted = pinned.contains(&version.version);
+            if version.pinned == wanted {
+                continue;
+            }
+            let done = self.agent.pin(name, Some(version.version), wanted).await;
+            if let Err(error) = done {
+                tracing::warn!(dataset = %name, %error, wanted, "a dataset can't be pinned or unpinned");
+            }
+        }
     }
 
     /// What this node has to tell of a dataset.
