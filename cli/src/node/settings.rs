@@ -1,20 +1,24 @@
 //! What a node can be told: by flag, by `TRACKBED_*` variable, or in a YAML file whose keys are
 //! the flags' names. A flag wins over its variable, both over the file.
 
-use super::kubernetes::{KubernetesConfig, check_folders};
+mod in_cluster;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use super::kubernetes::KubernetesConfig;
 use crate::exit::Failure;
 use crate::keeper::PassthroughChoice;
 use crate::size::Size;
-use clap::{Args, ValueEnum};
-use serde::{Deserialize, Deserializer};
+use clap::Args;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 use trackbed_cache::registry::Namespace;
 use trackbed_csi::driver::CsiEndpoint;
-use trackbed_csi::expose::native::Choice;
+pub(crate) use values::{ExposeChoice, FabricChoice, Quota};
 
 /// Largest configuration file read, in bytes: this is not a place for data.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -187,72 +191,6 @@ pub(crate) struct Settings {
     /// Where /metrics is served over HTTP; without it they are not
     #[arg(long, env = "TRACKBED_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) metrics_listen: Option<SocketAddr>,
-}
-
-/// A namespace's bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Quota {
-    namespace: Namespace,
-    size: Size,
-}
-
-impl FromStr for Quota {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Quota, String> {
-        let (namespace, size) = text
-            .split_once('=')
-            .ok_or_else(|| format!("{text:?} is not NAMESPACE=SIZE, such as team-a=500GiB"))?;
-        let namespace = Namespace::parse(namespace)
-            .ok_or_else(|| format!("{namespace:?} is not a namespace: use 1 to 63 of a-z 0-9 -"))?;
-        let size = size
-            .parse()
-            .map_err(|error| format!("{namespace}: {error}"))?;
-        Ok(Quota { namespace, size })
-    }
-}
-
-impl<'de> Deserialize<'de> for Quota {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Quota, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// What may carry data between peers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum FabricChoice {
-    /// Verbs where an RDMA device is active, TCP otherwise
-    #[default]
-    Auto,
-    /// TCP
-    Tcp,
-    /// RDMA verbs; an error where there is no device
-    Verbs,
-}
-
-/// How datasets are shown to pods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum ExposeChoice {
-    /// Natively once a version is complete and verified, by FUSE until then
-    #[default]
-    Auto,
-    /// By FUSE always: every read is checked, and slower
-    Fuse,
-    /// Natively or not at all: mounting waits until the version is complete and verified
-    Native,
-}
-
-impl From<ExposeChoice> for Choice {
-    fn from(choice: ExposeChoice) -> Choice {
-        match choice {
-            ExposeChoice::Auto => Choice::Auto,
-            ExposeChoice::Fuse => Choice::Fuse,
-            ExposeChoice::Native => Choice::Native,
-        }
-    }
 }
 
 /// A node's configuration: complete and checked for what can be checked without acting.
@@ -449,63 +387,6 @@ impl Settings {
     }
 }
 
-impl Settings {
-    /// How the node takes part in a cluster, if it does.
-    fn in_cluster(&self, control_listen: SocketAddr) -> Result<Option<KubernetesConfig>, Failure> {
-        if self.kubernetes != Some(true) {
-            return Ok(None);
-        }
-        let address = match &self.control_advertise {
-            Some(address) => address.clone(),
-            None if !control_listen.ip().is_unspecified() => control_listen.to_string(),
-            None => {
-                return Err(Failure::usage(
-                    "where do peers reach this node? Give --control-advertise HOST:PORT (in a pod: \
-                     TRACKBED_CONTROL_ADVERTISE of status.podIP and the port), or --control-listen \
-                     with one address",
-                ));
-            }
-        };
-        let port = address
-            .rsplit_once(':')
-            .map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
-        if !matches!(port, Some((false, Ok(1..)))) {
-            return Err(Failure::usage(format!(
-                "--control-advertise {address:?} is not HOST:PORT"
-            )));
-        }
-        let shared_folders = self.share_folders.clone().unwrap_or_default();
-        check_folders(&shared_folders)
-            .map_err(|why| Failure::usage(format!("--share-folder: {why}")))?;
-        for (flag, value) in [("zone", &self.zone), ("rack", &self.rack)] {
-            let fits = |it: &String| {
-                let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                let ends = [it.chars().next(), it.chars().next_back()];
-                it.len() <= 63
-                    && it.chars().all(inner)
-                    && ends
-                        .iter()
-                        .all(|end| end.is_some_and(|c| c.is_ascii_alphanumeric()))
-            };
-            if let Some(value) = value.as_ref().filter(|value| !fits(value)) {
-                return Err(Failure::usage(format!(
-                    "--{flag} {value:?} is no label's value: use up to 63 of A-Z a-z 0-9 - _ . with a \
-                     letter or digit at both ends"
-                )));
-            }
-        }
-        Ok(Some(KubernetesConfig {
-            address,
-            report_every: Duration::from_secs(self.report_every.unwrap_or(30).max(1).into()),
-            weight: self.weight.map(|weight| weight.min(1000)),
-            zone: self.zone.clone(),
-            rack: self.rack.clone(),
-            shared_folders,
-            share_credentials: self.share_credentials.unwrap_or(false),
-        }))
-    }
-}
-
 fn required<T>(value: Option<T>, key: &str) -> Result<T, Failure> {
     value.ok_or_else(|| {
         let variable = key.to_ascii_uppercase().replace('-', "_");
@@ -526,148 +407,4 @@ fn is_dns_name(name: &str) -> bool {
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
     };
     name.len() <= 253 && name.split('.').all(label)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flags(name: &str) -> Settings {
-        Settings {
-            name: Some(name.into()),
-            registry: Some("/r".into()),
-            cache_dir: Some("/c".into()),
-            tls_ca: Some("/ca".into()),
-            tls_cert: Some("/cert".into()),
-            tls_key: Some("/key".into()),
-            ..Settings::default()
-        }
-    }
-
-    fn file(text: &str) -> tempfile::NamedTempFile {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        file
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let file = file("name: from-file\nmemory: 64MiB\nfabric: tcp\n");
-        let config = resolve(flags("from-flag"), Some(file.path())).unwrap();
-        assert_eq!(config.name, "from-flag");
-        assert_eq!(config.memory, 64 << 20);
-        assert_eq!(config.fabric, FabricChoice::Tcp);
-        assert_eq!(config.control_listen.port(), 7420);
-        assert_eq!(config.admin_socket.path(), Path::new("/c/admin.sock"));
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_its_line() {
-        let file = file("name: n\nmemory: 64MiB\ncache-capacty: 1TiB\n");
-        let error = resolve(Settings::default(), Some(file.path()))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("cache-capacty"), "{error}");
-        assert!(error.contains("line 3"), "{error}");
-    }
-
-    #[test]
-    fn a_wrong_value_is_refused_with_its_line() {
-        let file = file("name: n\nmemory: much\n");
-        let error = resolve(Settings::default(), Some(file.path()))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("much") && error.contains("line 2"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn quotas_are_read_from_flags_and_the_file_and_nonsense_is_refused() {
-        let file =
-            file("name: n\ncache-disk-percent: 80\ncache-quota: [team-a=1KiB, team-b=2KiB]\n");
-        let config = resolve(flags("n"), Some(file.path())).unwrap();
-        assert_eq!(config.cache_disk_percent, 80);
-        let quotas: Vec<_> = config
-            .cache_quotas
-            .iter()
-            .map(|(n, b)| (n.as_str(), *b))
-            .collect();
-        assert_eq!(quotas, [("team-a", 1024), ("team-b", 2048)]);
-        for text in ["team-a", "Team=1", "a=much", "=1"] {
-            assert!(text.parse::<Quota>().is_err(), "{text}");
-        }
-        let nonsense = Settings {
-            cache_disk_percent: Some(0),
-            ..flags("n")
-        };
-        assert!(resolve(nonsense, None).is_err());
-    }
-
-    #[test]
-    fn a_missing_setting_is_named_in_all_its_spellings() {
-        let error = resolve(Settings::default(), None).unwrap_err().to_string();
-        assert!(
-            error.contains("--cache-dir") && error.contains("TRACKBED_CACHE_DIR"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_name_that_no_certificate_can_carry_is_refused() {
-        for name in ["", "Node", "a b", "-a", "a..b", &"a".repeat(64)] {
-            assert!(resolve(flags(name), None).is_err(), "{name:?}");
-        }
-        resolve(flags("node-1.cluster.local"), None).unwrap();
-    }
-
-    #[test]
-    fn a_driver_that_is_not_served_is_not_registered() {
-        let flags = Settings {
-            kubelet_plugins_registry: Some("/registry".into()),
-            ..flags("n")
-        };
-        let error = resolve(flags, None).unwrap_err().to_string();
-        assert!(error.contains("--csi-endpoint"), "{error}");
-    }
-
-    #[test]
-    fn a_node_in_kubernetes_says_where_it_is_reached_and_needs_no_registry() {
-        let flags = Settings {
-            kubernetes: Some(true),
-            registry: None,
-            ..flags("n")
-        };
-        let error = resolve(flags.clone(), None).unwrap_err().to_string();
-        assert!(error.contains("--control-advertise"), "{error}");
-        let told = |address: &str| Settings {
-            control_advertise: Some(address.into()),
-            ..flags.clone()
-        };
-        let config = resolve(told("10.0.0.1:7420"), None).unwrap();
-        assert_eq!(config.registry, Path::new("/c/registry"));
-        assert_eq!(config.kubernetes.unwrap().address, "10.0.0.1:7420");
-        for address in ["10.0.0.1", ":7420", "host:port", "host:0", ""] {
-            assert!(resolve(told(address), None).is_err(), "{address:?}");
-        }
-        let shared = Settings {
-            share_folders: Some(vec!["/mnt/../etc".into()]),
-            ..told("10.0.0.1:7420")
-        };
-        assert!(resolve(shared, None).is_err());
-    }
-
-    #[test]
-    fn an_endpoint_that_is_no_unix_socket_is_refused() {
-        let flags = Settings {
-            csi_endpoint: Some("tcp://127.0.0.1:1".into()),
-            ..flags("n")
-        };
-        let error = resolve(flags, None).unwrap_err().to_string();
-        assert!(
-            error.contains("--csi-endpoint") && error.contains("unix://"),
-            "{error}"
-        );
-    }
 }
