@@ -61,10 +61,13 @@ impl Kubernetes {
         format!("file://{}", self.origin.display())
     }
 
-    /// Waits until a dataset's status is as wanted, and gives it.
+    /// Waits until a dataset's status tells of the object as it is, and is as wanted; gives it.
     async fn status(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let look = || {
             let object = self.api.get("Dataset", "team-a", name);
+            let object = object.filter(|object| {
+                object["status"]["observedGeneration"] == object["metadata"]["generation"]
+            });
             object.map_or(Value::Null, |object| object["status"].clone())
         };
         self.until(|| Some(look()).filter(&wanted), || look().to_string())

@@ -192,7 +192,8 @@ pub struct CachedOn {
 pub enum Phase {
     /// Nobody has looked at it yet.
     Pending,
-    /// Its origin is being listed.
+    /// Its origin is being listed, for the first time or anew. An earlier version can be read
+    /// meanwhile.
     Listing,
     /// It can be read; nothing is to be warmed.
     Ready,

@@ -27,6 +27,17 @@ pub(super) struct Facts<'a> {
     pub(super) now: Time,
 }
 
+impl Facts<'_> {
+    /// Whether there is a version, but a newer one is asked for and may yet come.
+    fn refreshing(&self) -> bool {
+        let status = self.dataset.status.as_ref();
+        let listed = status
+            .and_then(|status| status.listed_refresh)
+            .max(self.listed_refresh);
+        self.dataset.spec.refresh > listed.unwrap_or(0) && self.trouble.is_none()
+    }
+}
+
 /// Whether a node is to warm a dataset.
 pub(super) fn selects(warm_up: &WarmUp, node: &CacheNode) -> bool {
     let mut wanted = warm_up.node_selector.iter();
@@ -68,12 +79,20 @@ pub(super) fn judge(facts: &Facts<'_>) -> DatasetStatus {
         (None, _) if facts.listing => Phase::Listing,
         (None, _) if facts.trouble.is_some() => Phase::Failed,
         (None, _) => Phase::Pending,
+        (Some(_), _) if facts.refreshing() => Phase::Listing,
         (Some(_), None) => Phase::Ready,
         (Some(_), Some(warming)) if warming.is_done() => Phase::Warm,
         (Some(_), Some(_)) => Phase::Warming,
     };
     let mut conditions = vec![ready(facts, shown)];
-    conditions.extend(warming.as_ref().map(Warming::condition));
+    conditions.extend(warming.as_ref().map(|warming| {
+        if facts.refreshing() {
+            let why = "a newer version is being made of what is at its origin";
+            condition(WARMED, false, "Refreshing", why.into())
+        } else {
+            warming.condition()
+        }
+    }));
     for condition in &mut conditions {
         condition.observed_generation = dataset.metadata.generation;
         let same =

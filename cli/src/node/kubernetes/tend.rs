@@ -405,7 +405,9 @@ impl Tender {
             }
             Err(error) => told.trouble = Some(error.to_string()),
         }
-        let warmed = tended.warmed.as_ref().map(|goal| goal.version) == Some(record.version);
+        let own = self.registry.look(|view| view.own_node().cloned());
+        let goal = goal(dataset, own.as_ref());
+        let warmed = goal.is_some() && goal == tended.warmed;
         told.warmed_generation = dataset.metadata.generation.filter(|_| warmed);
         Some(told)
     }

@@ -108,7 +108,10 @@ impl View {
 
     /// A dataset is there, or has changed.
     pub(super) fn dataset(&mut self, object: Dataset) {
-        if let Some(name) = name_of(&object) {
+        let Some(name) = name_of(&object) else { return };
+        let known = self.datasets.get(&name);
+        // What was just written is known from its answer, before the watch has caught up with it.
+        if known.is_none_or(|known| !is_older(&object, known)) {
             self.datasets.insert(name, object);
         }
     }
@@ -229,6 +232,14 @@ impl View {
             datasets: self.records(),
         }
     }
+}
+
+/// Whether this is an earlier state of the same object. Resource versions are numbers that grow
+/// (Kubernetes, KEP-5504); where they are not, nothing is known to be older.
+fn is_older(object: &Dataset, known: &Dataset) -> bool {
+    let number = |of: &Dataset| of.resource_version()?.parse::<u128>().ok();
+    object.uid() == known.uid()
+        && matches!((number(object), number(known)), (Some(new), Some(old)) if new < old)
 }
 
 fn heartbeat(node: &CacheNode) -> Option<Timestamp> {

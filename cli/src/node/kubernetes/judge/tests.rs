@@ -121,6 +121,29 @@ fn warm_means_that_every_chosen_node_says_so_of_this_generation() {
 }
 
 #[test]
+fn nothing_is_warm_before_the_refresh_that_was_asked_for() {
+    let spec = json!({ "origin": "s3://sets", "warmUp": {}, "refresh": 2 });
+    let there = dataset(spec, json!({ "version": version(), "listedRefresh": 1 }));
+    let nodes = [node("a", 1000, Some(3))];
+    let status = judged(&there, &nodes);
+    assert_eq!(status.phase, Some(Phase::Listing));
+    assert_eq!(says(&status, READY).0, "True");
+    assert_eq!(says(&status, WARMED).1, "Refreshing");
+    // As far as its lead knows it was listed since, or can't be.
+    let listed = judge(&Facts {
+        listed_refresh: Some(2),
+        ..facts(&there, &nodes)
+    });
+    assert_eq!(listed.phase, Some(Phase::Warm));
+    let away = judge(&Facts {
+        trouble: Some("away"),
+        ..facts(&there, &nodes)
+    });
+    assert_eq!(away.phase, Some(Phase::Warm));
+    assert_eq!(says(&away, READY).1, "RefreshFailed");
+}
+
+#[test]
 fn a_node_that_cannot_is_named_and_a_selector_that_fits_nobody_too() {
     let warm = |selector: Value| {
         let spec =

@@ -204,3 +204,27 @@ fn what_was_known_before_does_until_the_api_server_answers() {
     after.all_nodes(vec![node("a", 1000)], moment(1000));
     assert_eq!((names(&after).len(), after.records().len()), (1, 0));
 }
+
+#[test]
+fn a_watch_that_lags_behind_does_not_undo_what_was_just_written() {
+    let dataset = |uid: &str, resource_version: &str, refresh: i64| {
+        let object = serde_json::json!({ "apiVersion": "trackbed.io/v1", "kind": "Dataset",
+            "metadata": { "name": "cats", "namespace": "team-a", "uid": uid,
+                "resourceVersion": resource_version },
+            "spec": { "origin": "s3://sets", "refresh": refresh } });
+        serde_json::from_value(object).expect("a dataset")
+    };
+    let name = "team-a.cats".parse().expect("a name");
+    let known = |view: &View| view.object(&name).map(|object| object.spec.refresh);
+    let mut view = view();
+    view.dataset(dataset("1", "100", 1));
+    view.dataset(dataset("1", "99", 2));
+    assert_eq!(known(&view), Some(1));
+    view.dataset(dataset("1", "101", 3));
+    assert_eq!(known(&view), Some(3));
+    // Another object of the same name, and versions that are no numbers.
+    view.dataset(dataset("2", "50", 4));
+    assert_eq!(known(&view), Some(4));
+    view.dataset(dataset("2", "x", 5));
+    assert_eq!(known(&view), Some(5));
+}
