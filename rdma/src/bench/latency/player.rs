@@ -15,10 +15,11 @@ use crate::verbs::{RemoteAddress, ScratchPart, Segment, Settled, Work};
 pub(super) const LAST: u8 = 255;
 /// One message in this many asks for a completion, where nobody waits for it.
 const SIGNAL_EVERY: u64 = 8;
-/// Looks without an answer before the processor is offered to others: at memory, and at a queue. Many, as
-/// who offers it is the last to get it back.
+/// Looks at memory or at a queue without an answer before one at the clock.
 const LOOKS: u32 = 20_000;
-const POLLS: u32 = 4096;
+/// Without an answer for so long, this end offers its processor to others and looks whether the other end
+/// is still there. Rounds are much shorter: what is done for a late answer may be why the next one is late.
+const LATE: Duration = Duration::from_millis(5);
 
 /// Never zero, never [`LAST`], and different from the last few rounds'.
 pub(super) fn mark(round: u64) -> u8 {
@@ -34,6 +35,8 @@ pub(super) struct Player<'a> {
     target: Option<RemoteAddress>,
     segments: [Segment; 1],
     free: Vec<ScratchPart>,
+    /// Where messages were received: posted again while the answer is on its way, and not before it.
+    heard: Vec<ScratchPart>,
     /// Messages received and not heard yet.
     arrived: u32,
     /// Rounds begun, or messages said.
@@ -78,6 +81,7 @@ impl<'a> Player<'a> {
             target,
             segments: [segment(bytes)],
             free,
+            heard: Vec::with_capacity(LATENCY_DEPTH as usize),
             arrived: 0,
             total: 0,
             over: false,
@@ -117,9 +121,6 @@ impl<'a> Player<'a> {
     /// Writes or sends a message that ends with this mark.
     #[inline]
     pub(super) fn say(&mut self, mark: u8) -> Result<(), BenchError> {
-        if self.free.len() <= LATENCY_DEPTH as usize / 2 {
-            self.poll()?;
-        }
         let part = self.part()?;
         let bytes = self.bytes;
         // The last message that was sent from here has been heard, so nobody reads this byte any more.
@@ -141,6 +142,19 @@ impl<'a> Player<'a> {
             .push(part, &[work])
             .map_err(|error| refused(bytes, error))?;
         batch.commit().map_err(|error| refused(bytes, error))?;
+        // The message is on its way, and with it there is time for the rest.
+        self.receive_again()?;
+        if self.free.len() <= LATENCY_DEPTH as usize / 2 {
+            self.poll()?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn receive_again(&mut self) -> Result<(), BenchError> {
+        for part in self.heard.drain(..) {
+            self.end.receive(0, part, self.plan.largest())?;
+        }
         Ok(())
     }
 
@@ -222,6 +236,7 @@ impl<'a> Player<'a> {
         while self.end.lanes[0].outstanding().0 > 0 {
             self.wait()?;
         }
+        self.receive_again()?;
         Ok(self.total)
     }
 
@@ -240,48 +255,49 @@ impl<'a> Player<'a> {
                 if self.sleep()? {
                     return Ok(());
                 }
-            } else if polls >= POLLS {
+            } else if polls >= LOOKS {
                 return self.idle();
             }
         }
     }
 
-    /// Takes in what has completed; whether that was anything.
+    /// Takes in a completion, if there is one; whether there was. One and no more: looking for another,
+    /// which a round seldom has, would be part of its latency.
     #[inline]
     fn poll(&mut self) -> Result<bool, BenchError> {
         let bytes = self.bytes;
         let failed = |source| BenchError::Transfer { bytes, source };
-        let mut any = false;
-        while let Some(done) = self.end.queue.poll()? {
-            any = true;
-            let received = match self.end.lanes[0].settle(done) {
-                Settled::Sent(sent) => {
-                    (*sent.outcome()).map_err(failed)?;
-                    self.free.extend(sent);
-                    continue;
-                }
-                Settled::Received(received) => received,
-                Settled::Stale => continue,
-            };
-            let completion = received.outcome.map_err(failed)?;
-            if u64::from(completion.bytes) != bytes {
-                return Err(BenchError::Corrupted { bytes });
+        let Some(done) = self.end.queue.poll()? else {
+            return Ok(false);
+        };
+        let received = match self.end.lanes[0].settle(done) {
+            Settled::Sent(sent) => {
+                (*sent.outcome()).map_err(failed)?;
+                self.free.extend(sent);
+                return Ok(true);
             }
-            self.arrived += 1;
-            self.end.receive(0, received.payload, self.plan.largest())?;
+            Settled::Received(received) => received,
+            Settled::Stale => return Ok(true),
+        };
+        let completion = received.outcome.map_err(failed)?;
+        if u64::from(completion.bytes) != bytes {
+            return Err(BenchError::Corrupted { bytes });
         }
-        Ok(any)
+        self.arrived += 1;
+        self.heard.push(received.payload);
+        Ok(true)
     }
 
     /// Nothing has come for a while: lets others work, and sees whether the other end is still there.
     #[cold]
     fn idle(&mut self) -> Result<(), BenchError> {
-        std::thread::yield_now();
         let now = Instant::now();
         let quiet = now.duration_since(*self.quiet_since.get_or_insert(now));
-        // Rounds are much shorter than this, and looking costs a system call.
-        if quiet > Duration::from_millis(5) && !self.over {
-            self.listen()?;
+        if quiet > LATE {
+            std::thread::yield_now();
+            if !self.over {
+                self.listen()?;
+            }
         }
         if quiet > STALLED {
             return Err(self.stalled());
