@@ -125,6 +125,16 @@ pub enum BenchError {
         /// Its reason.
         reason: String,
     },
+    /// A transfer failed, and the other end said something about it, or left.
+    #[error("{bytes}-byte messages: {source}; and {told}")]
+    Together {
+        /// Message size.
+        bytes: u64,
+        /// What the completion said.
+        source: CompletionError,
+        /// What is known of the other end.
+        told: Box<BenchError>,
+    },
     /// A transfer failed.
     #[error("{bytes}-byte messages: {source}")]
     Transfer {
@@ -170,7 +180,10 @@ impl BenchError {
     pub fn is_setup(&self) -> bool {
         !matches!(
             self,
-            BenchError::Transfer { .. } | BenchError::Stalled { .. } | BenchError::Corrupted { .. }
+            BenchError::Transfer { .. }
+                | BenchError::Together { .. }
+                | BenchError::Stalled { .. }
+                | BenchError::Corrupted { .. }
         )
     }
 }

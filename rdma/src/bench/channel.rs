@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::BenchError;
 use super::message::{LONGEST, Message, PREAMBLE};
 use crate::security::{ON_BOTH_OR_NEITHER, Stream, begins_tls};
@@ -79,6 +81,14 @@ impl Channel {
             Message::Refuse { reason } => Err(refused(&reason)),
             message => Ok(Some(message)),
         }
+    }
+
+    /// Whether a message, or the connection's end, has come by then.
+    pub(super) fn becomes_ready_by(&self, deadline: Instant) -> bool {
+        let mut interest = [PollFd::new(self.descriptor(), PollFlags::POLLIN)];
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
+        matches!(poll(&mut interest, limit), Ok(1))
     }
 
     /// Becomes readable when a message comes.

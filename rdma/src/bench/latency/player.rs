@@ -17,9 +17,14 @@ pub(super) const LAST: u8 = 255;
 const SIGNAL_EVERY: u64 = 8;
 /// Looks at memory or at a queue without an answer before one at the clock.
 const LOOKS: u32 = 20_000;
-/// Without an answer for so long, this end offers its processor to others and looks whether the other end
-/// is still there. Rounds are much shorter: what is done for a late answer may be why the next one is late.
-const LATE: Duration = Duration::from_millis(5);
+/// Without an answer for so long, this end offers its processor to others, which the other end may be waiting
+/// for. Rounds are shorter: what is done for a late answer may be why the next one is late.
+const LATE: Duration = Duration::from_millis(1);
+/// Without an answer for so long, it looks whether the other end is still there: a system call each time.
+const MISSED: Duration = Duration::from_millis(5);
+/// How long what the other end has to say of a failure is waited for. It goes together with what the adapter
+/// says, in either order.
+const GRACE: Duration = Duration::from_millis(300);
 
 /// Never zero, never [`LAST`], and different from the last few rounds'.
 pub(super) fn mark(round: u64) -> u8 {
@@ -245,10 +250,8 @@ impl<'a> Player<'a> {
     fn wait(&mut self) -> Result<(), BenchError> {
         let mut polls = 0u32;
         loop {
-            match self.poll() {
-                Ok(false) => {}
-                Ok(true) => return Ok(()),
-                Err(error) => return Err(self.explain(error)),
+            if self.poll()? {
+                return Ok(());
             }
             polls += 1;
             if self.plan.events {
@@ -265,6 +268,14 @@ impl<'a> Player<'a> {
     /// which a round seldom has, would be part of its latency.
     #[inline]
     fn poll(&mut self) -> Result<bool, BenchError> {
+        match self.take_in() {
+            Ok(any) => Ok(any),
+            Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    #[inline]
+    fn take_in(&mut self) -> Result<bool, BenchError> {
         let bytes = self.bytes;
         let failed = |source| BenchError::Transfer { bytes, source };
         let Some(done) = self.end.queue.poll()? else {
@@ -295,9 +306,9 @@ impl<'a> Player<'a> {
         let quiet = now.duration_since(*self.quiet_since.get_or_insert(now));
         if quiet > LATE {
             std::thread::yield_now();
-            if !self.over {
-                self.listen()?;
-            }
+        }
+        if quiet > MISSED && !self.over {
+            self.listen()?;
         }
         if quiet > STALLED {
             return Err(self.stalled());
@@ -326,18 +337,28 @@ impl<'a> Player<'a> {
         Ok(false)
     }
 
-    /// Why work requests failed: where the watchdog ended them, for its reason and not for their own.
+    /// Why work requests failed: where the watchdog ended them, for its reason and not for their own;
+    /// else with what the other end says of it, which may be why.
     #[cold]
     fn explain(&mut self, error: BenchError) -> BenchError {
-        if !self.watchdog.as_ref().is_some_and(Watchdog::barked) {
-            return error;
-        }
-        loop {
+        let barked = self.watchdog.as_ref().is_some_and(Watchdog::barked);
+        let deadline = Instant::now() + GRACE;
+        let told = loop {
             match self.channel.try_receive("waiting for its answer") {
-                Ok(Some(_)) => {}
-                Ok(None) => return self.stalled(),
-                Err(told) => return told,
+                Ok(Some(_)) if Instant::now() < deadline => {}
+                Ok(None) if barked => return self.stalled(),
+                Ok(None) if self.channel.becomes_ready_by(deadline) => {}
+                Ok(_) => return error,
+                Err(told) => break told,
             }
+        };
+        match error {
+            BenchError::Transfer { bytes, source } if !barked => BenchError::Together {
+                bytes,
+                source,
+                told: Box::new(told),
+            },
+            _ => told,
         }
     }
 
