@@ -28,13 +28,14 @@ pub(super) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// Whether there is a version, but a newer one is asked for and may yet come.
+    /// Whether there may be a newer version soon: one is asked for, or being made of another origin.
     fn refreshing(&self) -> bool {
         let status = self.dataset.status.as_ref();
         let listed = status
             .and_then(|status| status.listed_refresh)
             .max(self.listed_refresh);
-        self.dataset.spec.refresh > listed.unwrap_or(0) && self.trouble.is_none()
+        let asked_for = self.dataset.spec.refresh > listed.unwrap_or(0);
+        (asked_for || self.listing) && self.trouble.is_none()
     }
 }
 

@@ -338,9 +338,12 @@ impl<'a> Player<'a> {
     }
 
     /// Why work requests failed: where the watchdog ended them, for its reason and not for their own;
-    /// else with what the other end says of it, which may be why.
+    /// else with what the other end says of it, which may be why. Wrong bytes are wrong whatever it says.
     #[cold]
     fn explain(&mut self, error: BenchError) -> BenchError {
+        let BenchError::Transfer { bytes, source } = error else {
+            return error;
+        };
         let barked = self.watchdog.as_ref().is_some_and(Watchdog::barked);
         let deadline = Instant::now() + GRACE;
         let told = loop {
@@ -348,17 +351,17 @@ impl<'a> Player<'a> {
                 Ok(Some(_)) if Instant::now() < deadline => {}
                 Ok(None) if barked => return self.stalled(),
                 Ok(None) if self.channel.becomes_ready_by(deadline) => {}
-                Ok(_) => return error,
+                Ok(_) => return BenchError::Transfer { bytes, source },
                 Err(told) => break told,
             }
         };
-        match error {
-            BenchError::Transfer { bytes, source } if !barked => BenchError::Together {
-                bytes,
-                source,
-                told: Box::new(told),
-            },
-            _ => told,
+        if barked {
+            return told;
+        }
+        BenchError::Together {
+            bytes,
+            source,
+            told: Box::new(told),
         }
     }
 

@@ -135,6 +135,13 @@ fn nothing_is_warm_before_the_refresh_that_was_asked_for() {
         ..facts(&there, &nodes)
     });
     assert_eq!(listed.phase, Some(Phase::Warm));
+    // As after its origin was changed.
+    let anew = judge(&Facts {
+        listing: true,
+        listed_refresh: Some(2),
+        ..facts(&there, &nodes)
+    });
+    assert_eq!(anew.phase, Some(Phase::Listing));
     let away = judge(&Facts {
         trouble: Some("away"),
         ..facts(&there, &nodes)
