@@ -1,4 +1,5 @@
-//! Where a dataset's bytes come from: a directory, an S3 bucket, and later others.
+//! Where a dataset's bytes come from: a directory, a bucket of an object store, a folder of a web
+//! server.
 //!
 //! An [`Origin`] lists what is there once, which makes a dataset version, and then reads ranges of
 //! exactly the objects that were listed. An object that changed since is an error that names it,
@@ -7,13 +8,22 @@
 //! The futures of an origin are polled on any thread, the data path's included: an origin whose
 //! library needs a runtime or blocks brings its own runtime or threads.
 
+mod answers;
+mod bucket;
+mod budget;
 mod directory;
+mod failure;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+mod keys;
 mod listed;
+mod objects;
 mod open;
 mod range;
-mod s3;
+mod runtime;
 mod secrets;
 mod url;
+mod web;
 
 use std::fmt;
 use std::io;
@@ -22,15 +32,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use futures::future::BoxFuture;
 
+pub use bucket::BucketOrigin;
+pub use budget::RequestBudget;
 pub use directory::DirectoryOrigin;
 pub use listed::Listing;
 pub(crate) use listed::{Listed, ListedAs, with_slashes};
 pub use open::Origins;
-#[cfg(feature = "fuzzing")]
-pub(crate) use s3::fuzzing;
-pub use s3::{S3Budget, S3Origin, S3Runtime};
+pub use runtime::RequestRuntime;
 pub use secrets::{SecretValues, Secrets};
-pub use url::{CredentialsRef, OriginUrl, S3Location};
+pub use url::{BucketLocation, CredentialsRef, OriginUrl, Service, WebLocation};
+pub use web::WebOrigin;
 
 /// The most entries a listing may have before it is given up: a guard against a listing that never
 /// ends (a loop of mounts, a bucket that grows while it is read).

@@ -9,7 +9,7 @@ use std::{
 
 use trackbed_cache::origin::{
     ListProgress, ListedEntry, ListedKind, ObjectRef, OpenOrigin, Origin, OriginError, OriginUrl,
-    Origins, S3Budget,
+    Origins, RequestBudget,
 };
 use trackbed_tests::{
     cluster::Cluster,
@@ -69,10 +69,10 @@ fn below(prefix: &str, objects: &Objects) -> Vec<(String, Vec<u8>)> {
 }
 
 async fn open(bucket: &str, server: &SeaweedFs, credentials: &str) -> Arc<dyn Origin> {
-    let budget = S3Budget {
+    let budget = RequestBudget {
         retries: 2,
         retry_for: Duration::from_secs(30),
-        ..S3Budget::default()
+        ..RequestBudget::default()
     };
     let endpoint = server.endpoint();
     let url = format!("s3://{bucket}/v%201?endpoint={endpoint}&credentials={credentials}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use trackbed_cache::origin::{
     ListProgress, ListedEntry, ListedKind, ObjectRef, OpenOrigin, Origin, OriginError, OriginUrl,
-    Origins, S3Budget,
+    Origins, RequestBudget,
 };
 use trackbed_tests::s3_server::S3Server;
 
@@ -26,10 +26,10 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn open(url: &str) -> Result<Arc<dyn Origin>, OriginError> {
-    let budget = S3Budget {
+    let budget = RequestBudget {
         retries: 2,
         retry_for: Duration::from_secs(10),
-        ..S3Budget::default()
+        ..RequestBudget::default()
     };
     let url: OriginUrl = url.parse()?;
     wait(Origins::new(budget).open(&url))

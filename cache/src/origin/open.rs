@@ -7,24 +7,24 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::{
-    CredentialsRef, DirectoryOrigin, OpenOrigin, Origin, OriginError, OriginUrl, S3Budget,
-    S3Origin, S3Runtime, SecretValues, Secrets, secrets,
+    BucketOrigin, CredentialsRef, DirectoryOrigin, OpenOrigin, Origin, OriginError, OriginUrl,
+    RequestBudget, RequestRuntime, SecretValues, Secrets, WebOrigin, secrets,
 };
 
-/// Every kind of origin that this build knows. One for a process: S3 origins share its threads,
-/// which the first of them starts.
+/// Every kind of origin that this build knows. One for a process: origins that are asked by HTTP
+/// share its threads, which the first of them starts.
 #[derive(Default)]
 pub struct Origins {
-    s3_budget: S3Budget,
-    s3_runtime: Mutex<Option<Arc<S3Runtime>>>,
+    budget: RequestBudget,
+    runtime: Mutex<Option<Arc<RequestRuntime>>>,
     secrets: Option<Arc<dyn Secrets>>,
 }
 
 impl Origins {
-    /// Origins whose S3 requests are tried as often and as long as `s3_budget` says.
-    pub fn new(s3_budget: S3Budget) -> Origins {
+    /// Origins whose requests are tried as often and as long as `budget` says.
+    pub fn new(budget: RequestBudget) -> Origins {
         Origins {
-            s3_budget,
+            budget,
             ..Origins::default()
         }
     }
@@ -49,12 +49,12 @@ impl Origins {
             .map(Some)
     }
 
-    fn runtime(&self, url: &OriginUrl) -> Result<Arc<S3Runtime>, OriginError> {
-        let mut runtime = self.s3_runtime.lock();
+    fn runtime(&self, url: &OriginUrl) -> Result<Arc<RequestRuntime>, OriginError> {
+        let mut runtime = self.runtime.lock();
         if let Some(runtime) = runtime.as_ref() {
             return Ok(runtime.clone());
         }
-        let started = S3Runtime::start().map_err(|e| cannot_start(url, &e))?;
+        let started = RequestRuntime::start().map_err(|e| cannot_start(url, &e))?;
         Ok(runtime.insert(Arc::new(started)).clone())
     }
 }
@@ -86,11 +86,16 @@ impl OpenOrigin for Origins {
                     let origin = result.await.map_err(|_| OriginError::Cancelled)??;
                     Ok(Arc::new(origin) as Arc<dyn Origin>)
                 }
-                OriginUrl::S3(location) => {
+                OriginUrl::Bucket(location) => {
                     let secret = self.secret(url).await?;
-                    let runtime = self.runtime(url)?;
-                    let origin =
-                        S3Origin::open(location, self.s3_budget, runtime, secret.as_ref())?;
+                    let (secret, runtime) = (secret.as_ref(), self.runtime(url)?);
+                    let origin = BucketOrigin::open(location, self.budget, runtime, secret)?;
+                    Ok(Arc::new(origin) as Arc<dyn Origin>)
+                }
+                OriginUrl::Web(location) => {
+                    let secret = self.secret(url).await?;
+                    let (secret, runtime) = (secret.as_ref(), self.runtime(url)?);
+                    let origin = WebOrigin::open(location, self.budget, runtime, secret)?;
                     Ok(Arc::new(origin) as Arc<dyn Origin>)
                 }
             }

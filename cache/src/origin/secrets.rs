@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use futures::future::BoxFuture;
 
 use super::OriginError;
@@ -46,12 +49,8 @@ pub(super) async fn look_up(
     namespace: &str,
     name: &str,
 ) -> Result<SecretValues, OriginError> {
-    let denied = |why: String, remedy| OriginError::Denied {
-        origin: origin.to_owned(),
-        object: "/".to_owned(),
-        why: format!("secret {namespace}/{name}: {why}"),
-        remedy,
-    };
+    let denied =
+        |why: String, remedy| denied(origin, format!("secret {namespace}/{name}: {why}"), remedy);
     let Some(secrets) = secrets else {
         let why = "this node is not in a Kubernetes cluster".to_owned();
         return Err(denied(
@@ -65,4 +64,73 @@ pub(super) async fn look_up(
             "make the Secret in the dataset's namespace, and let the nodes' service account get it",
         )
     })
+}
+
+/// Far more than any file of credentials holds.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+fn denied(origin: &str, why: String, remedy: &'static str) -> OriginError {
+    OriginError::Denied {
+        origin: origin.to_owned(),
+        object: "/".to_owned(),
+        why,
+        remedy,
+    }
+}
+
+/// A secret or a file that has too little in it: `what` is missing, which is found under `keys`.
+pub(super) fn incomplete(origin: &str, what: &str, keys: &'static str) -> OriginError {
+    denied(
+        origin,
+        format!("the credentials have no {what} ({keys})"),
+        "give them those keys",
+    )
+}
+
+/// What says who asks to a web server (RFC 6750, RFC 7617): a token, or a user's name and password.
+pub(super) fn authorization(values: &SecretValues, origin: &str) -> Result<String, OriginError> {
+    let value = |name: &str| values.get(name).map(str::trim).filter(|it| !it.is_empty());
+    match (
+        value("HTTP_TOKEN"),
+        value("HTTP_USERNAME"),
+        value("HTTP_PASSWORD"),
+    ) {
+        (Some(token), _, _) => Ok(format!("Bearer {token}")),
+        (None, Some(user), Some(password)) => {
+            let both = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            Ok(format!("Basic {both}"))
+        }
+        _ => Err(incomplete(
+            origin,
+            "token, and no user name with a password",
+            "HTTP_TOKEN, or HTTP_USERNAME and HTTP_PASSWORD",
+        )),
+    }
+}
+
+/// The text of a file of credentials.
+pub(super) fn read_file(path: &Path, origin: &str) -> Result<String, OriginError> {
+    const REMEDY: &str = "name a file of credentials on this node, and let the agent read it";
+    let refused = |why: &dyn fmt::Display| {
+        denied(origin, format!("credentials file {}: {why}", path.display()), REMEDY)
+    };
+    let found = std::fs::metadata(path).map_err(|error| refused(&error))?;
+    if !found.is_file() || found.len() > MAX_FILE_BYTES {
+        return Err(refused(&"it is not a regular file of at most 64 KiB"));
+    }
+    std::fs::read_to_string(path).map_err(|error| refused(&error))
+}
+
+/// A file of `NAME=VALUE` lines and `#` comments. An error names the line, never what is in it.
+pub(super) fn parse_lines(path: &Path, text: &str, origin: &str) -> Result<SecretValues, OriginError> {
+    let lines = text.lines().map(str::trim).enumerate();
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let values = lines.map(|(number, line)| match line.split_once('=') {
+        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        None => {
+            let why = format!("credentials file {}, line {}: it has no '='", path.display(), number + 1);
+            Err(denied(origin, why, "write NAME=VALUE, a line for each"))
+        }
+    });
+    Ok(SecretValues::new(values.collect::<Result<_, _>>()?))
 }

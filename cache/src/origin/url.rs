@@ -1,7 +1,12 @@
 //! An origin's address, parsed once.
 //!
-//! `file:///path`, or `s3://bucket/prefix?endpoint=…&region=…&credentials=…`. Secrets are refused
-//! wherever they could be put: a URL is shown to people, logged and kept in the registry.
+//! `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix` or
+//! `https://host/folder`, with `?endpoint=…&region=…&credentials=…&index=…` where those make sense. Secrets
+//! are refused wherever they could be put: a URL is shown to people, logged and kept in the registry.
+
+mod bucket;
+mod credentials;
+mod web;
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -11,6 +16,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::{Host, Url};
 
 use super::OriginError;
+
+pub use bucket::{BucketLocation, Service};
+pub use credentials::CredentialsRef;
+pub use web::WebLocation;
 
 /// The longest URL accepted, in bytes.
 const MAX_URL_BYTES: usize = 4096;
@@ -24,47 +33,13 @@ pub enum OriginUrl {
     S3(S3Location),
 }
 
-/// An S3-compatible bucket and how to get at it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct S3Location {
-    /// The bucket's name.
-    pub bucket: String,
-    /// Keys begin with this; no slash at either end; empty for the whole bucket.
-    pub prefix: String,
-    /// The service's base URL (`http` or `https`, no path beyond `/`), if it is not AWS.
-    pub endpoint: Option<String>,
-    /// The region, if it must be said.
-    pub region: Option<String>,
-    /// Where the credentials are found.
-    pub credentials: CredentialsRef,
-}
-
-/// Where credentials are found. Never the credentials themselves.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum CredentialsRef {
-    /// `credentials=env`, the default: the standard variables of the agent's environment
-    /// (`AWS_ACCESS_KEY_ID` and so on).
-    #[default]
-    Environment,
-    /// `credentials=none`: requests are not signed.
-    Anonymous,
-    /// `credentials=/absolute/path`: a file on the node, in the format of `~/.aws/credentials`.
-    File(PathBuf),
-    /// `credentials=secret:NAMESPACE/NAME`: a Secret of the Kubernetes API.
-    Secret {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-}
-
 impl OriginUrl {
     /// Where its credentials are; `None` if it is of a kind that takes none.
     pub fn credentials(&self) -> Option<&CredentialsRef> {
         match self {
             OriginUrl::Directory(_) => None,
-            OriginUrl::S3(location) => Some(&location.credentials),
+            OriginUrl::Bucket(location) => Some(&location.credentials),
+            OriginUrl::Web(location) => Some(&location.credentials),
         }
     }
 
@@ -72,9 +47,20 @@ impl OriginUrl {
     pub fn with_credentials(mut self, credentials: CredentialsRef) -> OriginUrl {
         match &mut self {
             OriginUrl::Directory(_) => {}
-            OriginUrl::S3(location) => location.credentials = credentials,
+            OriginUrl::Bucket(location) => location.credentials = credentials,
+            OriginUrl::Web(location) => location.credentials = credentials,
         }
         self
+    }
+
+    /// The host that is asked, if the URL names one.
+    pub fn host(&self) -> Option<Host> {
+        let url = match self {
+            OriginUrl::Directory(_) => return None,
+            OriginUrl::Bucket(location) => location.endpoint.as_deref()?,
+            OriginUrl::Web(location) => &location.server,
+        };
+        Some(Url::parse(url).ok()?.host()?.to_owned())
     }
 }
 
@@ -130,13 +116,15 @@ impl FromStr for OriginUrl {
                 })?;
                 directory(path, text)
             }
-            "s3" => s3(&url).map(OriginUrl::S3),
+            "s3" | "gs" | "az" => BucketLocation::parse(&url).map(OriginUrl::Bucket),
+            "http" | "https" => WebLocation::parse(&url).map(OriginUrl::Web),
             _ => Err(refuse(&url, "the scheme is not one we read", FORMS)),
         }
     }
 }
 
-const FORMS: &str = "write file:///path or s3://bucket/prefix?endpoint=…&region=…&credentials=…";
+const FORMS: &str = "write file:///path, s3://bucket/prefix?endpoint=…&region=…&credentials=…, \
+                     gs://bucket/prefix, az://account/container/prefix or https://host/folder?index=…";
 const REFER: &str = "refer to credentials by credentials=env or credentials=/path/of/a/file";
 
 /// The error for a URL, shown without anything that could be a secret.
@@ -165,107 +153,10 @@ fn directory(path: &str, text: &str) -> Result<OriginUrl, OriginError> {
     Ok(OriginUrl::Directory(path.components().collect()))
 }
 
-fn s3(url: &Url) -> Result<S3Location, OriginError> {
-    let bucket = match url.host() {
-        Some(Host::Domain(bucket)) if url.port().is_none() => bucket.to_owned(),
-        _ => return Err(refuse(url, "it names no bucket", FORMS)),
-    };
-    let in_bucket_name = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    if !(3..=63).contains(&bucket.len()) || !bucket.chars().all(in_bucket_name) {
-        return Err(refuse(
-            url,
-            "the bucket's name is not valid",
-            "use 3 to 63 characters of a-z 0-9 . - _",
-        ));
-    }
-    let prefix = percent_decoded(url.path())
-        .ok_or_else(|| refuse(url, "the prefix is not UTF-8", "percent-encode it as UTF-8"))?;
-    // Written as %2F or not, a slash at an end is no part of it.
-    let prefix = prefix.trim_matches('/').to_owned();
-    let mut location = S3Location {
-        bucket,
-        prefix,
-        endpoint: None,
-        region: None,
-        credentials: CredentialsRef::default(),
-    };
-    for (key, value) in url.query_pairs() {
-        match key.as_ref() {
-            "endpoint" => location.endpoint = Some(endpoint(url, &value)?),
-            "region" => {
-                let valid = |c: char| c.is_ascii_alphanumeric() || c == '-';
-                if value.is_empty() || value.len() > 64 || !value.chars().all(valid) {
-                    return Err(refuse(
-                        url,
-                        "the region is not valid",
-                        "write one as eu-west-1",
-                    ));
-                }
-                location.region = Some(value.into_owned());
-            }
-            "credentials" => location.credentials = credentials(url, &value)?,
-            _ => {
-                // The key alone: its value may be a secret under a name we don't know.
-                let key: String = key.chars().take(40).collect();
-                let why = format!("it has a query key {key:?}");
-                return Err(refuse(
-                    url,
-                    why,
-                    "the keys are endpoint, region and credentials",
-                ));
-            }
-        }
-    }
-    Ok(location)
-}
-
-fn endpoint(url: &Url, value: &str) -> Result<String, OriginError> {
-    const REMEDY: &str = "write endpoint=http://host:port or https://host";
-    let endpoint = Url::parse(value).map_err(|e| refuse(url, format!("endpoint: {e}"), REMEDY))?;
-    let plain = matches!(endpoint.scheme(), "http" | "https")
-        && endpoint.has_host()
-        && endpoint.username().is_empty()
-        && endpoint.password().is_none()
-        && endpoint.path() == "/"
-        && endpoint.query().is_none()
-        && endpoint.fragment().is_none();
-    if !plain {
-        return Err(refuse(
-            url,
-            "the endpoint has more than a scheme, host and port",
-            REMEDY,
-        ));
-    }
-    Ok(endpoint.as_str().trim_end_matches('/').to_owned())
-}
-
-fn credentials(url: &Url, value: &str) -> Result<CredentialsRef, OriginError> {
-    match value {
-        "env" => Ok(CredentialsRef::Environment),
-        "none" => Ok(CredentialsRef::Anonymous),
-        path if path.starts_with('/') && !path.contains('\0') => {
-            Ok(CredentialsRef::File(PathBuf::from(path)))
-        }
-        other => secret(other).ok_or_else(|| {
-            refuse(
-                url,
-                "credentials is not a reference",
-                "write credentials=env, =none, =/path/of/a/file or =secret:namespace/name",
-            )
-        }),
-    }
-}
-
-fn secret(value: &str) -> Option<CredentialsRef> {
-    let (namespace, name) = value.strip_prefix("secret:")?.split_once('/')?;
-    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    let is_name = |text: &str| {
-        (1..=253).contains(&text.len()) && text.chars().all(valid) && text.starts_with(|c| c != '.')
-    };
-    (is_name(namespace) && is_name(name)).then(|| CredentialsRef::Secret {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    })
+/// The key alone of a part of a query that we do not know: its value may be a secret.
+fn unknown_key(url: &Url, key: &str, remedy: &'static str) -> OriginError {
+    let key: String = key.chars().take(40).collect();
+    refuse(url, format!("it has a query key {key:?}"), remedy)
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -286,6 +177,33 @@ fn percent_decoded(text: &str) -> Option<String> {
         .filter(|prefix| !prefix.contains('\0'))
 }
 
+/// Writes a path as a URL has it.
+fn write_path(f: &mut fmt::Formatter<'_>, path: &str) -> fmt::Result {
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                write!(f, "{}", byte as char)?;
+            }
+            other => write!(f, "%{other:02X}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes the pairs that have a value as a query.
+fn write_query(f: &mut fmt::Formatter<'_>, pairs: &[(&str, Option<&str>)]) -> fmt::Result {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (key, value) in pairs {
+        if let Some(value) = value {
+            query.append_pair(key, value);
+        }
+    }
+    match query.finish().as_str() {
+        "" => Ok(()),
+        query => write!(f, "?{query}"),
+    }
+}
+
 impl fmt::Display for OriginUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -293,46 +211,8 @@ impl fmt::Display for OriginUrl {
                 Ok(url) => f.write_str(url.as_str()),
                 Err(()) => write!(f, "file://{}", path.display()),
             },
-            OriginUrl::S3(location) => location.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for S3Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/", self.bucket)?;
-        for byte in self.prefix.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
-                    write!(f, "{}", byte as char)?;
-                }
-                other => write!(f, "%{other:02X}")?,
-            }
-        }
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        if let Some(endpoint) = &self.endpoint {
-            query.append_pair("endpoint", endpoint);
-        }
-        if let Some(region) = &self.region {
-            query.append_pair("region", region);
-        }
-        match &self.credentials {
-            CredentialsRef::Environment => {}
-            CredentialsRef::Anonymous => {
-                query.append_pair("credentials", "none");
-            }
-            CredentialsRef::File(path) => {
-                query.append_pair("credentials", &path.to_string_lossy());
-            }
-            CredentialsRef::Secret { namespace, name } => {
-                query.append_pair("credentials", &format!("secret:{namespace}/{name}"));
-            }
-        }
-        let query = query.finish();
-        if query.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "?{query}")
+            OriginUrl::Bucket(location) => location.fmt(f),
+            OriginUrl::Web(location) => location.fmt(f),
         }
     }
 }
@@ -371,7 +251,7 @@ mod tests {
     fn an_s3_url_says_bucket_prefix_endpoint_region_and_where_credentials_are() {
         let text = "s3://sets/train/v%201/?endpoint=http://10.0.0.1:9000&region=eu-west-1&credentials=/etc/s3";
         let url: OriginUrl = text.parse().expect("valid");
-        let OriginUrl::S3(location) = &url else {
+        let OriginUrl::Bucket(location) = &url else {
             panic!("not S3: {url}")
         };
         assert_eq!(
@@ -393,6 +273,38 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_origin_shows_itself_as_it_is_written() {
+        for text in [
+            "gs://sets/train?credentials=%2Fetc%2Fgcs.json",
+            "az://account1/sets/train/v1?endpoint=http%3A%2F%2F10.0.0.1%3A10000",
+            "https://host:8443/data/cats?index=files.txt&credentials=secret%3Ateam-a%2Fweb",
+            "http://host",
+        ] {
+            let url: OriginUrl = text.parse().expect(text);
+            assert_eq!(url.to_string(), text);
+        }
+        let url: OriginUrl = "az://account1/sets/a/b/".parse().expect("valid");
+        let OriginUrl::Bucket(location) = url else {
+            panic!("no bucket")
+        };
+        assert_eq!((location.bucket.as_str(), location.prefix.as_str()), ("sets", "a/b"));
+        for bad in [
+            "gs://sets?region=eu",
+            "az://account1",
+            "az://AC/sets",
+            "https://host/x?index=../secret",
+            "https://host/x?index=",
+            "https://host/x?index=a%09b",
+            "https://host/a//b",
+            "https://host/a%00b",
+            "https://host/x?region=eu",
+            "https://user:hunter2@host/x",
+        ] {
+            assert!(!refused(bad).contains("hunter2"), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_secret_in_a_url_is_refused_and_not_repeated() {
         for text in [
             "s3://AKIA:hunter2@sets/x",
@@ -400,6 +312,10 @@ mod tests {
             "s3://sets/x?credentials=hunter2",
             "s3://sets/x?endpoint=http://a:hunter2@host",
             "s3//AKIA:hunter2@sets",
+            "gs://sets/x?key=hunter2",
+            "az://account1/sets?sig=hunter2",
+            "https://host/x?token=hunter2",
+            "https://me:hunter2@host/x",
         ] {
             let error = refused(text);
             assert!(!error.contains("hunter2"), "{error}");
@@ -426,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_text_never_panics_and_what_parses_shows_itself(text in "(s3://|file:///|/)?\\PC{0,40}") {
+        fn arbitrary_text_never_panics_and_what_parses_shows_itself(text in "(s3://|gs://|az://|https?://|file:///|/)?\\PC{0,40}") {
             if let Ok(url) = text.parse::<OriginUrl>() {
                 prop_assert_eq!(url.to_string().parse::<OriginUrl>().expect("shown URLs parse"), url);
             }

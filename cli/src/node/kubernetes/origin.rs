@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use kube::ResourceExt;
 use trackbed_cache::OriginUrl;
-use trackbed_cache::origin::CredentialsRef;
+use trackbed_cache::origin::{CredentialsRef, Service};
 use trackbed_controller::api::Dataset;
-use url::{Host, Url};
+use url::Host;
 
 use super::KubernetesConfig;
 
@@ -37,9 +37,9 @@ pub(super) fn origin(dataset: &Dataset, config: &KubernetesConfig) -> Result<Ori
             "the origin's URL says where its credentials are: say it in spec.credentials".into(),
         );
     }
-    if let Some(host) = asked_host(&url).filter(is_of_the_node) {
+    if let Some(host) = url.host().filter(is_of_the_node) {
         return Err(format!(
-            "{host} is this machine, or a service that only its own machine may ask: name an endpoint that \
+            "{host} is this machine, or a service that only its own machine may ask: name one that \
              others can reach too"
         ));
     }
@@ -48,21 +48,24 @@ pub(super) fn origin(dataset: &Dataset, config: &KubernetesConfig) -> Result<Ori
             namespace: dataset.namespace().unwrap_or_default(),
             name: reference.secret_name.clone(),
         },
+        None if config.share_credentials && sends_tokens_elsewhere(&url) => {
+            return Err(
+                "the nodes' own credentials would be sent to the endpoint that the dataset names: leave the \
+                 endpoint out, or give the dataset credentials of its own"
+                    .into(),
+            );
+        }
         None if config.share_credentials => CredentialsRef::Environment,
         None => CredentialsRef::Anonymous,
     };
     Ok(url.with_credentials(credentials))
 }
 
-/// The host that an origin's URL has the node ask.
-fn asked_host(url: &OriginUrl) -> Option<Host> {
-    match url {
-        OriginUrl::S3(location) => {
-            let endpoint = Url::parse(location.endpoint.as_deref()?).ok()?;
-            endpoint.host().map(|host| host.to_owned())
-        }
-        OriginUrl::Directory(_) => None,
-    }
+/// Whether a dataset has its origin asked at a place of its own choosing by a service that is shown a token,
+/// which whoever gets it can use. S3's requests are signed, and show none.
+fn sends_tokens_elsewhere(url: &OriginUrl) -> bool {
+    matches!(url, OriginUrl::Bucket(location)
+        if location.service != Service::S3 && location.endpoint.is_some())
 }
 
 /// Whether a host is the node itself, or what answers to it alone: clouds give an instance's credentials to
@@ -111,6 +114,10 @@ mod tests {
     use super::*;
 
     fn asked(spec: serde_json::Value) -> Result<String, String> {
+        asked_of(spec, false)
+    }
+
+    fn asked_of(spec: serde_json::Value, share_credentials: bool) -> Result<String, String> {
         let dataset = serde_json::json!({ "apiVersion": "trackbed.io/v1", "kind": "Dataset",
             "metadata": { "name": "cats", "namespace": "team-a" }, "spec": spec });
         let dataset: Dataset = serde_json::from_value(dataset).expect("a dataset");
@@ -121,7 +128,7 @@ mod tests {
             zone: None,
             rack: None,
             shared_folders: vec!["/mnt/nfs".into()],
-            share_credentials: false,
+            share_credentials,
         };
         origin(&dataset, &config).map(|url| url.to_string())
     }
@@ -157,20 +164,49 @@ mod tests {
             "[::1]",
             "2130706433",
         ] {
-            let url = format!("{bucket}?endpoint=http://{own}");
+            for url in [
+                format!("{bucket}?endpoint=http://{own}"),
+                format!("gs://sets/cats?endpoint=http://{own}"),
+                format!("az://account1/sets/cats?endpoint=http://{own}"),
+                format!("http://{own}/latest/meta-data/?index=user-data"),
+                format!("https://{own}"),
+            ] {
+                assert!(
+                    asked(serde_json::json!({ "origin": url })).is_err(),
+                    "{url}"
+                );
+            }
+        }
+        for elsewhere in [
+            "s3://sets/cats?endpoint=http://10.0.0.1:9000",
+            "https://data.example.org/cats?index=files.txt",
+        ] {
             assert!(
-                asked(serde_json::json!({ "origin": url })).is_err(),
-                "{url}"
+                asked(serde_json::json!({ "origin": elsewhere })).is_ok(),
+                "{elsewhere}"
             );
         }
-        let elsewhere = format!("{bucket}?endpoint=http://10.0.0.1:9000");
-        assert!(asked(serde_json::json!({ "origin": elsewhere })).is_ok());
         for stolen in ["/etc/shadow", "secret:team-b/s3"] {
             let url = format!("{bucket}?credentials={stolen}");
             assert!(
                 asked(serde_json::json!({ "origin": url })).is_err(),
                 "{stolen}"
             );
+        }
+    }
+
+    #[test]
+    fn a_token_of_the_nodes_is_sent_to_no_endpoint_that_a_dataset_names() {
+        let shared = |url: &str| asked_of(serde_json::json!({ "origin": url }), true);
+        for elsewhere in [
+            "gs://sets/cats?endpoint=https://mine.example.org",
+            "az://account1/sets/cats?endpoint=https://mine.example.org",
+        ] {
+            assert!(shared(elsewhere).is_err(), "{elsewhere}");
+            assert!(asked(serde_json::json!({ "origin": elsewhere })).is_ok());
+        }
+        for theirs in ["gs://sets/cats", "az://account1/sets/cats", "s3://sets/cats"] {
+            assert!(shared(theirs).is_ok(), "{theirs}");
         }
     }
 }

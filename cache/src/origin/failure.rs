@@ -8,11 +8,11 @@ use std::io;
 
 use object_store::Error;
 
-use super::super::OriginError;
+use super::OriginError;
 
 const CREDENTIALS: &str =
-    "check the credentials the origin refers to, and that they may list and read this bucket";
-const BUCKET: &str = "check the bucket's name, endpoint and region";
+    "check the credentials the origin refers to, and that they may list and read it";
+const BUCKET: &str = "check the name of the bucket or folder, the endpoint and the region";
 const REACH: &str =
     "check the endpoint, the network from this node to it, and that the service runs";
 const MAX_WHY_CHARS: usize = 300;
@@ -22,8 +22,19 @@ pub(super) fn cannot_build(url: &str, error: &Error) -> OriginError {
     OriginError::Unavailable {
         origin: url.into(),
         why: why(error),
-        remedy: "check the origin's URL and the AWS_* variables of the agent",
+        remedy: "check the origin's URL and the variables of the agent",
         transient: false,
+    }
+}
+
+/// Building the client failed for what the credentials are. The library's text may quote them.
+pub(super) fn bad_credentials(url: &str) -> OriginError {
+    OriginError::Denied {
+        origin: url.into(),
+        object: "/".into(),
+        why: "the credentials cannot be read".into(),
+        remedy: "write them as the service gave them: a service account's key as JSON, an account's key in \
+                 base64, a SAS token as NAME=VALUE pairs joined by &",
     }
 }
 
@@ -59,6 +70,16 @@ pub(super) fn bad_key(url: &str, why: &str) -> OriginError {
     }
 }
 
+/// A server that gives objects as a whole only.
+pub(super) fn no_ranges(url: &str, object: &str) -> OriginError {
+    OriginError::Unavailable {
+        origin: url.into(),
+        why: format!("asked for a part of {object}, the server sends all of it"),
+        remedy: "serve the files by a server that supports range requests (status 206), or copy them to a bucket",
+        transient: false,
+    }
+}
+
 /// Reading an object failed in a way that is neither "gone" nor "changed".
 pub(super) fn reading(
     url: &str,
@@ -75,6 +96,10 @@ pub(super) fn reading(
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             denied(url, object, error)
         }
+        _ if status(error) == Some(410) => OriginError::Missing {
+            origin: url.into(),
+            object: object.into(),
+        },
         _ if credentials_missing(error) => denied(url, object, error),
         _ => OriginError::Read {
             origin: url.into(),
@@ -89,16 +114,18 @@ pub(super) fn reading(
 
 /// What a file of credentials lacks, or why it cannot be read: already free of secrets.
 fn is_credentials_error(error: &Error) -> bool {
-    matches!(error, Error::Generic { store, .. } if *store == super::credentials::STORE)
+    matches!(error, Error::Generic { store, .. } if *store == super::bucket::CREDENTIALS_FILE)
 }
 
 /// Whether the service says that the object is shorter than where the read begins.
 pub(super) fn is_invalid_range(error: &Error) -> bool {
-    code(error).is_some_and(|code| code == "InvalidRange")
+    status(error) == Some(416) || code(error).is_some_and(|code| code == "InvalidRange")
 }
 
 fn credentials_missing(error: &Error) -> bool {
-    is_credentials_error(error) || code(error).is_some_and(|code| REFUSED.contains(&code.as_str()))
+    is_credentials_error(error)
+        || matches!(status(error), Some(401 | 403))
+        || code(error).is_some_and(|code| REFUSED.contains(&code.as_str()))
 }
 
 /// Codes that servers answer to wrong credentials with a status other than 401 and 403.
@@ -122,6 +149,7 @@ fn wrong_place(error: &Error) -> bool {
         "IllegalLocationConstraintException",
     ];
     matches!(error, Error::NotFound { .. })
+        || status(error) == Some(404)
         || code(error).is_some_and(|code| CODES.contains(&code.as_str()))
 }
 
@@ -136,6 +164,16 @@ fn denied(url: &str, object: &str, error: &Error) -> OriginError {
         },
         remedy: CREDENTIALS,
     }
+}
+
+/// By this the library's text tells the status of an answer, which its body follows.
+const STATUS: &str = "non-2xx status code: ";
+
+/// The status that the server answered with, if that is why a request failed.
+pub(super) fn status(error: &Error) -> Option<u16> {
+    let text = error.to_string();
+    let (_, after) = text.split_once(STATUS)?;
+    after.get(..3)?.parse().ok()
 }
 
 /// The `<Code>` of the server's answer, which the library quotes in its text.
@@ -158,8 +196,15 @@ fn why(error: &Error) -> String {
         innermost = inner.to_string();
         source = inner.source();
     }
-    // What the server said, if anything, begins with its markup.
-    let quoted = |text: &str| text.split('<').next().unwrap_or("").trim().to_owned();
+    // What the server said, if anything, begins with its markup or follows the status.
+    let quoted = |text: &str| {
+        let text = text.split('<').next().unwrap_or("");
+        let end = text.find(STATUS).map_or(text.len(), |at| {
+            let after = at + STATUS.len();
+            text[after..].find(':').map_or(text.len(), |len| after + len)
+        });
+        text[..end].trim().to_owned()
+    };
     let (outer, innermost) = (quoted(&outer), quoted(&innermost));
     if innermost.is_empty() || outer.contains(&innermost) {
         shortened(&outer)
@@ -202,6 +247,12 @@ mod tests {
         let text =
             reading("s3://sets/", "a", 0, 1, &quoting("<html>AKIASECRET</html>")).to_string();
         assert!(!text.contains("AKIASECRET"), "{text}");
+        let plain = Error::Generic {
+            store: "HTTP",
+            source: "non-2xx status code: 500 Internal Server Error: AKIASECRET".into(),
+        };
+        let text = reading("http://host", "a", 0, 1, &plain).to_string();
+        assert!(text.contains("500") && !text.contains("AKIASECRET"), "{text}");
     }
 
     #[test]

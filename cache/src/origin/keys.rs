@@ -1,4 +1,4 @@
-//! Keys of objects as paths of files.
+//! Keys of objects, and paths of a web server, as paths of files.
 //!
 //! A key is any text; a path is not. What cannot be a file in a directory (`..`, an empty
 //! component, a zero byte, a name or path that is too long) is refused with its name rather than
@@ -22,6 +22,16 @@ pub(super) fn why_no_path(path: &str) -> Option<&'static str> {
         name if name.contains('\0') => Some("it has a zero byte"),
         name if name.len() > MAX_NAME_BYTES => Some("a component is longer than 255 bytes"),
         _ => None,
+    })
+}
+
+/// Why `path`, below a folder of a web server, cannot be asked for as the path of a file; `None` if it
+/// can. Control characters get lost in URLs (tabs and line ends do by the URL standard): another file would
+/// be read.
+pub(super) fn why_no_url(path: &str) -> Option<&'static str> {
+    why_no_path(path).or_else(|| {
+        path.contains(char::is_control)
+            .then_some("it has a control character, which URLs do not keep")
     })
 }
 
@@ -72,6 +82,14 @@ mod tests {
         ] {
             assert!(why_no_path(key).is_none(), "{key:?}");
         }
+    }
+
+    #[test]
+    fn what_a_url_would_not_keep_is_not_asked_for() {
+        for path in ["a\tb", "a\nb", "a\u{7f}", "../a"] {
+            assert!(why_no_url(path).is_some(), "{path:?}");
+        }
+        assert!(why_no_url("a b?c=d&e#f%2F/\u{e4}").is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Keys of objects and files of credentials. See [`crate::fuzzing`].
 
-use super::credentials;
+use super::bucket::parse_credentials;
 use super::keys::{below, key_of, why_no_path};
 use crate::Manifest;
 use crate::fuzzing::Target;
@@ -60,7 +60,7 @@ pub(crate) const CREDENTIALS: Target = Target {
     },
     check: |bytes| {
         if let Ok(text) = std::str::from_utf8(bytes)
-            && let Ok(found) = credentials::parse(text)
+            && let Ok(found) = parse_credentials(text)
         {
             assert!(!found.key_id.is_empty() && !found.secret_key.is_empty());
             assert!(text.contains(&found.key_id) && text.contains(&found.secret_key));

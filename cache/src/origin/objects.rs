@@ -1,7 +1,8 @@
-//! Reads ranges of the objects that were listed, and of no others.
+//! Reads ranges of the objects that were listed, and of no others: of buckets and of web servers alike.
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_channel::Sender;
 use bytes::Bytes;
@@ -9,13 +10,22 @@ use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, GetResult, ObjectStore};
 
-use super::super::{ObjectIdentity, ObjectRef, OriginError};
-use super::{Client, S3Runtime, failure, keys};
+use super::runtime::RequestRuntime;
+use super::{ObjectIdentity, ObjectRef, OriginError, failure, keys};
 
 /// Bytes of an answer that are handed over at a time: each time wakes another thread.
 const BATCH_BYTES: usize = 512 << 10;
 /// Batches of an answer that may wait to be copied.
 const BATCHES: usize = 4;
+
+/// Where objects are, shared by the tasks on the runtime.
+pub(super) struct Objects {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Keys begin with this; no slash at either end.
+    pub(super) prefix: String,
+    /// As errors name the origin.
+    pub(super) url: String,
+}
 
 /// What is read: an [`ObjectRef`] and its range, for the task on the runtime.
 struct Wanted {
@@ -29,23 +39,23 @@ struct Wanted {
 
 /// Fills `into` with the object's bytes from `offset` on.
 pub(super) async fn read(
-    client: &Arc<Client>,
-    runtime: &S3Runtime,
+    objects: &Arc<Objects>,
+    runtime: &RequestRuntime,
     object: ObjectRef<'_>,
     offset: u64,
     into: &mut [u8],
 ) -> Result<(), OriginError> {
-    object.check_range(&client.url, offset, into.len())?;
+    object.check_range(&objects.url, offset, into.len())?;
     if into.is_empty() {
         return Ok(());
     }
     let shown = String::from_utf8_lossy(object.path)
         .escape_debug()
         .to_string();
-    let Some(key) = keys::key_of(&client.location.prefix, object.path) else {
+    let Some(key) = keys::key_of(&objects.prefix, object.path) else {
         // No listing of ours gave this path, so no object has it.
         return Err(OriginError::Missing {
-            origin: client.url.clone(),
+            origin: objects.url.clone(),
             object: shown,
         });
     };
@@ -58,10 +68,10 @@ pub(super) async fn read(
         length: into.len() as u64,
     };
     let (sender, batches) = async_channel::bounded(BATCHES);
-    let client = client.clone();
-    let short = wanted.short(&client);
+    let objects = objects.clone();
+    let short = wanted.short(&objects);
     let _task = runtime.spawn(async move {
-        if let Err(error) = fetch(&client, &wanted, &sender).await {
+        if let Err(error) = fetch(&objects, &wanted, &sender).await {
             // If the reader is gone, nobody wants to know.
             let _ = sender.send(Err(error)).await;
         }
@@ -81,7 +91,7 @@ pub(super) async fn read(
 }
 
 async fn fetch(
-    client: &Client,
+    objects: &Objects,
     wanted: &Wanted,
     sender: &Sender<Result<Vec<Bytes>, OriginError>>,
 ) -> Result<(), OriginError> {
@@ -91,22 +101,30 @@ async fn fetch(
         ObjectIdentity::Etag(tag) if !tag.starts_with("W/") => Some(quoted(tag)),
         ObjectIdentity::Etag(_) | ObjectIdentity::Modified(_) => None,
     };
+    // Headers have whole seconds only: what was listed with more would always seem to be modified.
+    let unmodified_since = match &wanted.identity {
+        ObjectIdentity::Modified(at) if at.nanos == 0 => u64::try_from(at.seconds).ok(),
+        _ => None,
+    };
+    let unmodified_since =
+        unmodified_since.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at)));
     let options = GetOptions::new()
         .with_range(Some(range.clone()))
-        .with_if_match(condition);
-    let answer = client
+        .with_if_match(condition)
+        .with_if_unmodified_since(unmodified_since);
+    let answer = objects
         .store
         .get_opts(&wanted.key, options)
         .await
-        .map_err(|error| wanted.failed(client, &error))?;
-    wanted.check(client, &answer)?;
+        .map_err(|error| wanted.failed(objects, &error))?;
+    wanted.check(objects, &answer)?;
     if answer.range != range {
-        return Err(wanted.short(client));
+        return Err(wanted.short(objects));
     }
     let mut body = answer.into_stream();
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| wanted.failed(client, &error))?;
+        let piece = piece.map_err(|error| wanted.failed(objects, &error))?;
         bytes += piece.len();
         batch.push(piece);
         if bytes >= BATCH_BYTES {
@@ -134,7 +152,7 @@ fn quoted(tag: &str) -> String {
 
 impl Wanted {
     /// Fails unless the answer is about the object that was listed.
-    fn check(&self, client: &Client, answer: &GetResult) -> Result<(), OriginError> {
+    fn check(&self, objects: &Objects, answer: &GetResult) -> Result<(), OriginError> {
         let meta = &answer.meta;
         let same = match (&self.identity, &meta.e_tag) {
             (ObjectIdentity::Etag(listed), Some(now)) => {
@@ -149,39 +167,43 @@ impl Wanted {
         if same && meta.size == self.size {
             return Ok(());
         }
-        let tag = meta.e_tag.as_deref().unwrap_or("without ETag");
-        Err(self.changed(
-            client,
-            format!("{} bytes, {}", meta.size, tag.escape_debug()),
-        ))
+        let now = match (&self.identity, &meta.e_tag) {
+            (ObjectIdentity::Modified(_), _) => {
+                format!("modified {}", meta.last_modified.timestamp())
+            }
+            (_, Some(tag)) => tag.escape_debug().to_string(),
+            (_, None) => "without ETag".to_owned(),
+        };
+        Err(self.changed(objects, format!("{} bytes, {now}", meta.size)))
     }
 
-    fn changed(&self, client: &Client, found: String) -> OriginError {
+    fn changed(&self, objects: &Objects, found: String) -> OriginError {
         OriginError::Changed {
-            origin: client.url.clone(),
+            origin: objects.url.clone(),
             object: self.object.clone(),
             listed: format!("{} bytes, {}", self.size, self.identity),
             found,
         }
     }
 
-    fn failed(&self, client: &Client, error: &Error) -> OriginError {
+    fn failed(&self, objects: &Objects, error: &Error) -> OriginError {
         match error {
             Error::Precondition { .. } => {
-                self.changed(client, "another ETag, the service says".into())
+                self.changed(objects, "another one, the service says".into())
             }
             // Some servers look at the range first: it lay within the object that was listed.
             _ if failure::is_invalid_range(error) => {
-                self.changed(client, "fewer bytes, the service says".into())
+                self.changed(objects, "fewer bytes, the service says".into())
             }
-            _ => failure::reading(&client.url, &self.object, self.offset, self.length, error),
+            Error::NotSupported { .. } => failure::no_ranges(&objects.url, &self.object),
+            _ => failure::reading(&objects.url, &self.object, self.offset, self.length, error),
         }
     }
 
     /// The service gave another range than the one that was asked for.
-    fn short(&self, client: &Client) -> OriginError {
+    fn short(&self, objects: &Objects) -> OriginError {
         OriginError::Read {
-            origin: client.url.clone(),
+            origin: objects.url.clone(),
             object: self.object.clone(),
             offset: self.offset,
             length: self.length,

@@ -1,6 +1,6 @@
-//! Credentials by reference: from the agent's environment, or from a file that is read again when
-//! it changes, as a mounted Kubernetes secret does. No value is ever shown: not in `Debug`, not
-//! in an error.
+//! S3 and what is compatible with it. Credentials are from the agent's environment, from a secret,
+//! or from a file that is read again when it changes, as a mounted Kubernetes secret does. No value
+//! is ever shown: not in `Debug`, not in an error.
 
 use std::fmt;
 use std::fs;
@@ -14,10 +14,9 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::{CredentialProvider, Error};
 use parking_lot::Mutex;
 
-use super::super::{OriginError, SecretValues};
+use super::super::super::{BucketLocation, CredentialsRef, OriginError, SecretValues};
+use super::CREDENTIALS_FILE;
 
-/// By this "store" in an error of the library we know an error of our own credential file.
-pub(super) const STORE: &str = "credentials file";
 /// Far more than any such file holds.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 const REMEDY: &str =
@@ -40,20 +39,48 @@ const VARIABLES: [&str; 12] = [
     "AWS_METADATA_ENDPOINT",
 ];
 
+/// The builder for a bucket, with its credentials and what its URL says of the place.
+pub(super) fn builder(
+    location: &BucketLocation,
+    url: &str,
+    secret: Option<&SecretValues>,
+) -> Result<AmazonS3Builder, OriginError> {
+    let mut builder = match (&location.credentials, secret) {
+        (CredentialsRef::Environment, _) => Environment::of_process().builder(),
+        (CredentialsRef::Anonymous, _) => AmazonS3Builder::new().with_skip_signature(true),
+        (CredentialsRef::File(path), _) => {
+            AmazonS3Builder::new().with_credentials(Arc::new(FileCredentials::open(path, url)?))
+        }
+        (CredentialsRef::Secret { .. }, secret) => {
+            let environment = secret.map(Environment::of_secret);
+            let environment = environment.filter(Environment::has_keys);
+            environment.ok_or_else(|| incomplete(url))?.builder()
+        }
+    };
+    builder = builder.with_bucket_name(&location.bucket);
+    if let Some(endpoint) = &location.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &location.region {
+        builder = builder.with_region(region);
+    }
+    Ok(builder)
+}
+
 /// What the agent's environment says of AWS. Without keys or a role in it, the library asks the
 /// instance's metadata service.
-pub(super) struct Environment {
+struct Environment {
     variables: Vec<(AmazonS3ConfigKey, String)>,
 }
 
 impl Environment {
-    pub(super) fn of_process() -> Environment {
+    fn of_process() -> Environment {
         Self::of(|name| std::env::var(name).ok())
     }
 
     /// The values of a secret under the same names, but for those that name files and services of the
     /// node: whoever writes secrets must not choose what the node reads.
-    pub(super) fn of_secret(secret: &SecretValues) -> Environment {
+    fn of_secret(secret: &SecretValues) -> Environment {
         const OWN: [&str; 5] = [
             "AWS_ACCESS_KEY_ID",
             "AWS_SECRET_ACCESS_KEY",
@@ -69,12 +96,12 @@ impl Environment {
 
     /// Whether it has a key and its secret: without them the library would ask the machine's metadata
     /// service who it is.
-    pub(super) fn has_keys(&self) -> bool {
+    fn has_keys(&self) -> bool {
         let has = |wanted| self.variables.iter().any(|(key, _)| *key == wanted);
         has(AmazonS3ConfigKey::AccessKeyId) && has(AmazonS3ConfigKey::SecretAccessKey)
     }
 
-    pub(super) fn of(look_up: impl Fn(&str) -> Option<String>) -> Environment {
+    fn of(look_up: impl Fn(&str) -> Option<String>) -> Environment {
         let known = |name: &&str| {
             let key = name.to_ascii_lowercase().parse().ok()?;
             Some((key, look_up(name).filter(|value| !value.is_empty())?))
@@ -84,7 +111,7 @@ impl Environment {
         }
     }
 
-    pub(super) fn builder(&self) -> AmazonS3Builder {
+    fn builder(&self) -> AmazonS3Builder {
         self.variables
             .iter()
             .fold(AmazonS3Builder::new(), |builder, (key, value)| {
@@ -94,7 +121,7 @@ impl Environment {
 }
 
 /// A secret that says too little.
-pub(super) fn incomplete(origin: &str) -> OriginError {
+fn incomplete(origin: &str) -> OriginError {
     OriginError::Denied {
         origin: origin.to_owned(),
         object: "/".to_owned(),
@@ -104,7 +131,7 @@ pub(super) fn incomplete(origin: &str) -> OriginError {
 }
 
 /// A file in the format of `~/.aws/credentials`: its section `[default]`, or its only section.
-pub(super) struct FileCredentials {
+struct FileCredentials {
     path: PathBuf,
     cached: Mutex<Option<(Stamp, Arc<AwsCredential>)>>,
 }
@@ -125,14 +152,14 @@ impl CredentialProvider for FileCredentials {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         // A local file of some hundred bytes: reading it blocks no longer than a page cache miss.
         self.current().map_err(|why| Error::Generic {
-            store: STORE,
+            store: CREDENTIALS_FILE,
             source: why.into(),
         })
     }
 }
 
 impl FileCredentials {
-    pub(super) fn open(path: &Path, origin: &str) -> Result<FileCredentials, OriginError> {
+    fn open(path: &Path, origin: &str) -> Result<FileCredentials, OriginError> {
         let file = FileCredentials {
             path: path.to_owned(),
             cached: Mutex::new(None),
@@ -193,7 +220,7 @@ struct Section {
 }
 
 /// Reads the file's text. An error is the line it is about and what is wrong, never a value.
-pub(super) fn parse(text: &str) -> Result<AwsCredential, (usize, &'static str)> {
+pub(in super::super::super) fn parse(text: &str) -> Result<AwsCredential, (usize, &'static str)> {
     let mut sections: Vec<Section> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let (number, line) = (number + 1, line.trim());

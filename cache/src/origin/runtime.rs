@@ -1,4 +1,4 @@
-//! The tokio runtime that S3 requests run on.
+//! The tokio runtime that requests to origins run on.
 
 use std::future::Future;
 use std::io;
@@ -6,26 +6,26 @@ use std::io;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// Threads for the requests of all buckets: TLS and copying; waiting costs none.
+/// Threads for the requests of all origins: TLS and copying; waiting costs none.
 const THREADS: usize = 2;
 
-/// A runtime for the requests of all S3 origins of a process. May be dropped on any thread,
+/// A runtime for the requests of all origins of a process that are asked by HTTP. May be dropped on any thread,
 /// another runtime's included; requests under way then end with an error.
 #[derive(Debug)]
-pub struct S3Runtime {
+pub struct RequestRuntime {
     /// `None` only while being dropped.
     runtime: Option<Runtime>,
 }
 
-impl S3Runtime {
+impl RequestRuntime {
     /// Starts the threads.
-    pub fn start() -> io::Result<S3Runtime> {
+    pub fn start() -> io::Result<RequestRuntime> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
-            .thread_name("s3")
+            .thread_name("origin")
             .enable_all()
             .build()?;
-        Ok(S3Runtime {
+        Ok(RequestRuntime {
             runtime: Some(runtime),
         })
     }
@@ -39,7 +39,7 @@ impl S3Runtime {
     }
 }
 
-impl Drop for S3Runtime {
+impl Drop for RequestRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Dropping it would wait for its threads, which an asynchronous caller must not.

@@ -19,8 +19,10 @@ use super::super::{
     ListProgress, Listed, ListedAs, ListedEntry, ListedKind, Listing, MAX_IDENTITY_BYTES,
     ObjectIdentity, OriginError, Timestamp, with_slashes,
 };
-use super::keys::{below, why_no_path};
-use super::{Client, S3Runtime, failure};
+use super::super::keys::{below, why_no_path};
+use super::super::objects::Objects;
+use super::super::runtime::RequestRuntime;
+use super::super::failure;
 
 /// Directories listed at once.
 const IN_FLIGHT: usize = 32;
@@ -41,12 +43,13 @@ struct Page {
 
 /// Everything below the origin's prefix, in path order.
 pub(super) async fn list(
-    client: &Arc<Client>,
-    runtime: &S3Runtime,
+    client: &Arc<Objects>,
+    lists: &Arc<dyn PaginatedListStore>,
+    runtime: &RequestRuntime,
     progress: &ListProgress,
 ) -> Result<Listing, OriginError> {
     let (sender, pages) = async_channel::bounded(IN_FLIGHT);
-    let _walk = runtime.spawn(walk(client.clone(), sender));
+    let _walk = runtime.spawn(walk(client.clone(), lists.clone(), sender));
     let mut all = Listing::new();
     let mut directories = HashSet::new();
     let mut complete = false;
@@ -111,14 +114,18 @@ fn text(entry: &Listed<'_>) -> String {
 type Message = Result<Option<Page>, OriginError>;
 
 /// Lists the directories that turn up, some at a time; ends with `None` when all are listed.
-async fn walk(client: Arc<Client>, sender: Sender<Message>) {
+async fn walk(
+    client: Arc<Objects>,
+    lists: Arc<dyn PaginatedListStore>,
+    sender: Sender<Message>,
+) {
     let mut waiting = vec![String::new()];
     let mut listing = FuturesUnordered::new();
     loop {
         while listing.len() < IN_FLIGHT
             && let Some(directory) = waiting.pop()
         {
-            listing.push(list_directory(&client, directory, &sender));
+            listing.push(list_directory(&client, lists.as_ref(), directory, &sender));
         }
         match listing.next().await {
             Some(Ok(directories)) => waiting.extend(directories),
@@ -144,11 +151,12 @@ enum Ended {
 /// Sends the pages of `directory` (its path below the origin's prefix) and returns the
 /// directories in it.
 async fn list_directory(
-    client: &Client,
+    client: &Objects,
+    lists: &dyn PaginatedListStore,
     directory: String,
     sender: &Sender<Message>,
 ) -> Result<Vec<String>, Ended> {
-    let prefix = match (client.location.prefix.as_str(), directory.as_str()) {
+    let prefix = match (client.prefix.as_str(), directory.as_str()) {
         ("", "") => String::new(),
         ("", path) | (path, "") => format!("{path}/"),
         (prefix, path) => format!("{prefix}/{path}/"),
@@ -172,8 +180,7 @@ async fn list_directory(
             ..PaginatedListOptions::default()
         };
         let prefix_if_any = Some(prefix.as_str()).filter(|prefix| !prefix.is_empty());
-        let answer = client
-            .store
+        let answer = lists
             .list_paginated(prefix_if_any, options)
             .await
             .map_err(|e| {
@@ -221,7 +228,7 @@ async fn list_directory(
     }
 }
 
-impl Client {
+impl Objects {
     /// The entry for an object found in `directory`; none for the marker of the origin's own
     /// root.
     fn entry(
