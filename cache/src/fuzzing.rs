@@ -19,6 +19,7 @@ pub const TARGETS: &[Target] = &[
     ORIGIN_URL,
     origin::fuzzing::KEY,
     origin::fuzzing::CREDENTIALS,
+    origin::fuzzing::INDEX,
     registry::fuzzing::MEMBERS,
     DATASET,
 ];

@@ -1,7 +1,8 @@
-//! Keys of objects and files of credentials. See [`crate::fuzzing`].
+//! Keys of objects, indexes of web servers and files of credentials. See [`crate::fuzzing`].
 
 use super::bucket::parse_credentials;
 use super::keys::{below, key_of, why_no_path};
+use super::web::paths_of_index;
 use crate::Manifest;
 use crate::fuzzing::Target;
 use crate::origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp};
@@ -64,6 +65,25 @@ pub(crate) const CREDENTIALS: Target = Target {
         {
             assert!(!found.key_id.is_empty() && !found.secret_key.is_empty());
             assert!(text.contains(&found.key_id) && text.contains(&found.secret_key));
+        }
+    },
+};
+
+/// An index of a web server's folder.
+pub(crate) const INDEX: Target = Target {
+    name: "web-index",
+    seeds: || {
+        let texts = ["a.bin\r\n\nsub dir/b?c#d%2F\n", "../a", "a\tb\n/etc"];
+        texts.map(|text| text.as_bytes().to_vec()).into()
+    },
+    check: |bytes| {
+        let Some(paths) = std::str::from_utf8(bytes).ok().map(paths_of_index) else {
+            return;
+        };
+        for path in paths.unwrap_or_default() {
+            assert!(why_no_path(path).is_none() && !path.contains(char::is_control));
+            let key = key_of("folder", path.as_bytes()).expect("a path that can be asked for");
+            assert_eq!(below("folder", key.as_ref()), Some(path));
         }
     },
 };

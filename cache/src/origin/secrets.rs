@@ -134,3 +134,38 @@ pub(super) fn parse_lines(path: &Path, text: &str, origin: &str) -> Result<Secre
     });
     Ok(SecretValues::new(values.collect::<Result<_, _>>()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_file_of_credentials_is_named_with_its_line_and_shows_no_value() {
+        let path = Path::new("/etc/web");
+        let parsed = |text: &str| parse_lines(path, text, "https://host");
+        let values = parsed("# ours\n\nHTTP_TOKEN = a=b \n").expect("values");
+        assert_eq!(values.get("HTTP_TOKEN"), Some("a=b"));
+        let bad = parsed("HTTP_TOKEN=hunter2\nhunter2\n").expect_err("bad");
+        let said = format!("{bad} {bad:?}");
+        assert!(said.contains("/etc/web, line 2"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+
+    #[test]
+    fn who_asks_a_web_server_is_said_as_http_has_it() {
+        let said = |values: &[(&str, &str)]| {
+            let owned = values
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+            authorization(&SecretValues::new(owned.collect()), "https://host")
+        };
+        let token = said(&[("HTTP_TOKEN", "t\n"), ("HTTP_USERNAME", "u")]);
+        assert_eq!(token.expect("a token"), "Bearer t");
+        let basic = said(&[("HTTP_USERNAME", "Aladdin"), ("HTTP_PASSWORD", "open sesame")]);
+        assert_eq!(
+            basic.expect("a password"),
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+        );
+        said(&[("HTTP_USERNAME", "u")]).expect_err("no password");
+    }
+}

@@ -23,6 +23,9 @@ use super::{
     RequestBudget, SecretValues, WebLocation, failure, secrets,
 };
 
+#[cfg(feature = "fuzzing")]
+pub(super) use index::paths as paths_of_index;
+
 /// A folder of a web server. Shown and logged by its URL alone.
 pub struct WebOrigin {
     objects: Arc<Objects>,

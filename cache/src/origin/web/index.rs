@@ -63,7 +63,7 @@ async fn fetch(objects: &Objects, index: &str) -> Result<String, OriginError> {
 }
 
 /// The paths in an index, or the first line that is none and why. Empty lines are none's.
-fn paths(text: &str) -> Result<Vec<&str>, (&str, &'static str)> {
+pub(in super::super) fn paths(text: &str) -> Result<Vec<&str>, (&str, &'static str)> {
     let lines = text.lines().filter(|line| !line.is_empty());
     lines
         .map(|line| match keys::why_no_url(line) {

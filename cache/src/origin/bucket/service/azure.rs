@@ -88,3 +88,48 @@ fn of_values(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(values: &[(&str, &str)]) -> Result<Option<String>, String> {
+        let owned = values
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        let values = SecretValues::new(owned.collect());
+        let builder = of_values(MicrosoftAzureBuilder::new(), &values, "az://account1/sets/");
+        builder
+            .map(|builder| builder.get_config_value(&AzureConfigKey::CredentialType))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_secret_that_says_too_little_is_refused_and_never_made_up_for_by_the_node() {
+        for (values, said) in [
+            (&[(ACCOUNT_KEY, "aHVudGVy")][..], "access_key"),
+            (&[(SAS_TOKEN, "sig=hunter2")], "sas_token"),
+            (
+                &[
+                    (CLIENT_ID, "a"),
+                    (CLIENT_SECRET, "hunter2"),
+                    (TENANT_ID, "b"),
+                ],
+                "client_secret",
+            ),
+        ] {
+            assert_eq!(kind(values), Ok(Some(said.to_owned())));
+        }
+        for little in [
+            &[][..],
+            &[(CLIENT_SECRET, "hunter2")],
+            &[(CLIENT_ID, "a"), (TENANT_ID, "b")],
+            &[(ACCOUNT_KEY, "")],
+            &[("AZURE_FEDERATED_TOKEN_FILE", "/etc/shadow")],
+        ] {
+            let refused = kind(little).expect_err("too little");
+            assert!(refused.contains(ACCOUNT_KEY), "{refused}");
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
+    }
+}

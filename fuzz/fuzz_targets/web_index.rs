@@ -1,0 +1,3 @@
+#![no_main]
+
+trackbed_fuzz::fuzz!("web-index");
