@@ -89,17 +89,28 @@ impl Server {
 }
 
 fn tag(bytes: &[u8]) -> String {
-    format!("\"{}-{}\"", bytes.len(), bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>())
+    format!(
+        "\"{}-{}\"",
+        bytes.len(),
+        bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>()
+    )
 }
 
 impl Shared {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let url = url::Url::parse(&format!("http://host{}", request.uri())).expect("a URL");
         let query: BTreeMap<_, _> = url.query_pairs().into_owned().collect();
-        let who = request.headers().get(AUTHORIZATION).and_then(|it| it.to_str().ok()).unwrap_or("");
+        let who = request
+            .headers()
+            .get(AUTHORIZATION)
+            .and_then(|it| it.to_str().ok())
+            .unwrap_or("");
         let wanted = self.wanted.lock().clone();
-        if wanted.is_some_and(|wanted| !who.contains(&wanted) && !url.query().is_some_and(|query| query.contains(&wanted))) {
-            let refused = "<Error><Code>AuthenticationFailed</Code><Message>hunter2</Message></Error>";
+        if wanted.is_some_and(|wanted| {
+            !who.contains(&wanted) && !url.query().is_some_and(|query| query.contains(&wanted))
+        }) {
+            let refused =
+                "<Error><Code>AuthenticationFailed</Code><Message>hunter2</Message></Error>";
             return answer(StatusCode::FORBIDDEN, refused.into());
         }
         let path = url.path().trim_start_matches('/').replace("%20", " ");
@@ -150,7 +161,9 @@ impl Shared {
                 tag(bytes)
             )
         });
-        let folders = folders.iter().map(|it| format!("<CommonPrefixes><Prefix>{it}</Prefix></CommonPrefixes>"));
+        let folders = folders
+            .iter()
+            .map(|it| format!("<CommonPrefixes><Prefix>{it}</Prefix></CommonPrefixes>"));
         let all: String = files.chain(folders).collect();
         format!("<ListBucketResult>{all}</ListBucketResult>")
     }
@@ -166,7 +179,9 @@ impl Shared {
                 tag(bytes)
             )
         });
-        let folders = folders.iter().map(|it| format!("<BlobPrefix><Name>{it}</Name></BlobPrefix>"));
+        let folders = folders
+            .iter()
+            .map(|it| format!("<BlobPrefix><Name>{it}</Name></BlobPrefix>"));
         let all: String = files.chain(folders).collect();
         format!("<EnumerationResults><Blobs>{all}</Blobs><NextMarker/></EnumerationResults>")
     }
@@ -200,7 +215,12 @@ impl Shared {
     }
 
     fn object(&self, method: &Method, headers: &HeaderMap, bytes: &[u8]) -> Response<Full<Bytes>> {
-        let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned);
+        let text = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|it| it.to_str().ok())
+                .map(str::to_owned)
+        };
         let own = tag(bytes);
         let manners = *self.manners.lock();
         let other = text("if-match").is_some_and(|wanted| wanted != own);
@@ -230,7 +250,9 @@ impl Shared {
         };
         if method == Method::HEAD {
             *response.body_mut() = Full::default();
-            response.headers_mut().insert("content-length", bytes.len().into());
+            response
+                .headers_mut()
+                .insert("content-length", bytes.len().into());
         }
         if !manners.no_tags {
             let own = HeaderValue::from_str(&own).expect("a header");
@@ -262,7 +284,11 @@ fn answer(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
 struct OneSecret(BTreeMap<String, String>);
 
 impl Secrets for OneSecret {
-    fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<SecretValues, String>> {
+    fn secret<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<SecretValues, String>> {
         let found = match (namespace, name) {
             ("team-a", "cats") => Ok(SecretValues::new(self.0.clone())),
             _ => Err("there is no such secret".to_owned()),
@@ -280,16 +306,20 @@ fn quick() -> Origins {
 }
 
 async fn open(origins: &Origins, url: &str) -> Result<Arc<dyn Origin>, OriginError> {
-    origins.open(&url.parse::<OriginUrl>().expect("a URL")).await
+    origins
+        .open(&url.parse::<OriginUrl>().expect("a URL"))
+        .await
 }
 
 /// What is listed: path, size, identity.
 async fn listed(origin: &Arc<dyn Origin>) -> Vec<(String, u64, ObjectIdentity)> {
     let listing = origin.list(&ListProgress::default()).await.expect("lists");
     let files = listing.entries().filter_map(|entry| match entry.kind {
-        ListedKind::File { size, identity } => {
-            Some((String::from_utf8(entry.path).expect("UTF-8"), size, identity))
-        }
+        ListedKind::File { size, identity } => Some((
+            String::from_utf8(entry.path).expect("UTF-8"),
+            size,
+            identity,
+        )),
         _ => None,
     });
     files.collect()
@@ -315,10 +345,22 @@ async fn is_an_origin(server: &Server, url: &str) {
     let origins = quick();
     let origin = open(&origins, url).await.expect("opens");
     let files = listed(&origin).await;
-    let names: Vec<_> = files.iter().map(|(path, size, _)| (path.as_str(), *size)).collect();
-    assert_eq!(names, [("a.bin", 3000), ("empty", 0), ("sub dir/b.bin", 100)]);
-    assert_eq!(read(&origin, &files[0], 1000, 2000).await.expect("reads"), vec![1; 2000]);
-    assert_eq!(read(&origin, &files[2], 0, 100).await.expect("reads"), vec![2; 100]);
+    let names: Vec<_> = files
+        .iter()
+        .map(|(path, size, _)| (path.as_str(), *size))
+        .collect();
+    assert_eq!(
+        names,
+        [("a.bin", 3000), ("empty", 0), ("sub dir/b.bin", 100)]
+    );
+    assert_eq!(
+        read(&origin, &files[0], 1000, 2000).await.expect("reads"),
+        vec![1; 2000]
+    );
+    assert_eq!(
+        read(&origin, &files[2], 0, 100).await.expect("reads"),
+        vec![2; 100]
+    );
     server.put("train/a.bin", vec![9; 3000]);
     let changed = read(&origin, &files[0], 0, 10).await.expect_err("changed");
     assert!(matches!(changed, OriginError::Changed { .. }), "{changed}");
@@ -331,7 +373,10 @@ async fn is_an_origin(server: &Server, url: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_of_google_s_is_listed_read_and_pinned() {
     let server = Server::start().await;
-    let url = format!("gs://sets/train?endpoint=http://{}&credentials=none", server.address);
+    let url = format!(
+        "gs://sets/train?endpoint=http://{}&credentials=none",
+        server.address
+    );
     is_an_origin(&server, &url).await;
 }
 
@@ -342,14 +387,23 @@ async fn an_account_s_token_is_sent_and_never_shown() {
         "az://account1/sets/train?endpoint=http://{}&credentials=secret:team-a/cats",
         server.address
     );
-    let secret = BTreeMap::from([("AZURE_STORAGE_SAS_TOKEN".to_owned(), "sig=hunter2".to_owned())]);
+    let secret = BTreeMap::from([(
+        "AZURE_STORAGE_SAS_TOKEN".to_owned(),
+        "sig=hunter2".to_owned(),
+    )]);
     let origins = Origins::with_secrets(Arc::new(OneSecret(secret)));
     let origin = open(&origins, &url).await.expect("opens");
     *server.shared.wanted.lock() = Some("sig=hunter2".to_owned());
     let files = listed(&origin).await;
-    assert_eq!(read(&origin, &files[0], 0, 10).await.expect("reads"), vec![1; 10]);
+    assert_eq!(
+        read(&origin, &files[0], 0, 10).await.expect("reads"),
+        vec![1; 10]
+    );
     *server.shared.wanted.lock() = Some("sig=hunter3".to_owned());
-    let listing = origin.list(&ListProgress::default()).await.expect_err("denied");
+    let listing = origin
+        .list(&ListProgress::default())
+        .await
+        .expect_err("denied");
     let reading = read(&origin, &files[0], 0, 10).await.expect_err("denied");
     for denied in [listing, reading] {
         assert!(matches!(denied, OriginError::Denied { .. }), "{denied}");
@@ -361,14 +415,20 @@ async fn an_account_s_token_is_sent_and_never_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_of_azure_s_is_listed_read_and_pinned() {
     let server = Server::start().await;
-    let url = format!("az://account1/sets/train?endpoint=http://{}&credentials=none", server.address);
+    let url = format!(
+        "az://account1/sets/train?endpoint=http://{}&credentials=none",
+        server.address
+    );
     is_an_origin(&server, &url).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_a_web_server_is_listed_by_its_index_read_and_pinned() {
     let server = Server::start().await;
-    server.put("train/files.txt", b"a.bin\nempty\r\n\nsub dir/b.bin\n".to_vec());
+    server.put(
+        "train/files.txt",
+        b"a.bin\nempty\r\n\nsub dir/b.bin\n".to_vec(),
+    );
     let url = format!("http://{}/train/?index=files.txt", server.address);
     is_an_origin(&server, &url).await;
 }
@@ -377,17 +437,27 @@ async fn a_folder_of_a_web_server_is_listed_by_its_index_read_and_pinned() {
 async fn who_asks_is_said_as_the_secret_says_and_is_never_shown() {
     let server = Server::start().await;
     server.put("train/files.txt", b"a.bin".to_vec());
-    let url = format!("http://{}/train?index=files.txt&credentials=secret:team-a/cats", server.address);
+    let url = format!(
+        "http://{}/train?index=files.txt&credentials=secret:team-a/cats",
+        server.address
+    );
     *server.shared.wanted.lock() = Some("Bearer hunter2".to_owned());
     let with = |values: &[(&str, &str)]| {
-        let values = values.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        let values = values
+            .iter()
+            .map(|&(key, value)| (key.to_owned(), value.to_owned()));
         Origins::with_secrets(Arc::new(OneSecret(values.collect())))
     };
-    let told = open(&with(&[("HTTP_TOKEN", "hunter2")]), &url).await.expect("opens");
+    let told = open(&with(&[("HTTP_TOKEN", "hunter2")]), &url)
+        .await
+        .expect("opens");
     assert_eq!(listed(&told).await.len(), 1);
     let wrong = with(&[("HTTP_USERNAME", "me"), ("HTTP_PASSWORD", "hunter3")]);
     let wrong = open(&wrong, &url).await.expect("opens");
-    let denied = wrong.list(&ListProgress::default()).await.expect_err("denied");
+    let denied = wrong
+        .list(&ListProgress::default())
+        .await
+        .expect_err("denied");
     assert!(matches!(denied, OriginError::Denied { .. }), "{denied}");
     let said = format!("{denied} {denied:?}");
     assert!(!said.contains("hunter"), "{said}");
@@ -397,8 +467,14 @@ async fn who_asks_is_said_as_the_secret_says_and_is_never_shown() {
             panic!("{kind} opens without credentials");
         };
         let refused = refused.to_string();
-        assert!(refused.contains("_") && !refused.contains("hunter"), "{refused}");
-        assert!(open(&quick(), &url).await.is_err(), "there are no secrets here");
+        assert!(
+            refused.contains("_") && !refused.contains("hunter"),
+            "{refused}"
+        );
+        assert!(
+            open(&quick(), &url).await.is_err(),
+            "there are no secrets here"
+        );
     }
 }
 
@@ -408,13 +484,22 @@ async fn what_a_web_server_cannot_say_or_says_wrongly_is_refused_with_the_remedy
     let refused = async |url: String| {
         let origins = quick();
         let origin = open(&origins, &url).await.expect("opens");
-        let error = origin.list(&ListProgress::default()).await.expect_err("refused");
+        let error = origin
+            .list(&ListProgress::default())
+            .await
+            .expect_err("refused");
         error.to_string()
     };
     let url = |query: &str| format!("http://{}/train{query}", server.address);
     let none = refused(url("?index=none.txt")).await;
     assert!(none.contains("none.txt"), "{none}");
-    for index in ["../other/c", "a.bin\na.bin", "/etc/passwd", "a//b", "missing"] {
+    for index in [
+        "../other/c",
+        "a.bin\na.bin",
+        "/etc/passwd",
+        "a//b",
+        "missing",
+    ] {
         server.put("train/bad.txt", index.as_bytes().to_vec());
         let bad = refused(url("?index=bad.txt")).await;
         let named = index.lines().next().unwrap_or_default();
@@ -428,13 +513,19 @@ async fn what_a_web_server_cannot_say_or_says_wrongly_is_refused_with_the_remedy
         ..Manners::default()
     });
     let silent = refused(url("?index=good.txt")).await;
-    assert!(silent.contains("ETag") && silent.contains("a.bin"), "{silent}");
+    assert!(
+        silent.contains("ETag") && silent.contains("a.bin"),
+        "{silent}"
+    );
     with(Manners {
         no_parts: true,
         ..Manners::default()
     });
     let whole = refused(url("?index=good.txt")).await;
-    assert!(whole.contains("a.bin") && whole.contains("range requests"), "{whole}");
+    assert!(
+        whole.contains("a.bin") && whole.contains("range requests"),
+        "{whole}"
+    );
     with(Manners::default());
     let webdav = refused(url("")).await;
     assert!(webdav.contains("?index="), "{webdav}");
@@ -457,7 +548,8 @@ async fn a_folder_is_listed_by_webdav_read_and_pinned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_file_is_noticed_by_its_time_or_its_size_where_the_server_looks_at_no_condition() {
+async fn a_changed_file_is_noticed_by_its_time_or_its_size_where_the_server_looks_at_no_condition()
+{
     for no_tags in [true, false] {
         let server = Server::start().await;
         server.put("train/files.txt", b"a.bin".to_vec());
@@ -469,7 +561,10 @@ async fn a_changed_file_is_noticed_by_its_time_or_its_size_where_the_server_look
         let url = format!("http://{}/train?index=files.txt", server.address);
         let origin = open(&quick(), &url).await.expect("opens");
         let files = listed(&origin).await;
-        assert_eq!(read(&origin, &files[0], 0, 10).await.expect("reads"), vec![1; 10]);
+        assert_eq!(
+            read(&origin, &files[0], 0, 10).await.expect("reads"),
+            vec![1; 10]
+        );
         for other in [vec![9; 3000], vec![1; 3001], vec![1; 20], vec![]] {
             server.put("train/a.bin", other.clone());
             for offset in [0, 2000] {
@@ -487,7 +582,10 @@ async fn a_server_sends_requests_to_no_other_server() {
     let (server, other) = (Server::start().await, Server::start().await);
     server.shared.sends_on.lock().extend([
         ("sent/within".to_owned(), "/index".to_owned()),
-        ("sent/away".to_owned(), format!("http://{}/index", other.address)),
+        (
+            "sent/away".to_owned(),
+            format!("http://{}/index", other.address),
+        ),
         ("sent/round".to_owned(), "/sent/round".to_owned()),
     ]);
     for server in [&server, &other] {

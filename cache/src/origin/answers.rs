@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use http_body_util::{BodyExt, Limited};
 use object_store::ClientOptions;
 use object_store::client::{
-    ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
-    HttpResponseBody, HttpService,
+    ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
+    HttpResponse, HttpResponseBody, HttpService,
 };
 use reqwest::StatusCode;
 use reqwest::Url;
@@ -59,17 +59,21 @@ impl HttpConnector for Connector {
         if let Some(headers) = options.get_default_headers() {
             builder = builder.default_headers(headers.clone());
         }
-        let client = builder.build().map_err(|error| object_store::Error::Generic {
-            store: "HTTP",
-            source: Box::new(error),
-        })?;
+        let client = builder
+            .build()
+            .map_err(|error| object_store::Error::Generic {
+                store: "HTTP",
+                source: Box::new(error),
+            })?;
         Ok(HttpClient::new(Client(HttpClient::new(client))))
     }
 }
 
 /// Where a server sends us that we do not go.
 #[derive(Debug, thiserror::Error)]
-#[error("the server sends requests on to {0}: name that in the origin's URL if it is the right place")]
+#[error(
+    "the server sends requests on to {0}: name that in the origin's URL if it is the right place"
+)]
 struct SentAway(String);
 
 fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {

@@ -201,7 +201,9 @@ fn why(error: &Error) -> String {
         let text = text.split('<').next().unwrap_or("");
         let end = text.find(STATUS).map_or(text.len(), |at| {
             let after = at + STATUS.len();
-            text[after..].find(':').map_or(text.len(), |len| after + len)
+            text[after..]
+                .find(':')
+                .map_or(text.len(), |len| after + len)
         });
         text[..end].trim().to_owned()
     };
@@ -252,7 +254,10 @@ mod tests {
             source: "non-2xx status code: 500 Internal Server Error: AKIASECRET".into(),
         };
         let text = reading("http://host", "a", 0, 1, &plain).to_string();
-        assert!(text.contains("500") && !text.contains("AKIASECRET"), "{text}");
+        assert!(
+            text.contains("500") && !text.contains("AKIASECRET"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -112,7 +112,11 @@ pub(super) fn authorization(values: &SecretValues, origin: &str) -> Result<Strin
 pub(super) fn read_file(path: &Path, origin: &str) -> Result<String, OriginError> {
     const REMEDY: &str = "name a file of credentials on this node, and let the agent read it";
     let refused = |why: &dyn fmt::Display| {
-        denied(origin, format!("credentials file {}: {why}", path.display()), REMEDY)
+        denied(
+            origin,
+            format!("credentials file {}: {why}", path.display()),
+            REMEDY,
+        )
     };
     let found = std::fs::metadata(path).map_err(|error| refused(&error))?;
     if !found.is_file() || found.len() > MAX_FILE_BYTES {
@@ -122,13 +126,21 @@ pub(super) fn read_file(path: &Path, origin: &str) -> Result<String, OriginError
 }
 
 /// A file of `NAME=VALUE` lines and `#` comments. An error names the line, never what is in it.
-pub(super) fn parse_lines(path: &Path, text: &str, origin: &str) -> Result<SecretValues, OriginError> {
+pub(super) fn parse_lines(
+    path: &Path,
+    text: &str,
+    origin: &str,
+) -> Result<SecretValues, OriginError> {
     let lines = text.lines().map(str::trim).enumerate();
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let values = lines.map(|(number, line)| match line.split_once('=') {
         Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
         None => {
-            let why = format!("credentials file {}, line {}: it has no '='", path.display(), number + 1);
+            let why = format!(
+                "credentials file {}, line {}: it has no '='",
+                path.display(),
+                number + 1
+            );
             Err(denied(origin, why, "write NAME=VALUE, a line for each"))
         }
     });
@@ -161,7 +173,10 @@ mod tests {
         };
         let token = said(&[("HTTP_TOKEN", "t\n"), ("HTTP_USERNAME", "u")]);
         assert_eq!(token.expect("a token"), "Bearer t");
-        let basic = said(&[("HTTP_USERNAME", "Aladdin"), ("HTTP_PASSWORD", "open sesame")]);
+        let basic = said(&[
+            ("HTTP_USERNAME", "Aladdin"),
+            ("HTTP_PASSWORD", "open sesame"),
+        ]);
         assert_eq!(
             basic.expect("a password"),
             "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="

@@ -29,8 +29,10 @@ const MAX_URL_BYTES: usize = 4096;
 pub enum OriginUrl {
     /// A directory, local or on a mounted file system: an absolute path without `..`.
     Directory(PathBuf),
-    /// A bucket, or what lies below a prefix of it.
-    S3(S3Location),
+    /// A bucket of an object store, or what lies below a prefix of it.
+    Bucket(BucketLocation),
+    /// A folder of a web server.
+    Web(WebLocation),
 }
 
 impl OriginUrl {
@@ -287,7 +289,10 @@ mod tests {
         let OriginUrl::Bucket(location) = url else {
             panic!("no bucket")
         };
-        assert_eq!((location.bucket.as_str(), location.prefix.as_str()), ("sets", "a/b"));
+        assert_eq!(
+            (location.bucket.as_str(), location.prefix.as_str()),
+            ("sets", "a/b")
+        );
         for bad in [
             "gs://sets?region=eu",
             "az://account1",

@@ -15,14 +15,14 @@ use futures::stream::FuturesUnordered;
 use object_store::ObjectMeta;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 
+use super::super::failure;
+use super::super::keys::{below, why_no_path};
+use super::super::objects::Objects;
+use super::super::runtime::RequestRuntime;
 use super::super::{
     ListProgress, Listed, ListedAs, ListedEntry, ListedKind, Listing, MAX_IDENTITY_BYTES,
     ObjectIdentity, OriginError, Timestamp, with_slashes,
 };
-use super::super::keys::{below, why_no_path};
-use super::super::objects::Objects;
-use super::super::runtime::RequestRuntime;
-use super::super::failure;
 
 /// Directories listed at once.
 const IN_FLIGHT: usize = 32;
@@ -114,11 +114,7 @@ fn text(entry: &Listed<'_>) -> String {
 type Message = Result<Option<Page>, OriginError>;
 
 /// Lists the directories that turn up, some at a time; ends with `None` when all are listed.
-async fn walk(
-    client: Arc<Objects>,
-    lists: Arc<dyn PaginatedListStore>,
-    sender: Sender<Message>,
-) {
+async fn walk(client: Arc<Objects>, lists: Arc<dyn PaginatedListStore>, sender: Sender<Message>) {
     let mut waiting = vec![String::new()];
     let mut listing = FuturesUnordered::new();
     loop {

@@ -51,7 +51,12 @@ impl BucketLocation {
                 let account = account(url, first)?;
                 let path = url.path().trim_start_matches('/');
                 let (container, prefix) = path.split_once('/').unwrap_or((path, ""));
-                below(url, Service::Azure { account }, container.to_owned(), prefix)
+                below(
+                    url,
+                    Service::Azure { account },
+                    container.to_owned(),
+                    prefix,
+                )
             }
             _ => below(url, Service::S3, first, url.path()),
         }

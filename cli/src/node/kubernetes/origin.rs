@@ -205,7 +205,11 @@ mod tests {
             assert!(shared(elsewhere).is_err(), "{elsewhere}");
             assert!(asked(serde_json::json!({ "origin": elsewhere })).is_ok());
         }
-        for theirs in ["gs://sets/cats", "az://account1/sets/cats", "s3://sets/cats"] {
+        for theirs in [
+            "gs://sets/cats",
+            "az://account1/sets/cats",
+            "s3://sets/cats",
+        ] {
             assert!(shared(theirs).is_ok(), "{theirs}");
         }
     }
