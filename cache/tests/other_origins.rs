@@ -113,7 +113,10 @@ impl Shared {
                 "<Error><Code>AuthenticationFailed</Code><Message>hunter2</Message></Error>";
             return answer(StatusCode::FORBIDDEN, refused.into());
         }
-        let path = url.path().trim_start_matches('/').replace("%20", " ");
+        // Google's service is asked with all of a key encoded, slashes too.
+        let path = url.path().trim_start_matches('/');
+        let path = url::form_urlencoded::parse(path.as_bytes()).next();
+        let path = path.map_or(String::new(), |(path, _)| path.into_owned());
         let prefix = query.get("prefix").map_or("", String::as_str);
         if query.get("list-type").is_some() {
             return answer(StatusCode::OK, self.google(prefix).into());

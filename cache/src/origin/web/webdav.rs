@@ -95,7 +95,8 @@ fn nothing_there(objects: &Objects) -> OriginError {
     OriginError::Unavailable {
         origin: objects.url.clone(),
         why: "the server lists nothing there".into(),
-        remedy: "check the folder's path, and that it has files in it",
+        remedy: "check the folder's path, and that it has files in it; of a server without WebDAV, name an \
+                 index: a file of the server's with a path a line (?index=files.txt)",
         transient: false,
     }
 }
