@@ -118,7 +118,7 @@ impl Shared {
         let path = url::form_urlencoded::parse(path.as_bytes()).next();
         let path = path.map_or(String::new(), |(path, _)| path.into_owned());
         let prefix = query.get("prefix").map_or("", String::as_str);
-        if query.get("list-type").is_some() {
+        if query.contains_key("list-type") {
             return answer(StatusCode::OK, self.google(prefix).into());
         }
         if query.get("comp").is_some_and(|it| it == "list") {
