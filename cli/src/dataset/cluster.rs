@@ -148,7 +148,9 @@ pub(super) async fn status(name: &str, output: Output) -> Result<String, Failure
         text +=
             &format!("\nwarm on {warm} of {selected} nodes, {cached}% of all that is to be warmed");
     }
-    for node in &status.nodes {
+    let mut nodes: Vec<_> = status.nodes.iter().collect();
+    nodes.sort_by_key(|it| &it.node);
+    for node in nodes {
         let bytes = u64::try_from(node.bytes).unwrap_or(0);
         text += &format!("\n  {}: {} ({}%)", node.node, Size(bytes), node.percent);
     }
