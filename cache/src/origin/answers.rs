@@ -56,6 +56,9 @@ impl HttpConnector for Connector {
             .no_brotli()
             .no_zstd()
             .no_deflate();
+        if said(ClientConfigKey::NoSystemCertificates).is_some_and(|it| it == "true") {
+            builder = builder.tls_certs_only([]);
+        }
         if let Some(headers) = options.get_default_headers() {
             builder = builder.default_headers(headers.clone());
         }

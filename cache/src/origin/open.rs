@@ -68,35 +68,42 @@ fn cannot_start(url: &OriginUrl, error: &std::io::Error) -> OriginError {
     }
 }
 
+/// Opens an origin on a thread of its own: a directory of a server that hangs blocks, and a client for
+/// HTTPS reads all the certificates that the machine trusts.
+async fn on_a_thread<T: Origin + 'static>(
+    url: &OriginUrl,
+    open: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
+) -> Result<Arc<dyn Origin>, OriginError> {
+    let (opened, result) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("open-origin".into())
+        .spawn(move || opened.send(open()).is_ok())
+        .map_err(|e| cannot_start(url, &e))?;
+    let origin = result.await.map_err(|_| OriginError::Cancelled)??;
+    Ok(Arc::new(origin))
+}
+
 impl OpenOrigin for Origins {
     fn open<'a>(
         &'a self,
         url: &'a OriginUrl,
     ) -> BoxFuture<'a, Result<Arc<dyn Origin>, OriginError>> {
         Box::pin(async move {
-            match url {
+            let budget = self.budget;
+            match url.clone() {
                 OriginUrl::Directory(path) => {
-                    // A thread of its own: opening a directory of a server that hangs blocks.
-                    let (opened, result) = oneshot::channel();
-                    let path = path.clone();
-                    std::thread::Builder::new()
-                        .name("open-origin".into())
-                        .spawn(move || opened.send(DirectoryOrigin::open(&path)).is_ok())
-                        .map_err(|e| cannot_start(url, &e))?;
-                    let origin = result.await.map_err(|_| OriginError::Cancelled)??;
-                    Ok(Arc::new(origin) as Arc<dyn Origin>)
+                    on_a_thread(url, move || DirectoryOrigin::open(&path)).await
                 }
                 OriginUrl::Bucket(location) => {
-                    let secret = self.secret(url).await?;
-                    let (secret, runtime) = (secret.as_ref(), self.runtime(url)?);
-                    let origin = BucketOrigin::open(location, self.budget, runtime, secret)?;
-                    Ok(Arc::new(origin) as Arc<dyn Origin>)
+                    let (secret, runtime) = (self.secret(url).await?, self.runtime(url)?);
+                    let open =
+                        move || BucketOrigin::open(&location, budget, runtime, secret.as_ref());
+                    on_a_thread(url, open).await
                 }
                 OriginUrl::Web(location) => {
-                    let secret = self.secret(url).await?;
-                    let (secret, runtime) = (secret.as_ref(), self.runtime(url)?);
-                    let origin = WebOrigin::open(location, self.budget, runtime, secret)?;
-                    Ok(Arc::new(origin) as Arc<dyn Origin>)
+                    let (secret, runtime) = (self.secret(url).await?, self.runtime(url)?);
+                    let open = move || WebOrigin::open(&location, budget, runtime, secret.as_ref());
+                    on_a_thread(url, open).await
                 }
             }
         })

@@ -45,7 +45,7 @@ impl WebOrigin {
     ) -> Result<WebOrigin, OriginError> {
         let url = OriginUrl::Web(location.clone()).to_string();
         runtime::install_tls_provider();
-        let mut options = budget.options(&location.server);
+        let mut options = budget.options(&location.server, true);
         if let Some(who) = authorization(location, &url, secret)? {
             options = options.with_default_headers(HeaderMap::from_iter([(AUTHORIZATION, who)]));
         }

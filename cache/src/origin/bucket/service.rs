@@ -16,7 +16,9 @@ use object_store::ObjectStore;
 use object_store::list::PaginatedListStore;
 
 use super::super::answers::Connector;
-use super::super::{BucketLocation, OriginError, RequestBudget, SecretValues, Service, failure};
+use super::super::{
+    BucketLocation, CredentialsRef, OriginError, RequestBudget, SecretValues, Service, failure,
+};
 
 #[cfg(feature = "fuzzing")]
 pub(in super::super) use s3::parse as parse_credentials;
@@ -33,7 +35,11 @@ pub(super) fn build(
     budget: &RequestBudget,
     secret: Option<&SecretValues>,
 ) -> Result<Store, OriginError> {
-    let options = budget.options(location.endpoint.as_deref().unwrap_or("https://"));
+    let endpoint = location.endpoint.as_deref().unwrap_or("https://");
+    // S3's keys sign; the others', and what an environment says, may be for a service that gives a token.
+    let signs =
+        location.service == Service::S3 && location.credentials != CredentialsRef::Environment;
+    let options = budget.options(endpoint, signs);
     match &location.service {
         Service::S3 => s3::builder(location, url, secret)?
             .with_client_options(options)
