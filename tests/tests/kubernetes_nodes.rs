@@ -412,6 +412,29 @@ async fn what_its_object_says_is_pinned_is_not_evicted_until_it_says_otherwise()
         .api
         .merge("Dataset", "team-a", "cats", &otherwise);
     is_pinned(false).await.expect("no longer pinned");
+
+    // An object that is deleted keeps nothing, not even what it pinned.
+    let again = json!({ "spec": { "pinned": true } });
+    kubernetes.api.merge("Dataset", "team-a", "cats", &again);
+    is_pinned(true).await.expect("pinned again");
+    assert_eq!(pins_below(&node.cache()), 1);
+    kubernetes.api.delete("Dataset", "team-a", "cats");
+    let pins = async || {
+        while pins_below(&node.cache()) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let gone = tokio::time::timeout(PATIENCE, pins()).await;
+    gone.expect("nothing stays pinned");
+}
+
+/// How many versions in this cache's folder are marked as pinned.
+fn pins_below(cache: &Path) -> usize {
+    let versions = fs::read_dir(cache.join("versions")).expect("a folder");
+    let versions = versions.map(|version| version.expect("an entry").path());
+    versions
+        .filter(|version| version.join("pinned").exists())
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -289,7 +289,11 @@ fn a_missing_bucket_and_an_endpoint_where_nobody_listens_are_named_with_the_reme
     let server = server();
     let origin = open(&server.origin_url("nowhere", "")).expect("opens");
     let error = list(&origin).expect_err("no bucket").to_string();
-    for part in ["s3://nowhere/", "NoSuchBucket", "check the bucket's name"] {
+    for part in [
+        "s3://nowhere/",
+        "NoSuchBucket",
+        "check the name of the bucket",
+    ] {
         assert!(error.contains(part), "{error}");
     }
     // A port that was just ours, and that nobody listens on now.

@@ -88,6 +88,25 @@ impl Agent {
         Ok(digest)
     }
 
+    /// Takes back the pins of versions that are no dataset's any more, which no command reaches. Gives
+    /// them. For whoever knows that the registry tells all there is: one that is just not there yet
+    /// would cost the pins that were set by hand.
+    pub fn unpin_unnamed(&self) -> Result<Vec<Digest>, AgentError> {
+        let holdings = self.0.store.room().holdings().into_iter();
+        let pinned = holdings.filter(|(_, holding)| holding.pinned.load(SeqCst));
+        let mut unnamed: Vec<_> = pinned.map(|(version, _)| version).collect();
+        if unnamed.is_empty() {
+            return Ok(unnamed);
+        }
+        let datasets = self.0.registry.datasets()?;
+        unnamed.retain(|version| !datasets.iter().any(|record| record.has_version(*version)));
+        for version in &unnamed {
+            self.0.store.pin(version, false)?;
+            tracing::info!(version = %version.short(), "no dataset's any more: no longer pinned");
+        }
+        Ok(unnamed)
+    }
+
     /// The versions of a dataset that this node has on its disk, the current one first.
     pub fn versions_on_disk(
         &self,

@@ -34,8 +34,9 @@ pub const MAX_EARLIER: usize = 100;
 #[x_kube(validation = Rule::new("!has(self.credentials) || !self.origin.startsWith('file:')").message("an origin that is a folder takes no credentials"))]
 pub struct DatasetSpec {
     /// Where the bytes come from: s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix,
-    /// https://host/folder/ or file:///path (only below folders that the nodes share). Credentials are
-    /// never part of it.
+    /// https://host/folder?index=files.txt (index: a file that names the others, a line each; without it
+    /// the server is asked by WebDAV) or file:///path (only below folders that the nodes share).
+    /// Credentials are never part of it.
     #[schemars(length(min = 1, max = 4096))]
     #[x_kube(
         validation = Rule::new("self.matches('^(s3|gs|az|https|http|file)://')").message("an origin begins with s3://, gs://, az://, https://, http:// or file://"),

@@ -20,6 +20,8 @@ pub(super) struct Facts<'a> {
     pub(super) nodes: &'a [CacheNode],
     /// Its origin is being listed.
     pub(super) listing: bool,
+    /// It is, or is to be as soon as other listings leave it a turn.
+    pub(super) due: bool,
     /// Why it cannot be listed, if so.
     pub(super) trouble: Option<&'a str>,
     /// The refresh that was listed last, if this node knows it better than the status.
@@ -28,14 +30,9 @@ pub(super) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// Whether there may be a newer version soon: one is asked for, or being made of another origin.
+    /// Whether there may be a newer version soon: one is asked for, or to be made of another origin.
     fn refreshing(&self) -> bool {
-        let status = self.dataset.status.as_ref();
-        let listed = status
-            .and_then(|status| status.listed_refresh)
-            .max(self.listed_refresh);
-        let asked_for = self.dataset.spec.refresh > listed.unwrap_or(0);
-        (asked_for || self.listing) && self.trouble.is_none()
+        self.due && self.trouble.is_none()
     }
 }
 

@@ -1,33 +1,29 @@
 //! Tends to the datasets: lists origins, warms, tells. Looks at everything anew whenever something has
 //! changed, at most a few times a second, and does what is missing; so it matters to nobody in which order
-//! things happen, and nothing is lost by a restart.
+//! things happen, and nothing is lost by a restart. What there is to tell is told by [`tell`].
 //!
 //! A dataset has one **lead** at a time, the node that rendezvous hashing gives it. Two that take
 //! themselves for it for a moment write the same.
+
+mod tell;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use trackbed_cache::open::{Part, WarmProgress};
 use trackbed_cache::origin::ListProgress;
 use trackbed_cache::placement::owners;
 use trackbed_cache::registry::Readers;
-use trackbed_cache::{Agent, AgentError, DatasetName, Digest, Showable};
+use trackbed_cache::{Agent, AgentError, DatasetName, Digest};
 use trackbed_controller::api::{CacheNode, CachedDataset, Dataset, DatasetStatus, WarmUp};
 
-use super::announce::{self, Space, answered, signed};
-use super::judge::{Facts, judge, selects};
+use super::judge::selects;
+use super::origin;
 use super::registry::KubernetesRegistry;
-use super::view::object_of;
-use super::{ANSWER_WITHIN, KEEPER_OF_STATUS, origin};
 
 /// Everything is looked at no more often than this.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -130,6 +126,8 @@ impl<T: PartialEq> Trouble<T> {
 #[derive(Default)]
 struct Tended {
     listing: Option<AbortHandle>,
+    /// Whether its origin is being listed, or is to be.
+    due: bool,
     list_trouble: Option<Trouble<Wanted>>,
     listed_refresh: Option<i64>,
     lost: Option<Digest>,
@@ -231,6 +229,11 @@ impl Tender {
                 self.write_if_due(name, dataset, &nodes).await;
             }
         }
+        if self.registry.look(super::view::View::is_whole)
+            && let Err(error) = self.agent.unpin_unnamed()
+        {
+            tracing::warn!(%error, "versions of datasets that were deleted can't be unpinned");
+        }
         self.tell(report, told).await;
         if report {
             // A file's write waits for the disk.
@@ -286,7 +289,8 @@ impl Tender {
             .and_then(|status| status.listed_refresh)
             .max(tended.listed_refresh);
         let fresh = refreshed.unwrap_or(0) >= wanted.refresh;
-        if listed && fresh && wanted.lost.is_none() {
+        tended.due = !(listed && fresh && wanted.lost.is_none());
+        if !tended.due {
             tended.list_trouble = None;
             return;
         }
@@ -370,132 +374,6 @@ impl Tender {
             if let Err(error) = done {
                 tracing::warn!(dataset = %name, %error, wanted, "a dataset can't be pinned or unpinned");
             }
-        }
-    }
-
-    /// What this node has to tell of a dataset.
-    async fn holding(&self, name: &DatasetName, dataset: &Dataset) -> Option<CachedDataset> {
-        let record = self.agent.dataset(name).ok().flatten()?;
-        let tended = self.tended.get(name)?;
-        let trouble = tended
-            .warm_trouble
-            .as_ref()
-            .map(|trouble| trouble.why.clone());
-        let (namespace, object) = object_of(name)?;
-        let mut told = CachedDataset {
-            namespace: namespace.to_owned(),
-            name: object.to_owned(),
-            version: record.version.to_string(),
-            bytes: 0,
-            bytes_present: 0,
-            native: false,
-            warmed_generation: None,
-            trouble,
-        };
-        if !self.agent.holds(record.version) {
-            return told.trouble.is_some().then_some(told);
-        }
-        // From the disk: nobody else is asked.
-        match self.agent.look_at(name, Some(record.version)).await {
-            Ok(open) => {
-                let progress = open.progress();
-                told.bytes = signed(progress.bytes);
-                told.bytes_present = signed(progress.bytes_present);
-                told.native = matches!(open.showable(), Showable::Native(_));
-            }
-            Err(error) => told.trouble = Some(error.to_string()),
-        }
-        let own = self.registry.look(|view| view.own_node().cloned());
-        let goal = goal(dataset, own.as_ref());
-        let warmed = goal.is_some() && goal == tended.warmed;
-        told.warmed_generation = dataset.metadata.generation.filter(|_| warmed);
-        Some(told)
-    }
-
-    /// Tells of this node if it is time.
-    async fn tell(&mut self, report: bool, told: Vec<CachedDataset>) {
-        let news = |told: &[CachedDataset]| {
-            let news = told
-                .iter()
-                .map(|it| (it.name.clone(), it.warmed_generation, it.trouble.clone()));
-            news.collect::<Vec<_>>()
-        };
-        let settled = self.told_at.is_none_or(|at| at.elapsed() >= SOON);
-        let due = report || (settled && news(&told) != news(&self.told));
-        if !due {
-            return;
-        }
-        let space = Space::of(&self.folder, self.capacity);
-        let there = self
-            .registry
-            .look(|view| !view.is_whole() || view.own_node().is_some());
-        let mut done = Ok(());
-        if !self.announced || !there {
-            let object = announce::object(&self.registry, &self.folder, space);
-            done = announce::apply(&self.registry, &object).await;
-            self.announced = done.is_ok();
-        }
-        if done.is_ok() {
-            let status = announce::status(&self.registry, space, &told);
-            done = announce::apply_status(&self.registry, &status).await;
-        }
-        match done {
-            Ok(()) => (self.told, self.told_at) = (told, Some(Instant::now())),
-            Err(why) => tracing::warn!(why, "the API server does not take this node's report"),
-        }
-    }
-
-    /// Writes a dataset's status if it says something else by now.
-    async fn write_if_due(&mut self, name: &DatasetName, dataset: &Dataset, nodes: &[CacheNode]) {
-        let every = self.registry.config().report_every;
-        let tended = self.tended.entry(name.clone()).or_default();
-        let facts = Facts {
-            dataset,
-            nodes,
-            listing: tended.listing.is_some(),
-            trouble: tended
-                .list_trouble
-                .as_ref()
-                .map(|trouble| trouble.why.as_str()),
-            listed_refresh: tended.listed_refresh,
-            now: Time(Timestamp::now()),
-        };
-        let status = judge(&facts);
-        let before = dataset.status.clone().unwrap_or_default();
-        // The fields of a version are written with it.
-        let as_told = DatasetStatus {
-            version: before.version.clone(),
-            earlier_versions: before.earlier_versions.clone(),
-            origin: before.origin.clone(),
-            volume_dataset: before.volume_dataset.clone(),
-            ..status.clone()
-        };
-        if as_told == before {
-            return;
-        }
-        if let Some((at, written)) = &tended.written {
-            let turned = written.phase != status.phase
-                || written.observed_generation != status.observed_generation;
-            let wait = if turned { SOON.min(every) } else { every };
-            if at.elapsed() < wait {
-                return;
-            }
-        }
-        tended.written = Some((Instant::now(), status.clone()));
-        let Some((namespace, object)) = object_of(name) else {
-            return;
-        };
-        let patch = json!({ "apiVersion": "trackbed.io/v1", "kind": "Dataset",
-            "metadata": { "name": object, "uid": dataset.metadata.uid }, "status": status });
-        let api: Api<Dataset> = Api::namespaced(self.registry.client(), namespace);
-        let how = PatchParams::apply(KEEPER_OF_STATUS).force();
-        let called = timeout(
-            ANSWER_WITHIN,
-            api.patch_status(object, &how, &Patch::Apply(patch)),
-        )
-        .await;
-        if let Err(why) = answered(called) {
-            tracing::warn!(dataset = %name, why, "a dataset's status can't be written");
         }
     }
 }
