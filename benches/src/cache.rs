@@ -6,6 +6,7 @@
 mod fill;
 mod million;
 mod mount;
+mod nfs;
 mod s3;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,9 @@ use clap::Args;
 use tokio::runtime::Runtime;
 use tonic::Status;
 
-use crate::{BenchError, progress::Progress, row::Row, session::Session};
+use crate::{BenchError, elsewhere, progress::Progress, row::Row, session::Session};
+
+pub use nfs::{ReadOptions, answer};
 
 /// Pairs on every change, and in the long run.
 const PAIRS: (usize, usize) = (5, 40);
@@ -34,6 +37,12 @@ pub struct Options {
     /// Files of the dataset of a million files.
     #[arg(long, hide = true, default_value_t = 1_000_000)]
     files: usize,
+    /// Run the cases that need soft-RoCE in the virtual machine of this script.
+    #[arg(long, hide = true, value_name = "SCRIPT")]
+    vm: Option<PathBuf>,
+    /// Run only the cases that need soft-RoCE, on this machine, and print progress as lines too.
+    #[arg(long, hide = true)]
+    inside: bool,
 }
 
 /// What the modules of the cases need to know.
@@ -54,9 +63,17 @@ enum Group {
     S3,
     /// A dataset of a million files.
     Million,
+    /// Nodes with soft-RoCE, beside NFS over RDMA.
+    Nfs,
 }
 
-const GROUPS: [Group; 4] = [Group::Mount, Group::Fill, Group::S3, Group::Million];
+const GROUPS: [Group; 5] = [
+    Group::Mount,
+    Group::Fill,
+    Group::S3,
+    Group::Million,
+    Group::Nfs,
+];
 
 impl Group {
     /// The names of its rows.
@@ -66,7 +83,13 @@ impl Group {
             Self::Fill => fill::NAMES.map(str::to_owned).to_vec(),
             Self::S3 => s3::names(),
             Self::Million => million::NAMES.map(str::to_owned).to_vec(),
+            Self::Nfs => vec![nfs::NAME.to_owned()],
         }
+    }
+
+    /// Whether it is measured where soft-RoCE works in network namespaces.
+    fn needs_soft_roce(self) -> bool {
+        self == Self::Nfs
     }
 
     /// Measures those of its cases that are wanted.
@@ -76,6 +99,7 @@ impl Group {
             Self::Fill => fill::measure(session, settings, wanted),
             Self::S3 => s3::measure(session, settings, wanted),
             Self::Million => million::measure(session, settings, wanted),
+            Self::Nfs => nfs::measure(session, settings),
         };
         if let Err(error) = measured {
             session.fail(&wanted.join(", "), &error);
@@ -92,24 +116,31 @@ pub fn measure(
     let is_wanted = |name: &String| {
         options.case.is_empty() || options.case.iter().any(|prefix| name.starts_with(prefix))
     };
-    let groups = GROUPS.map(|group| {
-        let wanted: Vec<String> = group.names().into_iter().filter(is_wanted).collect();
-        (group, wanted)
-    });
-    let count: usize = groups.iter().map(|(_, wanted)| wanted.len()).sum();
+    let groups = GROUPS
+        .into_iter()
+        .filter(|group| !options.inside || group.needs_soft_roce())
+        .map(|group| {
+            let wanted: Vec<String> = group.names().into_iter().filter(is_wanted).collect();
+            (group, wanted)
+        })
+        .filter(|(_, wanted)| !wanted.is_empty());
     if options.list {
         for (_, wanted) in groups {
             wanted.iter().for_each(|name| println!("{name}"));
         }
         return Ok(());
     }
-    if count == 0 {
+    let (there, here): (Vec<_>, Vec<_>) =
+        groups.partition(|(group, _)| options.vm.is_some() && group.needs_soft_roce());
+    if here.is_empty() && there.is_empty() {
         return Err(BenchError::Unavailable(format!(
             "no case begins with {}: `hack/bench cache --list` names them",
             options.case.join(" or ")
         )));
     }
-    drop_caches()?;
+    if !here.is_empty() {
+        drop_caches()?;
+    }
     let pairs = options
         .pairs
         .unwrap_or(if long { PAIRS.1 } else { PAIRS.0 });
@@ -123,16 +154,34 @@ pub fn measure(
         files: options.files,
         runtime,
     };
-    let progress = Progress::bar();
+    let progress = match options.inside {
+        true => Progress::lines(),
+        false => Progress::bar(),
+    };
+    let count: usize = here.iter().map(|(_, wanted)| wanted.len()).sum();
     progress.expect((count * pairs) as u64);
     let mut session = Session::new(&progress, print);
-    for (group, wanted) in groups {
-        if !wanted.is_empty() {
-            group.measure(&mut session, &settings, &wanted);
-        }
+    for (group, wanted) in here {
+        group.measure(&mut session, &settings, &wanted);
+    }
+    if let Some(vm) = options.vm.as_ref().filter(|_| !there.is_empty()) {
+        let cases = there.iter().flat_map(|(_, wanted)| wanted);
+        let arguments = inside(cases, pairs);
+        elsewhere::measure(&mut session, &progress, vm, &arguments);
     }
     progress.finish();
     session.end()
+}
+
+/// The arguments of this program in the virtual machine.
+fn inside<'a>(cases: impl Iterator<Item = &'a String>, pairs: usize) -> Vec<String> {
+    let pairs = pairs.to_string();
+    let words = ["cache", "--json", "--inside", "--pairs", &pairs];
+    let mut words = words.map(str::to_owned).to_vec();
+    for case in cases {
+        words.extend(["--case".to_owned(), case.clone()]);
+    }
+    words
 }
 
 /// What a node of the benchmark answered instead of doing it.
@@ -206,6 +255,7 @@ mod tests {
             "s3-large/s3fs",
             "million-files/mount",
             "million-files/memory",
+            "nfs-rdma/shared",
         ] {
             assert!(names.iter().any(|each| each == name), "{name}: {names:?}");
         }

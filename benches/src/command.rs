@@ -152,6 +152,11 @@ impl Asked {
         })
     }
 
+    /// The program's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks, and waits for the figure.
     pub fn ask(&mut self, question: &str) -> Result<f64, BenchError> {
         let stdin = self.child.stdin.as_mut().expect("it was asked for");

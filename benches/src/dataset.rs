@@ -64,7 +64,8 @@ pub fn write_large(root: &Path, files: usize, bytes: u64) -> Result<(), BenchErr
     })
 }
 
-fn write_file(path: &Path, bytes: u64, noise: &mut Noise) -> Result<(), BenchError> {
+/// Writes one file of so many bytes.
+pub fn write_file(path: &Path, bytes: u64, noise: &mut Noise) -> Result<(), BenchError> {
     let attempt = || BenchError::io(format!("writing {}", path.display()));
     let file = File::create(path).map_err(attempt())?;
     let mut buffer = vec![0; (1 << 20).min(bytes as usize)];

@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod command;
 pub mod dataset;
+mod elsewhere;
 pub mod paired;
 pub mod progress;
 pub mod rdma;

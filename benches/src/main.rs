@@ -32,6 +32,9 @@ enum Part {
     Cache(cache::Options),
     /// Verbs beside perftest on the same two devices, the shard's reads beside fio.
     Rdma(rdma::Options),
+    /// A node's reader of the case `cache/nfs-rdma/shared`.
+    #[command(hide = true)]
+    Read(cache::ReadOptions),
     /// Our side of the case `rdma/disk-to-nic`: prints MB/s.
     #[command(hide = true)]
     DiskToNic(rdma::PumpOptions),
@@ -45,6 +48,12 @@ fn main() -> ExitCode {
                 println!("{rate}");
                 ExitCode::SUCCESS
             }
+            Err(error) => not_measured(&error),
+        };
+    }
+    if let Part::Read(options) = &arguments.part {
+        return match cache::answer(options) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(error) => not_measured(&error),
         };
     }
@@ -62,7 +71,7 @@ fn main() -> ExitCode {
     let measured: Result<(), BenchError> = match arguments.part {
         Part::Cache(options) => cache::measure(&options, arguments.long, &mut print),
         Part::Rdma(options) => rdma::measure(&options, arguments.long, &mut print),
-        Part::DiskToNic(_) => Ok(()),
+        Part::DiskToNic(_) | Part::Read(_) => Ok(()),
     };
     if !json && !rows.is_empty() {
         println!("{}", table(&rows));

@@ -7,7 +7,6 @@
 //! its rows over. Each case is measured in pairs, and one that fails does not keep the others back.
 
 mod disk_to_nic;
-mod elsewhere;
 mod instructions;
 mod io_uring;
 mod peers;
@@ -19,7 +18,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    BenchError,
+    BenchError, elsewhere,
     progress::Progress,
     row::Row,
     session::Session,
@@ -224,10 +223,29 @@ pub fn measure(
         }
     }
     if let Some(vm) = options.vm.as_ref().filter(|_| !there.is_empty()) {
-        elsewhere::measure(&mut session, &progress, vm, options, long);
+        let arguments = inside(options, long);
+        elsewhere::measure(&mut session, &progress, vm, &arguments);
     }
     progress.finish();
     session.end()
+}
+
+/// The arguments of this program in the virtual machine.
+fn inside(options: &Options, long: bool) -> Vec<String> {
+    let sizes: Vec<String> = options.sizes.iter().map(u64::to_string).collect();
+    let mut words = ["rdma", "--json", "--inside"].map(str::to_owned).to_vec();
+    words.extend(["--sizes".to_owned(), sizes.join(",")]);
+    words.extend(["--gid-index".to_owned(), options.gid_index.to_string()]);
+    words.extend(long.then(|| "--long".to_owned()));
+    if let Some(pairs) = options.pairs {
+        words.extend(["--pairs".to_owned(), pairs.to_string()]);
+    }
+    for (option, prefixes) in [("--case", &options.case), ("--skip", &options.skip)] {
+        for prefix in prefixes {
+            words.extend([option.to_owned(), prefix.clone()]);
+        }
+    }
+    words
 }
 
 /// Both ends of a link: devices of this machine, or a link of software devices made for the occasion.
@@ -235,8 +253,8 @@ fn ends(options: &Options) -> Result<(Option<SoftRoce>, Option<[End; 2]>), Bench
     if let (Some(device), Some(peer)) = (&options.device, &options.peer_device) {
         return Ok((None, Some([End::here(device), End::here(peer)])));
     }
-    let link = SoftRoce::new()?;
-    let ends = link.ends.clone();
+    let link = SoftRoce::cable()?;
+    let ends = [link.ends[0].clone(), link.ends[1].clone()];
     Ok((Some(link), Some(ends)))
 }
 

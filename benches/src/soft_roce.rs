@@ -1,7 +1,8 @@
-//! Two software RDMA devices joined by a cable, each in a network namespace of its own.
+//! Software RDMA devices, each in a network namespace of its own, two joined by a cable or more by a
+//! switch.
 //!
-//! What a test bench is to an engineer: two hosts and a link, made from `veth` and `rdma_rxe`, gone
-//! when dropped. Needs root, iproute2 and a kernel whose rxe works in namespaces (7.1 and later).
+//! What a test bench is to an engineer: hosts and a link, made from `veth`, `bridge` and `rdma_rxe`,
+//! gone when dropped. Needs root, iproute2 and a kernel whose rxe works in namespaces (7.1 and later).
 
 use std::process::Command;
 
@@ -45,65 +46,105 @@ impl End {
     }
 }
 
-/// Both ends; dropping it takes the namespaces away, and with them the link and the devices.
+/// The ends; dropping it takes the namespaces away, and with them the links and the devices.
 #[derive(Debug)]
 pub struct SoftRoce {
-    /// The two hosts.
-    pub ends: [End; 2],
-    namespaces: [String; 2],
+    /// The hosts.
+    pub ends: Vec<End>,
+    namespaces: Vec<String>,
 }
 
 impl SoftRoce {
-    /// Makes the namespaces, the link and the devices.
-    pub fn new() -> Result<Self, BenchError> {
-        let id = std::process::id();
-        let namespaces = ["a", "b"].map(|side| format!("trackbed-bench-{id}-{side}"));
-        let end = |index: usize| End {
-            namespace: Some(namespaces[index].clone()),
-            device: format!("rxe{index}"),
-            address: format!("10.77.0.{}", index + 1),
-        };
-        let link = Self {
-            ends: [end(0), end(1)],
-            namespaces,
-        };
-        let [a, b] = &link.namespaces;
-        for namespace in &link.namespaces {
-            run("ip", &["netns", "add", namespace])?;
+    /// Two hosts and a cable.
+    pub fn cable() -> Result<Self, BenchError> {
+        let mut link = Self::empty();
+        for side in ["a", "b"] {
+            link.namespace(side)?;
         }
-        let cable = format!(
+        let [a, b] = [&link.namespaces[0], &link.namespaces[1]];
+        ip(&format!(
             "link add veth0 mtu {LINK_MTU} netns {a} type veth \
              peer name veth1 mtu {LINK_MTU} netns {b}"
-        );
-        run("ip", &cable.split_whitespace().collect::<Vec<_>>())?;
-        for (index, (end, namespace)) in link.ends.iter().zip(&link.namespaces).enumerate() {
-            let (net_device, address) = (format!("veth{index}"), format!("{}/24", end.address));
-            let inside = ["-n", namespace];
-            let plug = |words: &[&str]| run("ip", &[&inside[..], words].concat());
-            plug(&["address", "add", &address, "dev", &net_device])?;
-            plug(&["link", "set", "lo", "up"])?;
-            plug(&["link", "set", &net_device, "up"])?;
-            let mut rdma = end.command("rdma");
-            rdma.args([
-                "link",
-                "add",
-                &end.device,
-                "type",
-                "rxe",
-                "netdev",
-                &net_device,
-            ]);
-            output(&mut rdma)?;
+        ))?;
+        (0..2).try_for_each(|index| link.plug(index))?;
+        Ok(link)
+    }
+
+    /// As many hosts, joined by a switch that has a namespace of its own.
+    pub fn switched(hosts: usize) -> Result<Self, BenchError> {
+        let mut link = Self::empty();
+        for index in 0..hosts {
+            link.namespace(&index.to_string())?;
+        }
+        link.namespace("switch")?;
+        let switch = link.namespaces[hosts].clone();
+        ip(&format!(
+            "-n {switch} link add bridge0 mtu {LINK_MTU} type bridge"
+        ))?;
+        ip(&format!("-n {switch} link set bridge0 up"))?;
+        for index in 0..hosts {
+            let host = &link.namespaces[index];
+            ip(&format!(
+                "link add port{index} mtu {LINK_MTU} netns {switch} type veth \
+                 peer name veth{index} mtu {LINK_MTU} netns {host}"
+            ))?;
+            ip(&format!(
+                "-n {switch} link set port{index} master bridge0 up"
+            ))?;
+            link.plug(index)?;
         }
         Ok(link)
     }
+
+    fn empty() -> Self {
+        Self {
+            ends: Vec::new(),
+            namespaces: Vec::new(),
+        }
+    }
+
+    fn namespace(&mut self, suffix: &str) -> Result<(), BenchError> {
+        let name = format!("trackbed-bench-{}-{suffix}", std::process::id());
+        ip(&format!("netns add {name}"))?;
+        self.namespaces.push(name);
+        Ok(())
+    }
+
+    /// Gives the host its address and its device.
+    fn plug(&mut self, index: usize) -> Result<(), BenchError> {
+        let namespace = &self.namespaces[index];
+        let end = End {
+            namespace: Some(namespace.clone()),
+            device: format!("rxe{index}"),
+            address: format!("10.77.0.{}", index + 1),
+        };
+        let (net_device, address) = (format!("veth{index}"), &end.address);
+        for command in [
+            format!("address add {address}/24 dev {net_device}"),
+            "link set lo up".to_owned(),
+            format!("link set {net_device} up"),
+        ] {
+            ip(&format!("-n {namespace} {command}"))?;
+        }
+        let mut rdma = end.command("rdma");
+        rdma.args(["link", "add", &end.device]);
+        rdma.args(["type", "rxe", "netdev", &net_device]);
+        output(&mut rdma)?;
+        self.ends.push(end);
+        Ok(())
+    }
+}
+
+/// Runs `ip` with these words.
+fn ip(words: &str) -> Result<(), BenchError> {
+    run("ip", &words.split_whitespace().collect::<Vec<_>>()).map(drop)
 }
 
 impl Drop for SoftRoce {
     fn drop(&mut self) {
         for namespace in &self.namespaces {
             // It may not have been made; what is left to do about a failure is nothing.
-            let _ = run("ip", &["netns", "delete", namespace]);
+            let _ = ip(&format!("netns delete {namespace}"));
         }
     }
 }

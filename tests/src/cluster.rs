@@ -1,4 +1,4 @@
-//! Several nodes on this machine, each on a loopback address of its own, with a registry and
+//! Several nodes on this machine, each on an address of its own (usually of loopback), with a registry and
 //! certificates made for the occasion.
 
 use std::{
@@ -61,17 +61,24 @@ impl Cluster {
     }
 
     fn prepare_in(folder: &Path, nodes: usize) -> io::Result<Self> {
+        let [high, low] = private_network();
+        let address = |node| Ipv4Addr::new(127, high, low, node as u8);
+        let addresses: Vec<_> = (1..=nodes).map(address).collect();
+        Self::prepare_at(folder, &addresses, "tcp")
+    }
+
+    /// Makes the same for nodes at these addresses, which talk to each other over this fabric. Where
+    /// the addresses are not this machine's own, the nodes want a [`Node::prefix`] that leads there.
+    pub fn prepare_at(folder: &Path, addresses: &[Ipv4Addr], fabric: &str) -> io::Result<Self> {
         // The kernel limits a socket's path to 107 bytes, so the folder's name is short.
         let folder = tempfile::Builder::new().prefix("tb").tempdir_in(folder)?;
         let authority = Authority::new()?;
         let registry = folder.path().join("registry");
         std::fs::create_dir_all(registry.join("datasets"))?;
-        let network = private_network();
         let mut members = Vec::new();
         let mut made = Vec::new();
-        for index in 1..=nodes {
+        for (index, &address) in (1..).zip(addresses) {
             let name = format!("node-{index}");
-            let address = Ipv4Addr::new(127, network[0], network[1], index as u8);
             let home = folder.path().join(&name);
             for part in ["cache", "staging", "pods"] {
                 std::fs::create_dir_all(home.join(part))?;
@@ -80,7 +87,8 @@ impl Cluster {
             members.push(serde_json::json!({
                 "name": name, "control": format!("{address}:{CONTROL_PORT}"), "weight": 100
             }));
-            let command = command(&name, address, &home, &registry);
+            let mut command = command(&name, address, &home, &registry);
+            command.extend(["--fabric".to_owned(), fabric.to_owned()]);
             made.push(Node::new(&name, address, home, command));
         }
         let members = serde_json::json!({ "members": members });
@@ -138,7 +146,6 @@ fn command(name: &str, address: Ipv4Addr, home: &Path, registry: &Path) -> Vec<S
         ("--cache-dir", path("cache")),
         ("--memory", "96MiB".to_owned()),
         ("--control-listen", format!("{address}:{CONTROL_PORT}")),
-        ("--fabric", "tcp".to_owned()),
         ("--tls-ca", path("ca.pem")),
         ("--tls-cert", path("tls.pem")),
         ("--tls-key", path("tls.key")),

@@ -1,4 +1,4 @@
-//! The cases that need a device, measured by this same program in the virtual machine of `hack/vm`.
+//! Cases that this machine can't run, measured by this same program in the virtual machine of `hack/vm`.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,7 +8,6 @@ use std::{
 
 use serde::Deserialize;
 
-use super::Options;
 use crate::{
     BenchError,
     progress::{Progress, Step},
@@ -30,16 +29,16 @@ enum Line {
     Row(Row),
 }
 
-/// Has the cases measured inside and hands their rows on as they come.
-pub(super) fn measure(
+/// Has the cases that these arguments name measured inside, and hands their rows on as they come. The
+/// program inside prints its rows as JSON and its progress as [`Progress::lines`].
+pub(crate) fn measure(
     session: &mut Session<'_>,
     progress: &Progress,
     vm: &Path,
-    options: &Options,
-    long: bool,
+    arguments: &[String],
 ) {
     progress.case("starting the virtual machine");
-    if let Err(error) = run(session, progress, vm, options, long) {
+    if let Err(error) = run(session, progress, vm, arguments) {
         session.fail("in the virtual machine", &error);
     }
 }
@@ -48,15 +47,14 @@ fn run(
     session: &mut Session<'_>,
     progress: &Progress,
     vm: &Path,
-    options: &Options,
-    long: bool,
+    arguments: &[String],
 ) -> Result<(), BenchError> {
     let own = std::env::current_exe().map_err(BenchError::io("finding this program"))?;
     let program = vm.display().to_string();
     let mut child = Command::new(vm)
         .args(["run", "--timeout", LIMIT_SECONDS, "--"])
         .arg(own)
-        .args(arguments(options, long))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -85,24 +83,6 @@ fn run(
         status: status.to_string(),
         stderr: "what it said is above".to_owned(),
     })
-}
-
-/// The options for the program inside.
-fn arguments(options: &Options, long: bool) -> Vec<String> {
-    let sizes: Vec<String> = options.sizes.iter().map(u64::to_string).collect();
-    let mut words = ["rdma", "--json", "--inside"].map(str::to_owned).to_vec();
-    words.extend(["--sizes".to_owned(), sizes.join(",")]);
-    words.extend(["--gid-index".to_owned(), options.gid_index.to_string()]);
-    words.extend(long.then(|| "--long".to_owned()));
-    if let Some(pairs) = options.pairs {
-        words.extend(["--pairs".to_owned(), pairs.to_string()]);
-    }
-    for (option, prefixes) in [("--case", &options.case), ("--skip", &options.skip)] {
-        for prefix in prefixes {
-            words.extend([option.to_owned(), prefix.clone()]);
-        }
-    }
-    words
 }
 
 #[cfg(test)]
