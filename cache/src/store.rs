@@ -231,17 +231,19 @@ impl Store {
         encoded: Bytes,
         origin: &OriginUrl,
     ) -> Result<Arc<VersionStore>, StoreError> {
-        let digest = manifest.digest();
+        let (digest, chunks) = (manifest.digest(), manifest.chunks());
+        // It is opened from the disk below: of a million files there is not room for two.
+        drop(manifest);
         let (layout, origin) = (self.layout.clone(), origin.to_string());
-        let chunks = manifest.chunks();
         let create = move || layout.create_version(&digest, &encoded, &origin, chunks);
         let mut created = self.parts.workers.run(create.clone()).await;
         if let Err(StoreError::Io { source, .. }) = &created
             && source.kind() == io::ErrorKind::StorageFull
             && self.parts.room.free_some().await
         {
-            created = self.parts.workers.run(create).await;
+            created = self.parts.workers.run(create.clone()).await;
         }
+        drop(create);
         created?;
         self.version(digest).await?.ok_or_else(|| StoreError::Io {
             action: "opening the version just made in",
