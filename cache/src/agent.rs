@@ -13,7 +13,6 @@ mod versions;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
 use crate::registry::{DatasetName, DatasetRecord, Namespace, Readers, Registry, RegistryError};
 use crate::seal::SLOT_BYTES;
-use crate::store::{Budget, Device, Health, Layout, Room, Store, StoreError, StoreParts, failed};
+use crate::store::{Budget, Device, DiskStatus, Disks, DisksParts, Quotas, StoreError};
 use crate::workers::Workers;
 
 pub use evict::{Keeps, Mounted};
@@ -48,13 +47,14 @@ pub const MIN_SLOTS: usize = 8;
 pub struct AgentConfig {
     /// This node's name among the members.
     pub node: String,
-    /// The directory that holds the cache; one agent's alone.
-    pub cache_dir: PathBuf,
-    /// The most bytes of datasets to keep there.
+    /// The directories that hold the cache, one on each disk; one agent's alone.
+    pub cache_dirs: Vec<PathBuf>,
+    /// The most bytes of datasets to keep in each.
     pub capacity: u64,
-    /// How full the cache may make its disk, in percent, whatever else is on it.
+    /// How full the cache may make each disk, in percent, whatever else is on it.
     pub disk_percent: u8,
-    /// The most bytes to keep of the datasets that only one namespace's pods may read.
+    /// The most bytes to keep, on all disks together, of the datasets that only one namespace's pods
+    /// may read.
     pub quotas: BTreeMap<Namespace, u64>,
     /// Chunks fetched ahead of a reader who begins a chunk, or meets one that is missing.
     pub read_ahead: u32,
@@ -76,12 +76,12 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
-    /// The usual settings: no bound on capacity but the disk, 4 chunks ahead, reads of at most a
+    /// The usual settings: one disk, no bound on capacity but the disk, 4 chunks ahead, reads of at most a
     /// minute, two threads that hash; nothing laid out, and a scrub at 32 MiB/s every day.
     pub fn new(node: impl Into<String>, cache_dir: impl Into<PathBuf>) -> AgentConfig {
         AgentConfig {
             node: node.into(),
-            cache_dir: cache_dir.into(),
+            cache_dirs: vec![cache_dir.into()],
             capacity: u64::MAX,
             disk_percent: 100,
             quotas: BTreeMap::new(),
@@ -100,7 +100,7 @@ impl AgentConfig {
 /// Why the agent could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The cache directory.
+    /// A cache directory.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The origin.
@@ -188,7 +188,7 @@ pub(crate) struct Inner {
     registry: Arc<dyn Registry>,
     origins: Arc<dyn OpenOrigin>,
     workers: Workers,
-    store: Store,
+    disks: Disks,
     versions: Versions,
     upkeep: Upkeep,
     /// Removes what was evicted, which may take a while.
@@ -197,7 +197,7 @@ pub(crate) struct Inner {
 }
 
 impl Agent {
-    /// Starts the agent on its cache directory. `slab` must have slots of [`SLOT_BYTES`] and be
+    /// Starts the agent on its cache directories. `slab` must have slots of [`SLOT_BYTES`] and be
     /// the shard's.
     pub async fn start(
         config: AgentConfig,
@@ -211,7 +211,7 @@ impl Agent {
         Agent::start_on(config, device, shard, slab, registry, control, origins).await
     }
 
-    /// As [`Agent::start`], on another disk than the shard's ring reads and writes.
+    /// As [`Agent::start`], on other disks than the shard's ring reads and writes.
     pub async fn start_on(
         config: AgentConfig,
         device: Arc<dyn Device>,
@@ -230,26 +230,23 @@ impl Agent {
         let remover = Workers::start("remove", 1).map_err(AgentError::Threads)?;
         let (wake, woken) = async_channel::bounded(1);
         let (wake_evictor, evictor_woken) = async_channel::bounded(1);
-        let budget = Budget {
-            capacity: config.capacity,
-            disk_percent: config.disk_percent,
-            quotas: config.quotas.clone(),
-        };
-        let directory = config.cache_dir.clone();
-        let layout = workers.run(move || Layout::open(directory)).await?;
-        let room = Room::new(budget, layout.root(), Arc::clone(&counters), wake_evictor)
-            .map_err(failed("opening", layout.root()))?;
-        let parts = StoreParts {
+        let parts = DisksParts {
             shard: shard.clone(),
             device,
-            health: Health::new(Arc::clone(&counters)),
             workers: workers.clone(),
             counters: Arc::clone(&counters),
-            room,
-            direct: AtomicBool::new(true),
+            budget: Budget {
+                capacity: config.capacity,
+                disk_percent: config.disk_percent,
+            },
+            quotas: Arc::new(Quotas::new(config.quotas.clone())),
             upkeep: wake.clone(),
+            evictor: wake_evictor,
         };
-        let store = workers.run(move || Store::open(layout, parts)).await?;
+        let directories = config.cache_dirs.clone();
+        let disks = workers
+            .run(move || Disks::open(&directories, &parts))
+            .await?;
         let filler = Arc::new(Filler::new(FillerParts {
             node: config.node.clone(),
             shard: shard.clone(),
@@ -276,7 +273,7 @@ impl Agent {
             registry,
             origins,
             workers,
-            store,
+            disks,
             versions: Versions::default(),
             upkeep,
             remover,
@@ -396,14 +393,22 @@ impl Agent {
         )))
     }
 
-    /// Whether this node knows a version without asking anybody: its manifest is on the disk.
+    /// Whether this node knows a version without asking anybody: its manifest is on a disk.
     pub fn holds(&self, version: Digest) -> bool {
-        self.0.store.is_here(&version)
+        self.0.disks.home(&version).is_some()
     }
 
     /// The encoded manifest of a version, if this node has it: what its peers ask for.
     pub async fn manifest_bytes(&self, version: Digest) -> Result<Option<Bytes>, AgentError> {
-        Ok(self.0.store.manifest_bytes(version).await?)
+        match self.0.disks.home(&version) {
+            Some(disk) => Ok(disk.manifest_bytes(version).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// The disks of the cache, in the order of their directories.
+    pub fn disks(&self) -> Vec<DiskStatus> {
+        self.0.disks.status()
     }
 
     /// What was counted so far.
@@ -418,13 +423,13 @@ impl Agent {
 
     /// Whether the cache's files are read and written past the page cache.
     pub fn bypasses_page_cache(&self) -> bool {
-        self.0.store.is_direct()
+        self.0.disks.is_direct()
     }
 
     /// Makes everything fetched so far survive a restart. To be called before ending; otherwise
     /// the last fraction of a second is fetched again.
     pub async fn flush(&self) {
         self.0.filler.settle().await;
-        self.0.store.flush().await;
+        self.0.disks.flush().await;
     }
 }

@@ -25,7 +25,7 @@ use crate::manifest::layout::Location;
 use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
 use crate::origin::{OpenOrigin, Origin, OriginError, OriginUrl};
 use crate::seal::BLOCK_BYTES;
-use crate::store::{Showable, VersionStore, version_path};
+use crate::store::{Showable, VersionStore};
 use crate::verified::VerifiedBytes;
 
 pub use verify::{VerifyProgress, VerifyReport};
@@ -224,7 +224,7 @@ impl OpenVersion {
     ///
     /// [`VersionReader::open`]: crate::VersionReader::open
     pub fn directory(&self) -> PathBuf {
-        version_path(&self.inner.config.cache_dir, &self.version.digest())
+        self.version.store().directory().to_owned()
     }
 
     /// Which chunks are on this node's disk: a bit each, the first in the lowest bit of the first
@@ -239,7 +239,7 @@ impl OpenVersion {
         words
     }
 
-    /// What is wrong with this node's disk, with the remedy, while it is out of service.
+    /// What is wrong with the disk it is on, with the remedy, while it is out of service.
     pub fn trouble(&self) -> Option<String> {
         self.version.store().trouble()
     }

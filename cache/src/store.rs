@@ -1,4 +1,4 @@
-//! The chunks this node holds, on its disk, each beside the seal that says what it must be.
+//! The chunks this node holds, on its disks, each beside the seal that says what it must be.
 //!
 //! A version is a directory of plain files: large files at their place in a tree, small ones in
 //! packs. A chunk counts as held once its bytes are written; it counts as held *after a restart*
@@ -11,6 +11,7 @@
 
 mod commit;
 mod device;
+mod disks;
 mod evict;
 mod files;
 #[cfg(feature = "fuzzing")]
@@ -28,7 +29,7 @@ mod version;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -45,15 +46,15 @@ use crate::seal::SealError;
 use crate::workers::Workers;
 
 pub use device::Device;
+pub use disks::DiskStatus;
+pub(crate) use disks::{Disks, DisksParts};
 pub(crate) use evict::GivenUp;
 pub(crate) use health::Health;
-pub(crate) use layout::{
-    Layout, failed, open_directory, read_beneath, read_manifest_in, version_path,
-};
+use layout::{Layout, make_private};
+pub(crate) use layout::{failed, open_directory, read_beneath, read_manifest_in};
 pub(crate) use native::Checked;
 pub use native::Showable;
-pub use room::Budget;
-pub(crate) use room::{Holding, Room, Short};
+pub(crate) use room::{Budget, Holding, Quotas, Room, Short};
 pub(crate) use version::VersionStore;
 
 /// Why the store cannot do something as a whole. What goes wrong with one chunk is a
@@ -67,6 +68,25 @@ pub enum StoreError {
     InUse {
         /// The cache directory.
         path: PathBuf,
+    },
+    /// No directory was named.
+    #[error("a cache needs a directory to be in: name one for each disk")]
+    NoDirectory,
+    /// All disks fail.
+    #[error("no disk of the cache works ({}): look at the disks", directories.iter().map(|one| one.display().to_string()).collect::<Vec<_>>().join(", "))]
+    NoDisk {
+        /// The directories on them.
+        directories: Vec<PathBuf>,
+    },
+    /// Two directories that are to be two disks are one.
+    #[error(
+        "the cache directories {one} and {other} are the same, or one lies in the other: name one directory for each disk"
+    )]
+    Nested {
+        /// A directory.
+        one: PathBuf,
+        /// Another one.
+        other: PathBuf,
     },
     /// A file or directory could not be used.
     #[error("{action} {path}: {source}: {remedy}")]
@@ -104,7 +124,7 @@ pub(crate) enum ChunkFault {
     #[error("{0}")]
     Full(Short),
     /// The disk keeps failing and is not used for now.
-    #[error("the cache's disk keeps failing and is out of service: look at the disk")]
+    #[error("a disk of the cache keeps failing and is out of service: look at the disk")]
     OutOfService,
     /// The disk failed, or is full.
     #[error("{action}: {source}")]
@@ -114,7 +134,7 @@ pub(crate) enum ChunkFault {
     },
 }
 
-/// What the store and its versions work with.
+/// What the store of a disk and its versions work with.
 pub(crate) struct StoreParts {
     pub(crate) shard: Shard,
     pub(crate) device: Arc<dyn Device>,
@@ -137,7 +157,7 @@ impl StoreParts {
     }
 }
 
-/// All versions on this node's disk.
+/// The versions on one disk.
 pub(crate) struct Store {
     parts: Arc<StoreParts>,
     layout: Layout,
@@ -146,7 +166,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens the store of a directory that is locked for this process.
-    pub(crate) fn open(layout: Layout, parts: StoreParts) -> Result<Store, StoreError> {
+    fn open(layout: Layout, parts: StoreParts) -> Result<Store, StoreError> {
         for (digest, holding) in layout.held()? {
             parts.room.count(digest, || holding);
         }
@@ -155,6 +175,11 @@ impl Store {
             layout,
             open: Mutex::default(),
         })
+    }
+
+    /// The cache directory that it is in.
+    pub(crate) fn directory(&self) -> &Path {
+        self.layout.root()
     }
 
     /// Whether the disk is fit to be used.
@@ -207,11 +232,8 @@ impl Store {
         &self.parts.room
     }
 
-    /// The version, from memory or disk; `None` if this node has none of it.
-    pub(crate) async fn version(
-        &self,
-        digest: Digest,
-    ) -> Result<Option<Arc<VersionStore>>, StoreError> {
+    /// The version, from memory or disk; `None` if this disk has none of it.
+    async fn version(&self, digest: Digest) -> Result<Option<Arc<VersionStore>>, StoreError> {
         if let Some(open) = self.open.lock().get(&digest) {
             return Ok(Some(Arc::clone(open)));
         }
@@ -225,7 +247,7 @@ impl Store {
     }
 
     /// Makes room on disk for a version that this node has none of yet.
-    pub(crate) async fn create(
+    async fn create(
         &self,
         manifest: Arc<Manifest>,
         encoded: Bytes,
@@ -253,11 +275,6 @@ impl Store {
         })
     }
 
-    /// Whether this node's disk has the version.
-    pub(crate) fn is_here(&self, digest: &Digest) -> bool {
-        self.layout.version_path(digest).is_dir()
-    }
-
     /// The encoded manifest of a version on this disk.
     pub(crate) async fn manifest_bytes(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         let layout = self.layout.clone();
@@ -267,8 +284,18 @@ impl Store {
             .await
     }
 
+    /// Bytes that are still to come, until all versions that are open are whole.
+    fn to_come(&self) -> u64 {
+        let open = self.open.lock();
+        let each = open.values().map(|version| {
+            let whole = version.manifest().totals().bytes;
+            whole.saturating_sub(version.held().bytes)
+        });
+        each.fold(0, u64::saturating_add)
+    }
+
     /// Makes everything written so far survive a restart.
-    pub(crate) async fn flush(&self) {
+    async fn flush(&self) {
         let open: Vec<_> = self.open.lock().values().cloned().collect();
         for version in open {
             version.commit().await;
@@ -278,7 +305,7 @@ impl Store {
     }
 
     /// Whether reads and writes bypass the page cache.
-    pub(crate) fn is_direct(&self) -> bool {
+    fn is_direct(&self) -> bool {
         self.parts.direct.load(Relaxed)
     }
 

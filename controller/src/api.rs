@@ -14,7 +14,7 @@ mod cachenode;
 mod dataset;
 mod manifest;
 
-pub use cachenode::{CacheNode, CacheNodeSpec, CacheNodeStatus, CachedDataset, Disk};
+pub use cachenode::{CacheNode, CacheNodeSpec, CacheNodeStatus, CachedDataset, Disk, DiskState};
 pub use dataset::{
     CachedOn, CredentialsReference, Dataset, DatasetSpec, DatasetStatus, MAX_EARLIER, Phase, WarmUp,
 };

@@ -34,6 +34,13 @@ impl Datasets for Agent {
         }
         .boxed()
     }
+
+    fn capacity(&self) -> u64 {
+        let disks = Agent::disks(self).into_iter();
+        disks
+            .map(|disk| disk.capacity_bytes)
+            .fold(0, u64::saturating_add)
+    }
 }
 
 impl VersionView for OpenVersion {

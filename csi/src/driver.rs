@@ -74,6 +74,9 @@ pub trait Datasets: Send + Sync + 'static {
         dataset: &'a DatasetName,
         version: Option<Digest>,
     ) -> BoxFuture<'a, Result<Arc<dyn VersionView>, OpenFailure>>;
+
+    /// The most bytes of datasets that this node can hold. May wait for the disk.
+    fn capacity(&self) -> u64;
 }
 
 /// Why a dataset cannot be opened.
@@ -96,10 +99,6 @@ pub struct DriverConfig {
     pub state_dir: PathBuf,
     /// The registry's folder, in which all nodes find the volumes and snapshots that were created.
     pub registry: PathBuf,
-    /// A folder on the disk of the cache, whose size tells what a node can hold.
-    pub cache_dir: PathBuf,
-    /// The most bytes that the cache may hold, if that is bounded.
-    pub cache_capacity: Option<u64>,
     /// More topology of this node, such as its zone; [`TOPOLOGY_NODE`] is always there.
     pub topology: BTreeMap<String, String>,
     /// kubelet's folder of registration sockets (`/var/lib/kubelet/plugins_registry`): the driver
@@ -209,8 +208,6 @@ impl Driver {
             ledger: self.ledger,
             datasets: self.datasets,
             volumes: self.volumes.clone(),
-            cache_dir: self.config.cache_dir,
-            cache_capacity: self.config.cache_capacity,
         };
 
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

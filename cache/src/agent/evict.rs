@@ -22,7 +22,7 @@ use super::{AgentError, Inner};
 use crate::digest::Digest;
 use crate::open::Version;
 use crate::registry::{DatasetRecord, Namespace};
-use crate::store::{GivenUp, Short};
+use crate::store::{GivenUp, Holding, Short, Store};
 
 /// How often it is looked whether bounds are kept, and written down what was used when.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -70,6 +70,18 @@ fn next_victim(
         .map(|candidate| candidate.digest)
 }
 
+fn candidates(held: Vec<(Digest, Arc<Holding>)>) -> Vec<Candidate> {
+    let held = held.into_iter();
+    held.map(|(digest, holding)| Candidate {
+        digest,
+        bytes: holding.bytes(),
+        used: holding.used(),
+        pinned: holding.pinned.load(SeqCst),
+        tenant: holding.tenant.lock().clone(),
+    })
+    .collect()
+}
+
 /// Whose quota each version counts for: the one namespace's whose pods may read it, if there is
 /// just one, by all datasets that it is a version of.
 fn tenants(datasets: &[DatasetRecord]) -> HashMap<Digest, Option<Namespace>> {
@@ -111,21 +123,22 @@ async fn work(inner: &Weak<Inner>, woken: &Receiver<()>) {
             Either::Right(_) => false,
         };
         let Some(inner) = inner.upgrade() else { return };
-        if inner.store.health().is_out() {
-            // Nobody need wait for room on it.
-            let room = inner.store.room();
-            let wanted = room.begin_round().into_iter();
-            room.round_ends(wanted.map(|(short, _)| short).collect());
-            if !called {
-                let lease = inner.filler.slab.lease().await;
-                inner.store.try_disk(lease).await;
-            }
-            continue;
-        }
-        inner.store.save_uses();
         inner.assign_tenants();
-        if inner.store.room().is_evicting() {
-            inner.make_room().await;
+        for disk in inner.disks.stores() {
+            if disk.health().is_out() {
+                inner.tend_failing(disk, !called).await;
+                continue;
+            }
+            disk.save_uses();
+            if disk.room().is_evicting() {
+                inner.make_room(disk).await;
+            }
+        }
+        if let Some(mounted) = inner.mounted.get() {
+            let mounted = mounted();
+            let is_mounted = |version: &Digest| mounted.contains(version);
+            let removed = inner.disks.remove_superseded(is_mounted, &inner.remover);
+            removed.await;
         }
     }
 }
@@ -133,8 +146,7 @@ async fn work(inner: &Weak<Inner>, woken: &Receiver<()>) {
 impl Inner {
     /// Notes whose quota each version counts for.
     pub(super) fn assign_tenants(&self) {
-        let room = self.store.room();
-        if !room.has_quotas() {
+        if !self.disks.has_quotas() {
             return;
         }
         let datasets = match self.registry.datasets() {
@@ -145,14 +157,25 @@ impl Inner {
             }
         };
         let tenants = tenants(&datasets);
-        for (digest, holding) in room.holdings() {
+        for (digest, holding) in self.disks.holdings() {
             *holding.tenant.lock() = tenants.get(&digest).cloned().flatten();
         }
     }
 
-    /// Gives up versions until what is wanted has room, or nothing is left that may be given up.
-    async fn make_room(&self) {
-        let room = self.store.room();
+    /// Sends away who waits for room on a disk that is out of service, and tries it if `due`.
+    async fn tend_failing(&self, disk: &Store, due: bool) {
+        let wanted = disk.room().begin_round().into_iter();
+        disk.room()
+            .round_ends(wanted.map(|(short, _)| short).collect());
+        if due {
+            let lease = self.filler.slab.lease().await;
+            disk.try_disk(lease).await;
+        }
+    }
+
+    /// Gives up versions until what is wanted of a disk has room, or nothing is left that may be given up.
+    async fn make_room(&self, disk: &Store) {
+        let room = disk.room();
         let mut in_use = self
             .mounted
             .get()
@@ -166,7 +189,13 @@ impl Inner {
                 _ => room.is_met(&short, wanted),
             };
             while !met(evicted) {
-                let Some(victim) = next_victim(&self.candidates(), short.tenant(), &in_use) else {
+                // A quota is for all disks together, and what is met else is one disk's matter.
+                let held = match short.tenant() {
+                    Some(_) => self.disks.holdings(),
+                    None => room.holdings(),
+                };
+                let victim = next_victim(&candidates(held), short.tenant(), &in_use);
+                let Some(victim) = victim else {
                     fruitless.push(short.clone());
                     break;
                 };
@@ -186,19 +215,6 @@ impl Inner {
             }
         }
         room.round_ends(fruitless);
-    }
-
-    fn candidates(&self) -> Vec<Candidate> {
-        let holdings = self.store.room().holdings().into_iter();
-        holdings
-            .map(|(digest, holding)| Candidate {
-                digest,
-                bytes: holding.bytes(),
-                used: holding.used(),
-                pinned: holding.pinned.load(SeqCst),
-                tenant: holding.tenant.lock().clone(),
-            })
-            .collect()
     }
 
     /// As [`Inner::evict_version`], with patience for what is just about to end.
@@ -222,7 +238,7 @@ impl Inner {
         let Some(mut place) = place.try_lock() else {
             return keeps(Keeps::InUse);
         };
-        let Some(holding) = self.store.room().holding(&digest) else {
+        let Some(holding) = self.disks.holding(&digest) else {
             return Ok(0);
         };
         if holding.pinned.load(SeqCst) {
@@ -246,7 +262,7 @@ impl Inner {
             datasets.iter().any(|record| record.has_version(digest))
         });
         let given_up = self
-            .store
+            .disks
             .give_up(digest, store, known, &self.remover)
             .await
             .map_err(|error| NotEvicted::Failed(error.into()))?;

@@ -1,6 +1,7 @@
 //! What an operator says of versions on this node: which to keep, which to give up, and which there
 //! are.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::SystemTime;
 
@@ -10,11 +11,13 @@ use crate::digest::Digest;
 use crate::registry::{DatasetName, DatasetRecord};
 
 /// A version that this node holds something of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionOnDisk {
     /// The version.
     pub version: Digest,
-    /// Bytes of it on the disk, small files that are there twice counted twice.
+    /// The cache directory that it is in.
+    pub directory: PathBuf,
+    /// Bytes of it there, small files that are there twice counted twice.
     pub bytes: u64,
     /// Whether it is never evicted.
     pub pinned: bool,
@@ -30,7 +33,9 @@ impl Agent {
         if self.0.mounted.set(mounted).is_err() {
             tracing::warn!("the agent evicts already, by the mounts it was told first");
         }
-        self.0.store.room().begin_evicting();
+        for disk in self.0.disks.stores() {
+            disk.room().begin_evicting();
+        }
     }
 
     /// Gives up what this node holds of a dataset: of the given version, else of all its versions.
@@ -44,7 +49,7 @@ impl Agent {
         let mut evicted = Vec::new();
         let mut kept = None;
         for version in versions(self.record(dataset)?, version)? {
-            let held = self.0.store.room().holding(&version);
+            let held = self.0.disks.holding(&version);
             if held.is_none_or(|held| held.bytes() == 0) {
                 continue;
             }
@@ -83,7 +88,7 @@ impl Agent {
         versions(record, version)?;
         // Open, it is not evicted meanwhile.
         let open = self.0.version(digest, Some(&origin)).await?;
-        self.0.store.pin(&digest, pinned)?;
+        self.0.disks.pin(&digest, pinned)?;
         drop(open);
         Ok(digest)
     }
@@ -92,7 +97,7 @@ impl Agent {
     /// them. For whoever knows that the registry tells all there is: one that is just not there yet
     /// would cost the pins that were set by hand.
     pub fn unpin_unnamed(&self) -> Result<Vec<Digest>, AgentError> {
-        let holdings = self.0.store.room().holdings().into_iter();
+        let holdings = self.0.disks.holdings().into_iter();
         let pinned = holdings.filter(|(_, holding)| holding.pinned.load(SeqCst));
         let mut unnamed: Vec<_> = pinned.map(|(version, _)| version).collect();
         if unnamed.is_empty() {
@@ -101,22 +106,25 @@ impl Agent {
         let datasets = self.0.registry.datasets()?;
         unnamed.retain(|version| !datasets.iter().any(|record| record.has_version(*version)));
         for version in &unnamed {
-            self.0.store.pin(version, false)?;
+            self.0.disks.pin(version, false)?;
             tracing::info!(version = %version.short(), "no dataset's any more: no longer pinned");
         }
         Ok(unnamed)
     }
 
-    /// The versions of a dataset that this node has on its disk, the current one first.
+    /// The versions of a dataset that this node has on its disks, the current one first.
     pub fn versions_on_disk(
         &self,
         dataset: &DatasetName,
     ) -> Result<Vec<VersionOnDisk>, AgentError> {
-        let room = self.0.store.room();
         let versions = versions(self.record(dataset)?, None)?.into_iter();
-        let on_disk = versions.filter_map(|version| Some((version, room.holding(&version)?)));
-        let on_disk = on_disk.map(|(version, holding)| VersionOnDisk {
+        let on_disk = versions.filter_map(|version| {
+            let disk = self.0.disks.home(&version)?;
+            Some((version, disk, disk.room().holding(&version)?))
+        });
+        let on_disk = on_disk.map(|(version, disk, holding)| VersionOnDisk {
             version,
+            directory: disk.directory().to_owned(),
             bytes: holding.bytes(),
             pinned: holding.pinned.load(SeqCst),
             used: holding.used_at(),

@@ -39,7 +39,7 @@ pub(super) fn open_current(inner: &Arc<Inner>) {
         let datasets = weak.upgrade().map(|inner| inner.registry.datasets());
         for record in datasets.and_then(Result::ok).unwrap_or_default() {
             let Some(inner) = weak.upgrade() else { return };
-            if !inner.store.is_here(&record.version) {
+            if inner.disks.home(&record.version).is_none() {
                 continue;
             }
             if let Err(error) = inner.version(record.version, Some(&record.origin)).await {
@@ -68,7 +68,7 @@ impl Inner {
             }
             return Ok(Arc::clone(version));
         }
-        let version = match self.store.version(digest).await? {
+        let version = match self.disks.version(digest).await? {
             Some(store) => {
                 let origin = origin.unwrap_or(store.origin()).clone();
                 Version::new(store, origin)
@@ -79,7 +79,7 @@ impl Inner {
                     None => self.origin_of(digest)?,
                 };
                 let (manifest, encoded) = self.manifest_from_members(digest).await?;
-                Version::new(self.store.create(manifest, encoded, &origin).await?, origin)
+                Version::new(self.disks.create(manifest, encoded, &origin).await?, origin)
             }
         };
         let version = Arc::new(version);
@@ -99,7 +99,7 @@ impl Inner {
         // Not while it is being evicted.
         let place = self.versions.place(manifest.digest());
         let _place = place.lock().await;
-        let created = self.store.create(manifest, encoded, origin).await?;
+        let created = self.disks.create(manifest, encoded, origin).await?;
         created.touch();
         Ok(())
     }

@@ -43,7 +43,7 @@ pub(crate) enum GivenUp {
 impl Store {
     /// Gives up all that is held of a version. Nobody may open it meanwhile; `open` is its store, if
     /// it is open. What is `known` can be filled again, as its manifest stays.
-    pub(crate) async fn give_up(
+    pub(super) async fn give_up(
         &self,
         digest: Digest,
         open: Option<Arc<VersionStore>>,
@@ -68,6 +68,30 @@ impl Store {
             return Ok(GivenUp::Bytes(0));
         };
         let bytes = holding.bytes();
+        self.take_away(digest, known, remover).await?;
+        match known {
+            true => room.sub(&holding, bytes),
+            false => room.discount(&digest),
+        }
+        Ok(GivenUp::Bytes(bytes))
+    }
+
+    /// Removes a version that is not counted: it is used from another disk. Nothing happens to one that
+    /// is used from here again.
+    pub(super) async fn remove(&self, digest: Digest, remover: &Workers) -> Result<(), StoreError> {
+        match self.parts.room.holding(&digest) {
+            Some(_) => Ok(()),
+            None => self.take_away(digest, false, remover).await,
+        }
+    }
+
+    /// Moves a version out of its place, see [`Layout::set_aside`], and removes it there.
+    async fn take_away(
+        &self,
+        digest: Digest,
+        known: bool,
+        remover: &Workers,
+    ) -> Result<(), StoreError> {
         let layout = self.layout.clone();
         let removing = move || {
             let aside = layout.set_aside(&digest, known)?;
@@ -77,16 +101,11 @@ impl Store {
             }
             Ok(())
         };
-        remover.run(removing).await?;
-        match known {
-            true => room.sub(&holding, bytes),
-            false => room.discount(&digest),
-        }
-        Ok(GivenUp::Bytes(bytes))
+        remover.run(removing).await
     }
 
     /// Has a version never be evicted, or again at need. Durable once `Ok`.
-    pub(crate) fn pin(&self, digest: &Digest, pinned: bool) -> Result<(), StoreError> {
+    pub(super) fn pin(&self, digest: &Digest, pinned: bool) -> Result<(), StoreError> {
         use std::sync::atomic::Ordering::SeqCst;
         let path = self.layout.version_path(digest).join(PINNED);
         let done = match pinned {

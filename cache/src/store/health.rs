@@ -1,10 +1,11 @@
-//! Whether the cache's disk is fit to be used.
+//! Whether a disk of the cache is fit to be used.
 //!
 //! A disk that keeps failing is taken out of service: nothing is read from it or written to it, and
 //! chunks come from peers and the origin, through memory. It is tried from time to time, and used
 //! again once it has worked several times in a row.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -23,6 +24,8 @@ const TRIALS: u32 = 3;
 
 /// The health of one disk.
 pub(crate) struct Health {
+    /// The cache directory on it.
+    directory: PathBuf,
     out: AtomicBool,
     state: Mutex<State>,
     counters: Arc<Counters>,
@@ -38,7 +41,7 @@ struct State {
 }
 
 /// Whether this is the disk's failure, and not the file's or its fullness.
-fn is_the_disk_s(error: &io::Error) -> bool {
+pub(super) fn is_the_disk_s(error: &io::Error) -> bool {
     let disk_s = [
         libc::EIO,
         libc::EROFS,
@@ -55,8 +58,9 @@ fn is_the_disk_s(error: &io::Error) -> bool {
 }
 
 impl Health {
-    pub(crate) fn new(counters: Arc<Counters>) -> Health {
+    pub(crate) fn new(directory: &Path, counters: Arc<Counters>) -> Health {
         Health {
+            directory: directory.to_owned(),
             out: AtomicBool::new(false),
             state: Mutex::default(),
             counters,
@@ -72,9 +76,10 @@ impl Health {
     pub(crate) fn trouble(&self) -> Option<String> {
         self.is_out().then(|| {
             format!(
-                "this node's cache disk keeps failing and is out of service ({}): data comes from \
-                 peers and the origin: look at the disk, and replace it if the kernel's log says so",
-                self.state.lock().why
+                "this node's cache disk keeps failing and is out of service ({} in {}): data comes \
+                 from peers and the origin: look at the disk, and replace it if the kernel's log says so",
+                self.state.lock().why,
+                self.directory.display()
             )
         })
     }
@@ -102,7 +107,7 @@ impl Health {
         state.why = format!("{action}: {error}");
         if state.count == TOO_MANY && !self.out.swap(true, Release) {
             self.counters.disks_out.add(1);
-            tracing::error!(action, %error,
+            tracing::error!(action, directory = %self.directory.display(), %error,
                 "the cache's disk keeps failing and is out of service: data comes from peers and the origin");
         }
     }
@@ -120,7 +125,8 @@ impl Health {
         state.count = 0;
         state.trials = 0;
         self.counters.disks_out.sub(1);
-        tracing::info!("the cache's disk works again and is used again");
+        tracing::info!(directory = %self.directory.display(),
+            "the cache's disk works again and is used again");
         true
     }
 }
@@ -135,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_keeps_failing_goes_out_of_service_and_comes_back_when_it_works_for_a_while() {
-        let health = Health::new(Arc::default());
+        let health = Health::new(Path::new("/cache"), Arc::default());
         for _ in 0..7 {
             health.note("reading", &failure(libc::EIO));
         }
@@ -143,7 +149,7 @@ mod tests {
         health.note("reading", &failure(libc::EIO));
         let trouble = health.trouble().expect("out of service");
         assert!(
-            trouble.contains("reading") && trouble.contains("replace"),
+            trouble.contains("in /cache") && trouble.contains("replace"),
             "{trouble}"
         );
         for worked in [Ok(()), Ok(()), failure(libc::EIO), Ok(()), Ok(())] {
@@ -155,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_failure_now_and_then_and_a_full_disk_are_no_reason() {
-        let health = Health::new(Arc::default());
+        let health = Health::new(Path::new("/cache"), Arc::default());
         for _ in 0..1000 {
             health.note("reading", &failure(libc::EIO));
             (0..12).for_each(|_| health.note("reading", &Ok(())));

@@ -66,10 +66,7 @@ impl Layout {
     /// Opens the directory, made if it is not there, and locks it for this process. Blocks.
     pub(crate) fn open(root: PathBuf) -> Result<Layout, StoreError> {
         let versions = root.join("versions");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&versions)
+        make_private(&versions)
             .and_then(|()| sync_directory(&root))
             .map_err(failed("making", &versions))?;
         let lock = root.join("lock");
@@ -149,7 +146,7 @@ impl Layout {
     }
 
     pub(super) fn version_path(&self, digest: &Digest) -> PathBuf {
-        version_path(&self.root, digest)
+        self.versions.join(digest.to_string())
     }
 
     /// Makes a version's directory with nothing held; nothing happens if it is there already.
@@ -185,11 +182,6 @@ impl Layout {
     }
 }
 
-/// Where a version of the cache in `root` lies.
-pub(crate) fn version_path(root: &Path, digest: &Digest) -> PathBuf {
-    root.join("versions").join(digest.to_string())
-}
-
 /// The encoded manifest of the version in `directory`, if there is one.
 pub(crate) fn read_manifest_in(directory: &Path) -> Result<Option<Bytes>, StoreError> {
     let path = directory.join("manifest");
@@ -204,6 +196,12 @@ pub(crate) fn read_manifest_in(directory: &Path) -> Result<Option<Bytes>, StoreE
         .read_to_end(&mut bytes);
     read.map_err(failed("reading", path))?;
     Ok(Some(bytes.into()))
+}
+
+/// Makes a directory for the agent alone, and those above it, if it is not there.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(path)
 }
 
 /// Makes what was made or removed in a directory survive a crash.

@@ -1,13 +1,14 @@
-//! How much the cache may keep on its disk, and what each version takes of that.
+//! How much the cache may keep on one of its disks, and what each version takes of that.
 //!
 //! Bytes are reserved before they are written, so that writes at the same time can't exceed a bound
 //! together. Where there is no room the agent's evictor is asked for some, and [`waiting`]ed for;
 //! whether it can give any is its business. What is kept is counted here for each version on the disk, also
 //! for those that nobody has open.
 
+mod quotas;
 mod waiting;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -23,29 +24,16 @@ use parking_lot::Mutex;
 use crate::digest::Digest;
 use crate::metrics::Counters;
 use crate::registry::Namespace;
+pub(crate) use quotas::Quotas;
 use waiting::Asked;
 
-/// How much may be kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget {
+/// How much may be kept on one disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget {
     /// The most bytes of datasets.
-    pub capacity: u64,
-    /// How full the cache may make its disk, in percent, whatever else is on it.
-    pub disk_percent: u8,
-    /// The most bytes of the datasets that only one namespace may read, for those namespaces that
-    /// have a bound of their own.
-    pub quotas: BTreeMap<Namespace, u64>,
-}
-
-impl Default for Budget {
-    /// No bound but the disk.
-    fn default() -> Budget {
-        Budget {
-            capacity: u64::MAX,
-            disk_percent: 100,
-            quotas: BTreeMap::new(),
-        }
-    }
+    pub(crate) capacity: u64,
+    /// How full the cache may make the disk, in percent, whatever else is on it.
+    pub(crate) disk_percent: u8,
 }
 
 /// Which bound is met.
@@ -176,12 +164,25 @@ impl Drop for Reservation<'_> {
     }
 }
 
-/// The room of one cache.
+/// What a disk has for the cache, in bytes.
+struct DiskFree {
+    /// Of what is available now; negative where there is more on it than there may be.
+    free: i128,
+    /// Were nothing else on it.
+    whole: u64,
+}
+
+/// The room on one disk.
 pub(crate) struct Room {
     budget: Budget,
+    /// Those of the node, for all its disks together.
+    quotas: Arc<Quotas>,
     /// The cache directory.
     disk: File,
+    /// The node's, for all its disks together.
     counters: Arc<Counters>,
+    /// Bytes that are kept here.
+    stored: AtomicU64,
     reserved: AtomicU64,
     holdings: Mutex<HashMap<Digest, Arc<Holding>>>,
     asked: Mutex<Asked>,
@@ -194,14 +195,17 @@ impl Room {
     /// The room in `directory`, of which nothing is taken yet. `evictor` is told when there is none.
     pub(crate) fn new(
         budget: Budget,
+        quotas: Arc<Quotas>,
         directory: &Path,
         counters: Arc<Counters>,
         evictor: async_channel::Sender<()>,
     ) -> io::Result<Room> {
         Ok(Room {
             budget,
+            quotas,
             disk: File::open(directory)?,
             counters,
+            stored: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
             holdings: Mutex::default(),
             asked: Mutex::default(),
@@ -226,9 +230,10 @@ impl Room {
     pub(crate) fn count(&self, digest: Digest, holding: impl FnOnce() -> Holding) -> Arc<Holding> {
         let mut holdings = self.holdings.lock();
         let counted = holdings.entry(digest).or_insert_with(|| {
-            let holding = holding();
-            self.counters.stored_bytes.add(holding.bytes());
-            Arc::new(holding)
+            let holding = Arc::new(holding());
+            self.more(holding.bytes());
+            self.quotas.count(&holding);
+            holding
         });
         Arc::clone(counted)
     }
@@ -236,23 +241,64 @@ impl Room {
     /// A version is no longer on the disk.
     pub(crate) fn discount(&self, digest: &Digest) {
         if let Some(holding) = self.holdings.lock().remove(digest) {
-            self.counters.stored_bytes.sub(holding.bytes());
+            self.less(holding.bytes());
         }
     }
 
     pub(crate) fn add(&self, holding: &Holding, bytes: u64) {
         holding.bytes.fetch_add(bytes, AcqRel);
-        self.counters.stored_bytes.add(bytes);
+        self.more(bytes);
     }
 
     pub(crate) fn sub(&self, holding: &Holding, bytes: u64) {
         holding.bytes.fetch_sub(bytes, AcqRel);
+        self.less(bytes);
+    }
+
+    fn more(&self, bytes: u64) {
+        self.stored.fetch_add(bytes, AcqRel);
+        self.counters.stored_bytes.add(bytes);
+    }
+
+    fn less(&self, bytes: u64) {
+        self.stored.fetch_sub(bytes, AcqRel);
         self.counters.stored_bytes.sub(bytes);
     }
 
-    /// Whether namespaces have bounds of their own.
-    pub(crate) fn has_quotas(&self) -> bool {
-        !self.budget.quotas.is_empty()
+    /// Bytes that are kept.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.load(Acquire)
+    }
+
+    /// Bytes that may still be kept beside what is, with nothing evicted. None on a disk that does not
+    /// say how full it is.
+    pub(crate) fn free(&self) -> u64 {
+        let reserved = self.reserved.load(SeqCst);
+        let by_capacity = self.budget.capacity.saturating_sub(self.stored());
+        let on_disk = self.disk_free().map_or(0, |disk| disk.free);
+        by_capacity
+            .min(on_disk.try_into().unwrap_or(0))
+            .saturating_sub(reserved)
+    }
+
+    /// The most bytes that may be kept, were nothing else on the disk.
+    pub(crate) fn capacity(&self) -> u64 {
+        let on_disk = self.disk_free().map_or(0, |disk| disk.whole);
+        self.budget.capacity.min(on_disk)
+    }
+
+    /// What the disk has for us, of what is free and in all.
+    fn disk_free(&self) -> Option<DiskFree> {
+        let disk = fstatvfs(&self.disk).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
+        // As df reckons: what only root may use is neither used nor there to be used.
+        let used = disk.blocks().saturating_sub(disk.blocks_free());
+        let usable = bytes(used.saturating_add(disk.blocks_available()));
+        let spare = usable / 100 * u64::from(100_u8.saturating_sub(self.budget.disk_percent));
+        Some(DiskFree {
+            free: i128::from(bytes(disk.blocks_available())) - i128::from(spare),
+            whole: usable - spare,
+        })
     }
 
     /// From now on somebody evicts when asked.
@@ -274,39 +320,20 @@ impl Room {
     /// beside what is reserved for them.
     fn exceeded(&self, tenant: Option<&Namespace>, all: u64, theirs: u64) -> Option<Short> {
         let capacity = self.budget.capacity;
-        if self.counters.stored_bytes.get().saturating_add(all) > capacity {
+        if self.stored().saturating_add(all) > capacity {
             return Some(Short::Capacity(capacity));
         }
-        if let Some((tenant, &quota)) = tenant.and_then(|t| self.budget.quotas.get_key_value(t))
-            && self.taken_by(tenant).saturating_add(theirs) > quota
-        {
+        if let Some((tenant, quota)) = tenant.and_then(|t| self.quotas.exceeded(t, theirs)) {
             return Some(Short::Quota(tenant.clone(), quota));
         }
         let percent = self.budget.disk_percent;
         if percent < 100
-            && let Ok(disk) = fstatvfs(&self.disk)
+            && let Some(disk) = self.disk_free()
+            && disk.free < i128::from(all)
         {
-            let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
-            // As df reckons: what only root may use is neither used nor there to be used.
-            let used = disk.blocks().saturating_sub(disk.blocks_free());
-            let usable = bytes(used.saturating_add(disk.blocks_available()));
-            let spare = usable / 100 * u64::from(100 - percent);
-            if bytes(disk.blocks_available()) < spare.saturating_add(all) {
-                return Some(Short::Disk(percent));
-            }
+            return Some(Short::Disk(percent));
         }
         None
-    }
-
-    /// Bytes of the versions that only this namespace may read, with those that are being written.
-    fn taken_by(&self, tenant: &Namespace) -> u64 {
-        let holdings = self.holdings.lock();
-        let theirs = holdings
-            .values()
-            .filter(|holding| holding.tenant.lock().as_ref() == Some(tenant));
-        theirs
-            .map(|holding| holding.bytes() + holding.reserved.load(SeqCst))
-            .sum()
     }
 
     /// Reserves bytes for a version, if there is room for them.

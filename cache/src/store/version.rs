@@ -127,6 +127,11 @@ impl VersionStore {
         &self.manifest
     }
 
+    /// Where it lies.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn origin(&self) -> &OriginUrl {
         &self.origin
     }

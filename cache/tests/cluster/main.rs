@@ -1,6 +1,7 @@
 //! What a user gets from a cache of several nodes, through the public interface.
 
 mod disk;
+mod disks;
 mod evict;
 mod faults;
 mod native;

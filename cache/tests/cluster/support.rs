@@ -1,5 +1,6 @@
 //! Nodes of a cache in one process: real agents, discs and TCP, an origin in memory.
 
+mod faulty;
 mod origin;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,7 @@ use trackbed_rdma::fabric::{ChunkSource, Fabric, FabricConfig};
 use trackbed_rdma::shard::{Shard, ShardConfig};
 use trackbed_rdma::slab::Slab;
 
+pub(crate) use faulty::{Fault, Faulty};
 pub(crate) use origin::MemoryOrigin;
 use origin::OpenMemory;
 
@@ -193,7 +195,7 @@ impl PeerControl for Phone {
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) agent: Agent,
-    cache_dir: PathBuf,
+    cache_dirs: Vec<PathBuf>,
     town: Arc<Town>,
 }
 
@@ -246,7 +248,7 @@ impl Cluster {
         config: AgentConfig,
         device: impl FnOnce(Shard) -> Arc<dyn Device>,
     ) -> Result<Node, AgentError> {
-        let (name, cache_dir) = (config.node.clone(), config.cache_dir.clone());
+        let (name, cache_dirs) = (config.node.clone(), config.cache_dirs.clone());
         let slab = Slab::new(&name, SLOT_BYTES, 8).expect("some memory");
         let shard = Shard::start(ShardConfig::new(&name, Arc::clone(&slab))).expect("an io_uring");
         let phone = Phone {
@@ -270,9 +272,20 @@ impl Cluster {
         Ok(Node {
             name,
             agent,
-            cache_dir,
+            cache_dirs,
             town: Arc::clone(&self.town),
         })
+    }
+
+    /// Starts a node whose disks fail as they are told.
+    pub(crate) fn start_on_faulty(&self, config: AgentConfig) -> (Node, Arc<Faulty>) {
+        let mut disk = None;
+        let node = self.try_start_on(config, |shard| {
+            let faulty = Faulty::new(shard);
+            disk = Some(Arc::clone(&faulty));
+            faulty
+        });
+        (node.expect("starts"), disk.expect("made"))
     }
 
     fn join(&self, name: &str, answering: Answering) {
@@ -335,18 +348,22 @@ impl Node {
     /// free for the next unless something has the node's versions open.
     pub(crate) fn stop(self) {
         lock(&self.town.agents).remove(&self.name);
-        let directory = self.cache_dir;
         drop(self.agent);
-        let file = std::fs::File::open(directory.join("lock"));
-        let mut file = file.expect("the node had made it");
-        // Its own threads may be in the middle of something.
-        for _ in 0..500 {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(_free) => return,
-                Err((taken, _)) => file = taken,
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+        for directory in self.cache_dirs {
+            let file = std::fs::File::open(directory.join("lock"));
+            wait_until_unlocked(file.expect("the node had made it"));
         }
+    }
+}
+
+/// A node's own threads may be in the middle of something.
+fn wait_until_unlocked(mut file: std::fs::File) {
+    for _ in 0..500 {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_free) => return,
+            Err((taken, _)) => file = taken,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }
 

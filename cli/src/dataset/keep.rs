@@ -78,14 +78,15 @@ pub(super) fn table(versions: &[VersionOnNode]) -> String {
     let lines = lines.map(|on_node| {
         let short: String = on_node.version.chars().take(12).collect();
         let pinned = if on_node.pinned { ", pinned" } else { "" };
-        format!("\nversion {short}: {} of disk{pinned}", Size(on_node.bytes))
+        let (bytes, directory) = (Size(on_node.bytes), &on_node.directory);
+        format!("\nversion {short}: {bytes} of disk, in {directory}{pinned}")
     });
     lines.collect()
 }
 
 pub(super) fn object(on_node: &VersionOnNode) -> serde_json::Value {
     json!({
-        "version": on_node.version, "bytes": on_node.bytes, "pinned": on_node.pinned,
+        "version": on_node.version, "bytes": on_node.bytes, "directory": on_node.directory, "pinned": on_node.pinned,
         "last_used": on_node.last_used,
     })
 }

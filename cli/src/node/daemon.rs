@@ -74,8 +74,7 @@ pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Fa
     let ended = stopped.clone();
     serve_admin(&config, &agent, &registry, device, stopped, &mut serving)?;
     if let Some(cluster) = cluster {
-        let (folder, capacity) = (config.cache_dir.clone(), config.cache_capacity);
-        let tending = kubernetes::tend(cluster.registry, agent.clone(), folder, capacity);
+        let tending = kubernetes::tend(cluster.registry, agent.clone());
         serving.spawn(async {
             tokio::select! {
                 () = tending => {}
@@ -151,12 +150,12 @@ async fn connect(config: &NodeConfig) -> Result<Option<Cluster>, Failure> {
     let unusable = |error: io::Error| {
         Failure::failed(format!(
             "cannot make {}: {error}",
-            config.cache_dir.display()
+            config.own_dir().display()
         ))
     };
-    std::fs::create_dir_all(&config.cache_dir).map_err(unusable)?;
+    std::fs::create_dir_all(config.own_dir()).map_err(unusable)?;
     let client = kubernetes::connect().await?;
-    let file = config.cache_dir.join("kubernetes.json");
+    let file = config.own_dir().join("kubernetes.json");
     let registry = KubernetesRegistry::new(client.clone(), &config.name, kubernetes.clone(), file);
     let registry = Arc::new(registry);
     kubernetes::run(&registry);
@@ -189,7 +188,8 @@ async fn start_agent(
     origins: Origins,
 ) -> Result<Agent, Failure> {
     let peers = Peers::new(identity.clone(), tokio::runtime::Handle::current());
-    let mut agent = AgentConfig::new(&config.name, &config.cache_dir);
+    let mut agent = AgentConfig::new(&config.name, config.own_dir());
+    agent.cache_dirs = config.cache_dirs.clone();
     if let Some(capacity) = config.cache_capacity {
         agent.capacity = capacity;
     }
@@ -271,6 +271,7 @@ async fn serve_metrics(
     let agent = agent.clone();
     let render = move || {
         let mut text = agent.counters().prometheus_text();
+        text.push_str(&metrics::of_disks(&agent.disks()));
         if let Some(fabric) = agent.fabric() {
             text.push_str(&transport::prometheus_text(&fabric.counters()));
         }
@@ -303,8 +304,6 @@ async fn serve_csi(
         node_id: config.name.clone(),
         state_dir: config.state_dir.clone(),
         registry: config.registry.clone(),
-        cache_dir: config.cache_dir.clone(),
-        cache_capacity: config.cache_capacity,
         plugins_registry: config.kubelet_plugins_registry.clone(),
         topology: BTreeMap::new(),
         unmount_on_exit: config.unmount_on_exit,
@@ -313,7 +312,7 @@ async fn serve_csi(
     let config = config.clone();
     let making = tokio::task::spawn_blocking(move || {
         let socket = config.keeper.as_ref().map(CsiEndpoint::path);
-        let kept = keeper::connect(&config.cache_dir, socket, config.passthrough)?;
+        let kept = keeper::connect(config.own_dir(), socket, config.passthrough)?;
         let expose = NativeFirst::new(Arc::new(kept.clone()), config.expose.into());
         let driver = Driver::new(driver, datasets, Arc::new(expose));
         Ok((kept, driver.map_err(Failure::usage)?))

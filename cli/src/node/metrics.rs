@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use trackbed_cache::DiskStatus;
 
 /// A scraper that sends its request more slowly than this is left.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,6 +69,38 @@ pub(crate) fn text(metrics: &[Metric], labels: &[(&str, &str)]) -> String {
             text,
             "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{{{labels}}} {value}"
         );
+    }
+    text
+}
+
+/// How the cache's disks are, with a disk's directory as the label.
+pub(crate) fn of_disks(disks: &[DiskStatus]) -> String {
+    type Value = fn(&DiskStatus) -> u64;
+    let gauges: [(&str, &str, Value); 3] = [
+        (
+            "trackbed_cache_disk_used_bytes",
+            "Bytes of datasets on a disk",
+            |disk| disk.stored_bytes,
+        ),
+        (
+            "trackbed_cache_disk_capacity_bytes",
+            "The most bytes of datasets that a disk may hold",
+            |disk| disk.capacity_bytes,
+        ),
+        (
+            "trackbed_cache_disk_in_service",
+            "1 for a disk that is used, 0 for one that keeps failing",
+            |disk| disk.in_service.into(),
+        ),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in gauges {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for disk in disks {
+            let directory = label(&disk.directory.to_string_lossy());
+            let _ = writeln!(text, "{name}{{disk=\"{directory}\"}} {}", value(disk));
+        }
     }
     text
 }

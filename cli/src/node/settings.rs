@@ -11,7 +11,7 @@ use crate::exit::Failure;
 use crate::keeper::PassthroughChoice;
 use crate::size::Size;
 use clap::Args;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -88,15 +88,23 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRACKBED_SHARE_CREDENTIALS", num_args = 0..=1, default_missing_value = "true")]
     pub(crate) share_credentials: Option<bool>,
 
-    /// Folder of the cache, on the disk that shall hold the datasets
-    #[arg(long, env = "TRACKBED_CACHE_DIR", value_name = "FOLDER")]
-    pub(crate) cache_dir: Option<PathBuf>,
+    /// Folder of the cache, on the disk that shall hold the datasets; may be given several times, once
+    /// for each disk. What the node itself keeps goes to the first
+    #[arg(
+        long,
+        env = "TRACKBED_CACHE_DIR",
+        value_name = "FOLDER",
+        value_delimiter = ','
+    )]
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub(crate) cache_dir: Option<Vec<PathBuf>>,
 
-    /// How much the cache may hold, such as 2TiB [default: what --cache-disk-percent allows]
+    /// How much the cache may hold on each disk, such as 2TiB [default: what --cache-disk-percent
+    /// allows]
     #[arg(long, env = "TRACKBED_CACHE_CAPACITY", value_name = "SIZE")]
     pub(crate) cache_capacity: Option<Size>,
 
-    /// How full the cache may make its disk, in percent, whatever else is on it [default: 95]
+    /// How full the cache may make each disk, in percent, whatever else is on it [default: 95]
     #[arg(long, env = "TRACKBED_CACHE_DISK_PERCENT", value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(crate) cache_disk_percent: Option<u8>,
 
@@ -200,8 +208,9 @@ pub(crate) struct NodeConfig {
     pub(crate) registry: PathBuf,
     /// `None`: members and datasets are in the registry's folder.
     pub(crate) kubernetes: Option<KubernetesConfig>,
-    pub(crate) cache_dir: PathBuf,
-    /// Bytes; `None` leaves it to the disk.
+    /// One on each disk; at least one.
+    pub(crate) cache_dirs: Vec<PathBuf>,
+    /// Bytes on each disk; `None` leaves it to the disk.
     pub(crate) cache_capacity: Option<u64>,
     /// 1 to 100.
     pub(crate) cache_disk_percent: u8,
@@ -305,7 +314,9 @@ impl Settings {
             .control_listen
             .unwrap_or((Ipv4Addr::UNSPECIFIED, 7420).into());
         let kubernetes = self.in_cluster(control_listen)?;
-        let cache_dir = required(self.cache_dir, "cache-dir")?;
+        let cache_dirs = self.cache_dir.filter(|given| !given.is_empty());
+        let cache_dirs = required(cache_dirs, "cache-dir")?;
+        let cache_dir = &cache_dirs[0];
         let registry = match (self.registry, &kubernetes) {
             (None, Some(_)) => cache_dir.join("registry"),
             (registry, _) => required(registry, "registry")?,
@@ -382,9 +393,30 @@ impl Settings {
             csi_endpoint,
             kubelet_plugins_registry: self.kubelet_plugins_registry,
             metrics_listen: self.metrics_listen,
-            cache_dir,
+            cache_dirs,
         })
     }
+}
+
+impl NodeConfig {
+    /// The folder of what the node itself keeps.
+    pub(crate) fn own_dir(&self) -> &Path {
+        &self.cache_dirs[0]
+    }
+}
+
+/// A path, or a list of them.
+fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a folder, or a list of folders")]
+    enum Folders {
+        One(PathBuf),
+        Several(Vec<PathBuf>),
+    }
+    Ok(Some(match Folders::deserialize(from)? {
+        Folders::One(one) => vec![one],
+        Folders::Several(several) => several,
+    }))
 }
 
 fn required<T>(value: Option<T>, key: &str) -> Result<T, Failure> {

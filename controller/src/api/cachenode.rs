@@ -86,11 +86,34 @@ pub struct CacheNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_bytes: Option<i64>,
 
+    /// How its disks are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub disks: Vec<DiskState>,
+
     /// The datasets of which it holds something.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["namespace".into(), "name".into()]))]
     pub datasets: Vec<CachedDataset>,
+}
+
+/// How a disk of the cache is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskState {
+    /// The cache's folder on it.
+    #[schemars(length(min = 1, max = 4095))]
+    pub path: String,
+    /// Bytes of datasets on it.
+    #[schemars(range(min = 0))]
+    pub used_bytes: i64,
+    /// Bytes that it may hold beside those.
+    #[schemars(range(min = 0))]
+    pub free_bytes: i64,
+    /// Whether it is in use: one that keeps failing is not.
+    pub in_service: bool,
 }
 
 /// What a node has of a dataset.

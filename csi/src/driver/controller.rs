@@ -7,7 +7,6 @@
 //! topology constraints to tell; a scheduler that prefers nodes with cached data must not be bound
 //! to them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
@@ -47,10 +46,6 @@ pub(super) struct ControllerService {
     pub(super) datasets: Arc<dyn Datasets>,
     /// Opens versions, for their sizes.
     pub(super) volumes: Arc<Volumes>,
-    /// A folder on the disk of the cache.
-    pub(super) cache_dir: PathBuf,
-    /// The most bytes that the cache may hold, if that is bounded.
-    pub(super) cache_capacity: Option<u64>,
 }
 
 impl ControllerService {

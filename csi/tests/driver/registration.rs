@@ -140,8 +140,6 @@ async fn a_kubelet_that_is_not_there_is_said_by_its_folder() {
         node_id: "node-1".to_owned(),
         state_dir: folder.path().join("state"),
         registry: folder.path().join("registry"),
-        cache_dir: folder.path().to_owned(),
-        cache_capacity: None,
         topology: Default::default(),
         plugins_registry: Some(nowhere.clone()),
         unmount_on_exit: true,

@@ -112,6 +112,10 @@ impl Datasets for MemoryDatasets {
         }
         .boxed()
     }
+
+    fn capacity(&self) -> u64 {
+        1 << 40
+    }
 }
 
 /// A folder that goes with all that is mounted in it, also when its test fails.
@@ -193,8 +197,6 @@ impl Cluster {
             node_id: "node-1".to_owned(),
             state_dir: folder.path().join("state"),
             registry: folder.path().join("registry"),
-            cache_dir: folder.path().to_owned(),
-            cache_capacity: None,
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
         };

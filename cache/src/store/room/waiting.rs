@@ -103,7 +103,7 @@ impl Room {
             asked.begun += 1;
             asked.waiting.clone()
         };
-        let tenants = self.budget.quotas.keys().map(Some).chain([None]);
+        let tenants = self.quotas.tenants().map(Some).chain([None]);
         for short in tenants.filter_map(|tenant| self.exceeded(tenant, 0, 0)) {
             wanted.entry(short).or_default();
         }

@@ -46,6 +46,7 @@ pub(super) fn on_node(agent: &Agent, name: &DatasetName) -> Result<Vec<VersionOn
     let versions = agent.versions_on_disk(name).map_err(status)?;
     let on_node = |version: VersionOnDisk| VersionOnNode {
         version: version.version.to_string(),
+        directory: version.directory.display().to_string(),
         bytes: version.bytes,
         pinned: version.pinned,
         last_used: version

@@ -1,50 +1,27 @@
 //! What a node tells of itself: its CacheNode object.
 
-use std::path::Path;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use trackbed_controller::api::{CacheNode, CachedDataset, RACK_LABEL, ZONE_LABEL};
+use trackbed_cache::DiskStatus;
+use trackbed_controller::api::{CacheNode, CachedDataset, Disk, DiskState, RACK_LABEL, ZONE_LABEL};
 
 use super::registry::KubernetesRegistry;
 use super::{ANSWER_WITHIN, MANAGER, reason};
 use crate::keeper::BUILD;
 
-/// The space of a cache's folder, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Space {
-    /// The most that the cache may take.
-    capacity: u64,
-    free: u64,
-}
-
-impl Space {
-    /// Asks the file system; `bound` is the most the cache may hold, if that is bounded.
-    pub(super) fn of(folder: &Path, bound: Option<u64>) -> Space {
-        let disk = statvfs(folder).ok();
-        let size = disk.map_or(0, |disk| disk.blocks().saturating_mul(disk.fragment_size()));
-        let free = disk.map_or(0, |disk| {
-            disk.blocks_available().saturating_mul(disk.fragment_size())
-        });
-        let capacity = bound.unwrap_or(size).min(size);
-        Space {
-            capacity,
-            free: free.min(capacity),
-        }
-    }
-}
-
 /// The object without its status: what is applied when the node starts.
-pub(super) fn object(registry: &KubernetesRegistry, folder: &Path, space: Space) -> Value {
+pub(super) fn object(registry: &KubernetesRegistry, disks: &[DiskStatus]) -> Value {
     let config = registry.config();
     let mut labels = serde_json::Map::new();
-    let mut spec = json!({ "address": config.address,
-        "disks": [{ "path": folder.display().to_string(), "capacityBytes": signed(space.capacity) }] });
+    let disks = disks.iter().map(|disk| Disk {
+        path: disk.directory.display().to_string(),
+        capacity_bytes: signed(disk.capacity_bytes),
+    });
+    let mut spec = json!({ "address": config.address, "disks": disks.collect::<Vec<_>>() });
     if let Some(weight) = config.weight {
         spec["weight"] = weight.into();
     }
@@ -61,19 +38,27 @@ pub(super) fn object(registry: &KubernetesRegistry, folder: &Path, space: Space)
         "metadata": { "name": registry.node(), "labels": labels }, "spec": spec })
 }
 
-/// Its status: a heartbeat, and what is on its disk.
+/// Its status: a heartbeat, and what is on its disks.
 pub(super) fn status(
     registry: &KubernetesRegistry,
-    space: Space,
+    disks: &[DiskStatus],
     datasets: &[CachedDataset],
 ) -> Value {
+    let free = disks.iter().map(|disk| disk.free_bytes);
+    let states = disks.iter().map(|disk| DiskState {
+        path: disk.directory.display().to_string(),
+        used_bytes: signed(disk.stored_bytes),
+        free_bytes: signed(disk.free_bytes),
+        in_service: disk.in_service,
+    });
     json!({ "apiVersion": "trackbed.io/v1", "kind": "CacheNode",
         "metadata": { "name": registry.node() },
         "status": {
             "heartbeat": Time(Timestamp::now()),
             "reportEverySeconds": registry.config().report_every.as_secs(),
             "agentVersion": BUILD,
-            "freeBytes": signed(space.free),
+            "freeBytes": signed(free.fold(0, u64::saturating_add)),
+            "disks": states.collect::<Vec<_>>(),
             "datasets": datasets,
         } })
 }

@@ -8,7 +8,6 @@
 mod tell;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,13 +35,8 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 /// Origins that are listed at a time, and datasets that are warmed.
 const AT_A_TIME: usize = 2;
 
-/// Tends to the datasets until the runtime ends. `capacity` is the most the cache may hold, if bounded.
-pub(crate) async fn tend(
-    registry: Arc<KubernetesRegistry>,
-    agent: Agent,
-    folder: PathBuf,
-    capacity: Option<u64>,
-) {
+/// Tends to the datasets until the runtime ends.
+pub(crate) async fn tend(registry: Arc<KubernetesRegistry>, agent: Agent) {
     let every = registry.config().report_every;
     let mut changes = registry.changes();
     let mut reports = interval(every);
@@ -50,8 +44,6 @@ pub(crate) async fn tend(
     let mut tender = Tender {
         registry,
         agent,
-        folder,
-        capacity,
         tended: HashMap::new(),
         work: JoinSet::new(),
         announced: false,
@@ -140,8 +132,6 @@ struct Tended {
 struct Tender {
     registry: Arc<KubernetesRegistry>,
     agent: Agent,
-    folder: PathBuf,
-    capacity: Option<u64>,
     tended: HashMap<DatasetName, Tended>,
     work: JoinSet<(DatasetName, Outcome)>,
     /// Whether the CacheNode object was applied since the start.

@@ -67,7 +67,7 @@ impl Authority {
         let settings = Settings {
             name: Some(name.to_owned()),
             registry: Some("/unused".into()),
-            cache_dir: Some("/unused".into()),
+            cache_dir: Some(vec!["/unused".into()]),
             tls_ca: write("ca", self.pem.clone()),
             tls_cert: write("cert", certificate.pem()),
             tls_key: write("key", key.serialize_pem()),

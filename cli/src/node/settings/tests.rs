@@ -6,7 +6,7 @@ fn flags(name: &str) -> Settings {
     Settings {
         name: Some(name.into()),
         registry: Some("/r".into()),
-        cache_dir: Some("/c".into()),
+        cache_dir: Some(vec!["/c".into()]),
         tls_ca: Some("/ca".into()),
         tls_cert: Some("/cert".into()),
         tls_key: Some("/key".into()),
@@ -29,6 +29,27 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
     assert_eq!(config.fabric, FabricChoice::Tcp);
     assert_eq!(config.control_listen.port(), 7420);
     assert_eq!(config.admin_socket.path(), Path::new("/c/admin.sock"));
+}
+
+#[test]
+fn a_cache_has_one_folder_or_one_on_each_disk() {
+    let with = |text: &str| {
+        let mut flags = flags("n");
+        flags.cache_dir = None;
+        resolve(flags, Some(file(text).path()))
+    };
+    let one = with("cache-dir: /a\n").unwrap();
+    assert_eq!(one.cache_dirs, [Path::new("/a")]);
+    let several = with("cache-dir: [/a, /b]\n").unwrap();
+    assert_eq!(several.cache_dirs, [Path::new("/a"), Path::new("/b")]);
+    assert_eq!(several.admin_socket.path(), Path::new("/a/admin.sock"));
+    for wrong in ["cache-dir: []\n", "cache-dir: {a: b}\n", ""] {
+        let error = with(wrong).unwrap_err().to_string();
+        assert!(
+            error.contains("cache-dir") || error.contains("folder"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

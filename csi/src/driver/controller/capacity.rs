@@ -1,7 +1,6 @@
 //! How large a volume is said to be. A read-only view of a dataset takes no room, so any size may
 //! be asked for; one that is agreed on stays agreed on.
 
-use nix::sys::statvfs::statvfs;
 use trackbed_proto::csi::v1::{
     CapacityRange, ControllerExpandVolumeRequest, GetCapacityRequest, GetCapacityResponse,
 };
@@ -108,7 +107,10 @@ impl ControllerService {
             .iter()
             .all(|capability| Access::parse(Some(capability)).is_ok());
         let available = match can {
-            true => self.blocking(ControllerService::disk_size).await?,
+            true => {
+                self.blocking(|service| Ok(service.datasets.capacity()))
+                    .await?
+            }
             // Of what cannot be had there is none.
             false => 0,
         };
@@ -117,15 +119,6 @@ impl ControllerService {
             maximum_volume_size: None,
             minimum_volume_size: None,
         })
-    }
-
-    fn disk_size(&self) -> Result<u64, VolumeError> {
-        let disk = statvfs(&self.cache_dir).map_err(|errno| VolumeError::Io {
-            action: format!("looking at the size of {}", self.cache_dir.display()),
-            source: errno.into(),
-        })?;
-        let size = disk.blocks().saturating_mul(disk.fragment_size());
-        Ok(self.cache_capacity.map_or(size, |limit| limit.min(size)))
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use trackbed_cache::{DatasetName, Showable};
 use trackbed_controller::api::{CacheNode, CachedDataset, Dataset, DatasetStatus};
 
-use super::super::announce::{self, Space, answered, signed};
+use super::super::announce::{self, answered, signed};
 use super::super::judge::{Facts, judge};
 use super::super::view::object_of;
 use super::super::{ANSWER_WITHIN, KEEPER_OF_STATUS};
@@ -73,18 +73,18 @@ impl Tender {
         if !due {
             return;
         }
-        let space = Space::of(&self.folder, self.capacity);
+        let disks = self.agent.disks();
         let there = self
             .registry
             .look(|view| !view.is_whole() || view.own_node().is_some());
         let mut done = Ok(());
         if !self.announced || !there {
-            let object = announce::object(&self.registry, &self.folder, space);
+            let object = announce::object(&self.registry, &disks);
             done = announce::apply(&self.registry, &object).await;
             self.announced = done.is_ok();
         }
         if done.is_ok() {
-            let status = announce::status(&self.registry, space, &told);
+            let status = announce::status(&self.registry, &disks, &told);
             done = announce::apply_status(&self.registry, &status).await;
         }
         match done {
