@@ -27,7 +27,7 @@ async fn datasets_go_to_both_disks_and_are_all_there_after_kill_9() {
         expected.push(tree::read(&origin).expect("an origin is read"));
         cluster.register(name, &origin).await;
         let node = &cluster.nodes[0];
-        node.warm(name).await.expect("it is warmed");
+        node.complete(name).await.expect("all of it is on the disk");
     }
     let node = &mut cluster.nodes[0];
     let mut directories = BTreeSet::new();
