@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod digest;
 pub mod disk;
+pub mod erofs;
 pub mod fill;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
