@@ -65,6 +65,9 @@ pub struct AgentConfig {
     /// Whether versions that are complete are verified and laid out as plain files, so that they
     /// can be shown to pods without a process in the way (see [`OpenVersion::showable`]).
     pub lay_out: bool,
+    /// From how many small files on such a version is made an EROFS image instead, which the kernel
+    /// mounts; never without. Only for who can mount one.
+    pub image_from: Option<u32>,
     /// How often a disk that keeps failing, and is not used for now, is tried.
     pub disk_trial_every: Duration,
     /// Bytes a second that are read to verify a complete version before it is shown so.
@@ -89,6 +92,7 @@ impl AgentConfig {
             read_deadline: Duration::from_secs(60),
             hash_threads: 2,
             lay_out: false,
+            image_from: None,
             disk_trial_every: Duration::from_secs(30),
             verify_rate: 512 << 20,
             scrub_rate: 32 << 20,
@@ -247,6 +251,7 @@ impl Agent {
             counters: Arc::clone(&counters),
             room,
             direct: AtomicBool::new(true),
+            image_from: config.image_from.filter(|_| config.lay_out),
             upkeep: wake.clone(),
         };
         let store = workers.run(move || Store::open(layout, parts)).await?;

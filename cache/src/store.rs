@@ -7,7 +7,8 @@
 //! Every read is checked against the seal: what is damaged is forgotten, never returned.
 //!
 //! A version of which every chunk is held, was verified since the machine started, and has its
-//! place in the tree may be shown to pods as plain files (see [`native`]).
+//! place in the tree may be shown to pods as plain files (see [`native`]); one with many small files,
+//! as an EROFS image that the kernel mounts (see [`image`]).
 
 mod commit;
 mod device;
@@ -16,6 +17,7 @@ mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
+mod image;
 mod lay_out;
 mod layout;
 mod native;
@@ -125,6 +127,8 @@ pub(crate) struct StoreParts {
     pub(crate) room: Room,
     /// Whether files are opened past the page cache; cleared where the file system can't.
     pub(crate) direct: AtomicBool,
+    /// From how many small files on a version is shown as an EROFS image; never without.
+    pub(crate) image_from: Option<u32>,
     /// Wakes the agent's upkeep.
     pub(crate) upkeep: async_channel::Sender<()>,
 }

@@ -3,6 +3,7 @@
 mod disk;
 mod evict;
 mod faults;
+mod image;
 mod native;
 mod reading;
 mod restart;
