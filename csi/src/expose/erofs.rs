@@ -45,32 +45,30 @@ pub enum Way {
     Loop,
 }
 
-/// Finds out how images in `directory` can be mounted, by doing so with an empty one, which is shown
-/// nowhere; the directory is made if it is not there. The error says what is missing. Takes moments and
-/// blocks.
+/// Finds out how images in `directory` can be mounted; the directory is made if it is not there. The
+/// error says what is missing. Takes moments and blocks.
 pub fn find_way(directory: &Path) -> Result<Way, String> {
+    decide(|way| try_way(directory, way))
+}
+
+/// Makes the file system of an empty image in `directory`, which is made if it is not there, and shows it
+/// nowhere. Takes moments and blocks.
+pub fn try_way(directory: &Path, way: Way) -> io::Result<()> {
     let trial = directory.join("trial.erofs");
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory);
-    let written = made.and_then(|()| {
-        let manifest = Manifest::empty().map_err(io::Error::other)?;
-        let plan = Plan::of(&manifest).map_err(io::Error::other)?;
-        let image: Vec<u8> = plan.metadata(&manifest).flatten().collect();
-        fs::write(&trial, image)
-    });
-    written.map_err(|error| {
-        format!(
-            "no image can be written to {}: {error}",
-            directory.display()
-        )
-    })?;
-    let found = decide(|way| create(&trial, way).map(drop));
+    made?;
+    let manifest = Manifest::empty().map_err(io::Error::other)?;
+    let plan = Plan::of(&manifest).map_err(io::Error::other)?;
+    let image: Vec<u8> = plan.metadata(&manifest).flatten().collect();
+    fs::write(&trial, image)?;
+    let found = create(&trial, way);
     if let Err(error) = fs::remove_file(&trial) {
         tracing::debug!(%error, "an image that was tried stays");
     }
-    found
+    found.map(drop)
 }
 
 fn decide(works: impl Fn(Way) -> io::Result<()>) -> Result<Way, String> {
