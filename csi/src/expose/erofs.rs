@@ -100,18 +100,19 @@ pub(super) fn mount(
     // One at a time, so that the second finds the first's, and the name is only one's.
     let _mounting = MOUNTING.lock();
     let inode = fs::symlink_metadata(image).map_err(failed)?.ino();
+    let name = name(image, inode);
+    let is_same = |mount: &Mount| of(mount) == Some((version, inode)) && *mount.source == *name;
     let table = MountTable::read().map_err(failed)?;
-    let elsewhere = table.mounts().iter().rev().find(|mount| {
-        of(mount) == Some((version, inode)) && table.top(&mount.mount_point) == Some(*mount)
-    });
+    let elsewhere = table
+        .mounts()
+        .iter()
+        .rev()
+        .find(|mount| is_same(mount) && table.top(&mount.mount_point) == Some(*mount));
     if let Some(elsewhere) = elsewhere {
         bind::bind_read_only(&elsewhere.mount_point, target, no_exec)?;
         // Unless it was taken away just before.
         let now = MountTable::read().map_err(failed)?;
-        if now
-            .top(target)
-            .is_some_and(|top| of(top) == Some((version, inode)))
-        {
+        if now.top(target).is_some_and(is_same) {
             return Ok(());
         }
         bind::detach_top(target)?;
@@ -173,6 +174,8 @@ fn create(image: &Path, way: Way) -> io::Result<FileSystem> {
     let behind = device.as_ref().map_or(image, |device| &device.0);
     let named = Named::new(image, behind)?;
     fsconfig_set_string(&context, "source", &named.0)?;
+    // Else a device is opened for writing too, which a loop device of ours refuses.
+    fsconfig_set_flag(&context, "ro")?;
     if way == Way::File {
         // Else data is in memory twice, as the image's and as the files'. Not before Linux 6.15.
         let _ = fsconfig_set_flag(&context, "directio");
@@ -184,13 +187,18 @@ fn create(image: &Path, way: Way) -> io::Result<FileSystem> {
     })
 }
 
-/// The name by which the mount table tells of an image, for as long as it takes to mount it.
+/// The name by which the mount table tells of an image that is this inode.
+fn name(image: &Path, inode: u64) -> PathBuf {
+    image.with_file_name(format!("image.{inode}"))
+}
+
+/// That name, for as long as it takes to mount it.
 struct Named(PathBuf);
 
 impl Named {
     fn new(image: &Path, behind: &Path) -> io::Result<Named> {
         let inode = fs::symlink_metadata(image)?.ino();
-        let name = image.with_file_name(format!("image.{inode}"));
+        let name = name(image, inode);
         match symlink(behind, &name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // What a kill has left.
