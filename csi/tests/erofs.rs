@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use support::cluster::{Cluster, Folder, mounts_below};
+use support::many::Many;
 use support::site::Site;
 use support::{can_mount, pattern};
 use trackbed_cache::open::VerifyProgress;
@@ -32,6 +33,9 @@ fn ways() -> Vec<Way> {
     });
     ways
 }
+
+/// More than are ever laid out one by one.
+const VERY_MANY: usize = 300_000;
 
 /// A site with more small files than large ones.
 fn site() -> Arc<Site> {
@@ -363,5 +367,47 @@ async fn without_a_way_to_mount_it_an_image_s_version_is_shown_by_fuse_and_the_r
     let refused = node.node_stage_volume(cluster.stage("set")).await;
     let refused = refused.expect_err("it can't be mounted");
     assert!(refused.message().contains("EROFS"), "{}", refused.message());
+    cluster.stop().await.1.expect("ends well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_of_300_000_small_files_becomes_native() {
+    let Some(&way) = ways().first() else {
+        return;
+    };
+    let site = Site::new();
+    let change = |config: &mut trackbed_cache::AgentConfig| {
+        config.lay_out = true;
+        config.image_from = Choice::Auto.image_from();
+    };
+    let origin = Arc::new(Many(VERY_MANY));
+    let agent = site.agent_of(change, |shard| Arc::new(shard), origin).await;
+    site.register(&agent).await;
+    complete(&agent).await;
+    let mut cluster = start(Folder::new(), &agent, way, true).await;
+    stage_and_publish(&cluster, "pod").await;
+    assert!(is_image(&cluster, "pod"));
+    let condition = cluster.condition("set", "pod").await;
+    assert!(
+        condition.message.contains("from an EROFS image"),
+        "{condition:?}"
+    );
+    let pod = cluster.path("pod");
+    let checking = tokio::task::spawn_blocking(move || {
+        assert_eq!(
+            fs::read_dir(pod.join("many")).expect("lists").count(),
+            VERY_MANY / 1000
+        );
+        for number in 0..VERY_MANY {
+            let path = pod.join(Many::path(number));
+            if number % 1000 == 0 {
+                let folder = fs::read_dir(path.parent().expect("in a folder"));
+                assert_eq!(folder.expect("lists").count(), 1000);
+            }
+            let found = fs::read_to_string(path).expect("reads");
+            assert!(found == Many::content(number), "{number}");
+        }
+    });
+    checking.await.expect("right");
     cluster.stop().await.1.expect("ends well");
 }
