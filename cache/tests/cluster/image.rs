@@ -347,3 +347,70 @@ fn an_evicted_version_leaves_no_image_and_gives_back_all_it_took() {
     block_on(version.warm()).expect("all of it");
     assert_image_right(&self::image(&version), cluster.origin.files());
 }
+
+/// Copies a version's directory file by file, the marker first and the image last: each may be older than
+/// what comes after it, as with a kill.
+fn copy_as_killed(live: &Path, to: &Path) {
+    fs::create_dir_all(to.join("tree")).expect("made");
+    let names = [
+        "image.whole",
+        "verified",
+        "presence.a",
+        "presence.b",
+        "manifest",
+        "origin",
+        "seals",
+        "small.pack",
+        "tree/large.tar",
+        "image.erofs",
+    ];
+    for name in names {
+        let Ok(mut from) = fs::File::open(live.join(name)) else {
+            continue;
+        };
+        let mut copy = fs::File::create(to.join(name)).expect("made");
+        std::io::copy(&mut from, &mut copy).expect("copied");
+        let time = from.metadata().expect("stats").modified().expect("a time");
+        copy.set_modified(time).expect("set");
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_of_making_an_image_leaves_none_that_is_believed_and_wrong() {
+    let cluster = Cluster::new(mostly_small());
+    let mut config = cluster.config("a");
+    (config.lay_out, config.image_from) = (true, Some(10));
+    // Slow enough that some of the moments are in the middle.
+    config.verify_rate = 24 << 20;
+    let node = cluster.try_start(config).expect("starts");
+    let record = cluster.register(&node);
+    let live = cluster.version_dir("a", record.version);
+    let version = node.open();
+    block_on(version.warm()).expect("all of it");
+    block_on(node.agent.flush());
+    let copy_of = |moment: usize| cluster.version_dir(&format!("killed-{moment}"), record.version);
+    let (mut moments, mut whole) = (0, false);
+    while !whole {
+        whole = version.showable().is_native();
+        copy_as_killed(&live, &copy_of(moments));
+        moments += 1;
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    drop(version);
+    node.stop();
+    let mut unmarked = 0;
+    for moment in 0..moments {
+        let copy = copy_of(moment);
+        match copy.join("image.whole").exists() {
+            true => assert_image_right(&copy.join("image.erofs"), cluster.origin.files()),
+            false => unmarked += 1,
+        }
+        let node = cluster.start_imaging(&format!("killed-{moment}"));
+        assert_image_right(&image(&node.open()), cluster.origin.files());
+        node.stop();
+    }
+    assert!(
+        unmarked > 0 && unmarked < moments,
+        "{unmarked} of {moments}"
+    );
+}
