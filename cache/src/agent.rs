@@ -32,7 +32,9 @@ use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
 use crate::registry::{DatasetName, DatasetRecord, Namespace, Readers, Registry, RegistryError};
 use crate::seal::SLOT_BYTES;
-use crate::store::{Budget, Device, Health, Layout, Room, Store, StoreError, StoreParts, failed};
+use crate::store::{
+    Budget, Device, Health, ImageMended, Layout, Room, Store, StoreError, StoreParts, failed,
+};
 use crate::workers::Workers;
 
 pub use evict::{Keeps, Mounted};
@@ -252,6 +254,7 @@ impl Agent {
             room,
             direct: AtomicBool::new(true),
             image_from: config.image_from.filter(|_| config.lay_out),
+            image_mended: OnceLock::new(),
             upkeep: wake.clone(),
         };
         let store = workers.run(move || Store::open(layout, parts)).await?;
@@ -293,6 +296,12 @@ impl Agent {
             versions::open_current(&agent.0);
         }
         Ok(agent)
+    }
+
+    /// From now on `tell` is told which chunk of a version's image was damaged and put right on the disk,
+    /// as who has the image mounted may have the damage in memory. A second one is ignored.
+    pub fn when_images_are_mended(&self, tell: ImageMended) {
+        self.0.store.when_images_are_mended(tell);
     }
 
     /// What serves this node's chunks to peers; goes into the fabric.

@@ -37,5 +37,5 @@ pub use open::{Brought, OpenVersion, Progress, ReadError};
 pub use origin::OriginUrl;
 pub use peers::{ControlError, PeerControl};
 pub use registry::{DatasetName, DatasetRecord, Member, Registry};
-pub use store::{Device, Showable};
+pub use store::{Device, ImageMended, Showable};
 pub use verified::VerifiedBytes;

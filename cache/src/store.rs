@@ -31,8 +31,8 @@ mod version;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -116,6 +116,9 @@ pub(crate) enum ChunkFault {
     },
 }
 
+/// Is told which chunk of a version's image was put right on the disk. Called on a thread that may wait.
+pub type ImageMended = Box<dyn Fn(&Manifest, u32) + Send + Sync>;
+
 /// What the store and its versions work with.
 pub(crate) struct StoreParts {
     pub(crate) shard: Shard,
@@ -129,6 +132,8 @@ pub(crate) struct StoreParts {
     pub(crate) direct: AtomicBool,
     /// From how many small files on a version is shown as an EROFS image; never without.
     pub(crate) image_from: Option<u32>,
+    /// Who has images mounted, and is to forget what was damaged.
+    pub(crate) image_mended: OnceLock<ImageMended>,
     /// Wakes the agent's upkeep.
     pub(crate) upkeep: async_channel::Sender<()>,
 }
@@ -204,6 +209,11 @@ impl Store {
             true => Ok(()),
             false => Err(io::Error::from_raw_os_error(libc::EIO)),
         }
+    }
+
+    /// From now on this is told of images that were mended. A second one is ignored.
+    pub(crate) fn when_images_are_mended(&self, tell: ImageMended) {
+        let _ = self.parts.image_mended.set(tell);
     }
 
     /// What may be kept, and what is.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use trackbed_cache::origin::{ListProgress, Origins};
 use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::{Agent, AgentConfig, DatasetName, Digest, OriginUrl, Registry};
+use trackbed_csi::expose::erofs;
 use trackbed_csi::expose::mountinfo::{Mount, MountTable};
 use trackbed_csi::expose::native::NativeFirst;
 use trackbed_csi::expose::{Expose, Exposed, VersionView};
@@ -188,6 +189,7 @@ async fn mount(args: &MountArgs, target: &Path) -> Result<(), Failure> {
         _ = ending.recv() => return Err(Failure::interrupted()),
     };
     let shown = show(args, images, &cache, target, view).await?;
+    agent.when_images_are_mended(Box::new(erofs::forget_pages));
     tracing::info!(path = %target.display(), "mounted: Ctrl-C, or umount, ends it");
     tokio::select! {
         _ = ending.recv() => {}

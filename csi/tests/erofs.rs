@@ -15,7 +15,7 @@ use support::site::Site;
 use support::{can_mount, pattern};
 use trackbed_cache::open::VerifyProgress;
 use trackbed_cache::{Agent, DatasetName, OpenVersion, Showable};
-use trackbed_csi::expose::erofs::{Way, try_way};
+use trackbed_csi::expose::erofs::{self, Way, try_way};
 use trackbed_csi::expose::fuse::InProcess;
 use trackbed_csi::expose::mountinfo::{Mount, MountTable};
 use trackbed_csi::expose::native::{self, Choice, NativeFirst};
@@ -310,7 +310,7 @@ async fn damage_is_mended_beneath_pods_and_an_image_that_is_made_anew_is_for_new
         let cluster = start(Folder::new(), &agent, way, true).await;
         stage_and_publish(&cluster, "pod").await;
         let version = agent.open(&set(), None).await.expect("opens");
-        // A file's first block, as the reader of the disk finds it; nobody has read it yet.
+        // A file's first block.
         let wanted = pattern(9 << 20, 3);
         let bytes = fs::read(&image).expect("reads");
         let at = bytes
@@ -327,6 +327,12 @@ async fn damage_is_mended_beneath_pods_and_an_image_that_is_made_anew_is_for_new
             .expect("writes");
         file.sync_all().expect("syncs");
         file.set_modified(SystemTime::UNIX_EPOCH).expect("sets");
+        agent.when_images_are_mended(Box::new(erofs::forget_pages));
+        let damaged = fs::read(cluster.path("pod/shards/0.tar")).expect("reads");
+        assert!(
+            damaged[..64] != wanted[..64],
+            "and it is in memory from now on"
+        );
         let report = version.verify(&VerifyProgress::default()).await;
         assert_eq!((report.mended, report.lost), (1, 0), "{report:?}");
         check(&site, cluster.path("pod")).await;

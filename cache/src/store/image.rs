@@ -385,7 +385,11 @@ impl VersionStore {
                 }
             }
             set_time(&file)?;
-            file.sync_all()
+            file.sync_all()?;
+            if let Some(tell) = version.parts.image_mended.get() {
+                tell(manifest, chunk);
+            }
+            Ok(())
         };
         let mended = self.parts.workers.run(mend).await;
         if mended.is_err() {

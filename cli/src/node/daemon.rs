@@ -26,7 +26,7 @@ use trackbed_cache::origin::Origins;
 use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::{Agent, AgentConfig, Registry};
 use trackbed_csi::driver::{self, CsiEndpoint, Driver, DriverConfig};
-use trackbed_csi::expose::native::NativeFirst;
+use trackbed_csi::expose::{erofs, native::NativeFirst};
 use trackbed_csi::keeper::KeptMounts;
 use trackbed_rdma::shard::Shard;
 
@@ -328,6 +328,7 @@ async fn serve_csi(
         Ok((kept, driver.map_err(Failure::usage)?))
     });
     let (kept, driver) = making.await.map_err(Failure::failed)??;
+    agent.when_images_are_mended(Box::new(erofs::forget_pages));
     // Not before it is known what an earlier node has left mounted.
     agent.begin_evicting(Box::new(driver.mounted()));
     serving.spawn(async move {

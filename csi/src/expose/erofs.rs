@@ -6,13 +6,17 @@
 //! mount with a source that ends in `versions/<digest>/image.<inode>`: the version, and which file it is,
 //! as an image that had to be made anew is another.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::libc;
 use parking_lot::Mutex;
 use rustix::fs::CWD;
 use rustix::mount::{
@@ -20,6 +24,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 use trackbed_cache::erofs::Plan;
+use trackbed_cache::manifest::Extent;
 use trackbed_cache::{Digest, Manifest};
 
 use super::mountinfo::{Mount, MountTable};
@@ -118,7 +123,7 @@ pub(super) fn mount(
         bind::detach_top(target)?;
     }
     let file_system = create(image, way).map_err(|error| match error.raw_os_error() {
-        Some(nix::libc::EPERM) => ExposeError::NotPermitted {
+        Some(libc::EPERM) => ExposeError::NotPermitted {
             target: target.to_owned(),
         },
         _ => failed(error),
@@ -156,6 +161,47 @@ fn of(mount: &Mount) -> Option<(Digest, u64)> {
 /// The version whose image this is a mount of, if it is one.
 pub(super) fn version_of(mount: &Mount) -> Option<Digest> {
     of(mount).map(|(version, _)| version)
+}
+
+/// Has the kernel forget what it has in memory of a chunk's files in mounts of its version's image, so that
+/// they are read from the disk the next time.
+pub fn forget_pages(manifest: &Manifest, chunk: u32) {
+    let table = match MountTable::read() {
+        Ok(table) => table,
+        Err(error) => {
+            tracing::warn!(%error, "pods may go on seeing what was damaged of an image and is in memory");
+            return;
+        }
+    };
+    let mut file_systems = HashSet::new();
+    for mount in table.mounts() {
+        let seen = table.top(&mount.mount_point) == Some(mount);
+        if !seen || version_of(mount) != Some(manifest.digest()) {
+            continue;
+        }
+        // Mounts of one file system share its memory.
+        if !file_systems.insert(mount.device) {
+            continue;
+        }
+        for extent in manifest.extents(chunk) {
+            let path = manifest.path(extent.entry);
+            let path = mount.mount_point.join(OsStr::from_bytes(&path));
+            if let Err(error) = forget(&path, extent) {
+                tracing::debug!(path = %path.display(), %error, "a file's pages stay in memory");
+            }
+        }
+    }
+}
+
+fn forget(path: &Path, extent: Extent) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    let offset = extent.file_offset.try_into().map_err(io::Error::other)?;
+    let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+    Ok(posix_fadvise(file, offset, extent.len.into(), advice)?)
 }
 
 /// An image's file system, mounted nowhere yet. It goes with this unless it is mounted.
@@ -236,9 +282,7 @@ impl LoopDevice {
             return Err(io::Error::other(said.trim().to_owned()));
         }
         let path = output.stdout.trim_ascii();
-        Ok(LoopDevice(
-            Path::new(std::ffi::OsStr::from_bytes(path)).to_owned(),
-        ))
+        Ok(LoopDevice(Path::new(OsStr::from_bytes(path)).to_owned()))
     }
 }
 
@@ -289,7 +333,7 @@ mod tests {
         let only = |working: &'static [Way]| {
             decide(move |way| match working.contains(&way) {
                 true => Ok(()),
-                false => Err(io::Error::from_raw_os_error(nix::libc::ENODEV)),
+                false => Err(io::Error::from_raw_os_error(libc::ENODEV)),
             })
         };
         assert_eq!(only(&[Way::File, Way::Loop]), Ok(Way::File));
