@@ -7,59 +7,27 @@
 //! image mounted. A marker beside it is written last: without one nothing in the image is believed, and
 //! it is made anew as another file.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
-use std::time::SystemTime;
 
 use futures::stream::{self, StreamExt};
 use futures_timer::Delay;
-use nix::sys::stat::fstat;
-use serde::{Deserialize, Serialize};
 use trackbed_rdma::slab::{Lease, Slab};
 
 use super::lay_out::{Laid, PACKS_AT_A_TIME, TICK};
-use super::layout::sync_directory;
 use super::tree::drop_cached;
 use super::version::VersionStore;
-use crate::digest::Digest;
 use crate::erofs::Plan;
 use crate::manifest::{CHUNK_BYTES, Manifest};
-use crate::replace::{remove, replace};
 
-/// In a version's directory, its image.
-pub(super) const FILE: &str = "image.erofs";
-const MARKER: &str = "image.whole";
-/// Says how images are laid out; an image of another kind is made anew. To be raised with every change
-/// of what [`crate::erofs`] makes of the same version.
-const FORMAT: u32 = 1;
+mod file;
 
-/// What the marker says.
-#[derive(Serialize, Deserialize)]
-struct Marker {
-    version: Digest,
-    format: u32,
-    /// Length of the image.
-    bytes: u64,
-}
-
-fn read_marker(version: &Path) -> Option<Marker> {
-    serde_json::from_slice(&fs::read(version.join(MARKER)).ok()?).ok()
-}
-
-/// Whether the image in a version's directory was made whole.
-pub(super) fn is_whole(version: &Path, digest: &Digest) -> bool {
-    read_marker(version).is_some_and(|marker| marker.version == *digest && marker.format == FORMAT)
-}
-
-/// Bytes that the image has added to a version.
-pub(super) fn bytes(version: &Path) -> u64 {
-    read_marker(version).map_or(0, |marker| marker.bytes)
-}
+pub(super) use file::{FILE, Stamp, bytes, discard, is_changed, is_whole, mark_whole, stamp};
+use file::{create, open, set_time, unmark};
 
 /// The image of a version that is to be shown as one: of `from` small files on, if the large ones,
 /// which the image has a second time, have no more bytes than the small ones. The reason, if it is not.
@@ -81,92 +49,6 @@ pub(super) fn plan(manifest: &Manifest, from: Option<u32>) -> Result<Plan, Strin
         ));
     }
     Plan::of(manifest).map_err(|error| error.to_string())
-}
-
-/// Says that the image is whole. All of it must be on the disk.
-pub(super) fn mark_whole(version: &Path, manifest: &Manifest, plan: &Plan) -> io::Result<()> {
-    let marker = Marker {
-        version: manifest.digest(),
-        format: FORMAT,
-        bytes: plan.image_bytes(),
-    };
-    replace(&version.join(MARKER), &serde_json::to_vec(&marker)?)
-}
-
-fn gone_is_fine(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
-/// Takes back that the image is whole.
-pub(super) fn unmark(version: &Path) -> io::Result<()> {
-    gone_is_fine(remove(&version.join(MARKER)))
-}
-
-/// Removes the image, and what says that it is whole before that. Whoever has it mounted keeps it.
-pub(super) fn discard(version: &Path) -> io::Result<()> {
-    unmark(version)?;
-    gone_is_fine(remove(&version.join(FILE)))
-}
-
-/// What tells that nobody else has written to the image: its inode, its length and the time of its last
-/// change, which no call sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    inode: u64,
-    len: i64,
-    changed: (i64, i64),
-}
-
-fn open(version: &Path, write: bool, direct: bool) -> io::Result<File> {
-    let direct = if direct { libc::O_DIRECT } else { 0 };
-    fs::OpenOptions::new()
-        .read(true)
-        .write(write)
-        .custom_flags(libc::O_NOFOLLOW | direct)
-        .open(version.join(FILE))
-}
-
-/// The image's stamp.
-pub(super) fn stamp(version: &Path) -> io::Result<Stamp> {
-    let found = fstat(open(version, false, false)?.as_fd())?;
-    Ok(Stamp {
-        inode: found.st_ino,
-        len: found.st_size,
-        changed: (found.st_ctime, found.st_ctime_nsec),
-    })
-}
-
-/// Whether somebody has written to the image since it was made, or it is gone: who writes to it changes
-/// its length or its time.
-pub(super) fn is_changed(version: &Path, plan: &Plan) -> bool {
-    let found = fs::symlink_metadata(version.join(FILE));
-    !found.is_ok_and(|found| {
-        found.is_file()
-            && found.len() == plan.image_bytes()
-            && (found.mtime(), found.mtime_nsec()) == (0, 0)
-    })
-}
-
-/// Gives the image the time by which it is told that nobody has written to it.
-fn set_time(image: &File) -> io::Result<()> {
-    image.set_modified(SystemTime::UNIX_EPOCH)
-}
-
-/// A new, empty file in the place of whatever is there.
-fn create(version: &Path, plan: &Plan) -> io::Result<File> {
-    discard(version)?;
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(version.join(FILE))?;
-    file.set_len(plan.image_bytes())?;
-    sync_directory(version)?;
-    Ok(file)
 }
 
 fn missing() -> io::Error {
@@ -339,6 +221,7 @@ impl VersionStore {
             let reading = device.read_at(Arc::clone(file), from, scratch, 0, wanted.len());
             let (back, read) = reading.await;
             scratch = back;
+            self.parts.health.note("reading an image", &read);
             match read {
                 Ok(count) if scratch[..count] == *wanted => {}
                 Ok(_) => return (scratch, Ok(false)),
