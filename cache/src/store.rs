@@ -116,8 +116,9 @@ pub(crate) enum ChunkFault {
     },
 }
 
-/// Is told which chunk of a version's image was put right on the disk. Called on a thread that may wait.
-pub type ImageMended = Box<dyn Fn(&Manifest, u32) + Send + Sync>;
+/// Is told which chunk of a version's image was put right on the disk, and the chunk's bytes. Called on a
+/// thread that may wait.
+pub type ImageMended = Box<dyn Fn(&Manifest, u32, &[u8]) + Send + Sync>;
 
 /// What the store and its versions work with.
 pub(crate) struct StoreParts {

@@ -270,7 +270,7 @@ impl VersionStore {
             set_time(&file)?;
             file.sync_all()?;
             if let Some(tell) = version.parts.image_mended.get() {
-                tell(manifest, chunk);
+                tell(manifest, chunk, &content[..len]);
             }
             Ok(())
         };

@@ -11,9 +11,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc;
@@ -37,6 +38,10 @@ pub(super) const FS_TYPE: &str = "erofs";
 const SOURCE: &[u8] = b"image.";
 
 static MOUNTING: Mutex<()> = Mutex::new(());
+
+/// How often the kernel is told to forget what stays in memory, and after what pause again.
+const FORGET_ATTEMPTS: u32 = 20;
+const FORGET_AGAIN: Duration = Duration::from_millis(50);
 
 /// The tool that makes loop devices, of util-linux.
 const LOSETUP: &str = "losetup";
@@ -163,9 +168,9 @@ pub(super) fn version_of(mount: &Mount) -> Option<Digest> {
     of(mount).map(|(version, _)| version)
 }
 
-/// Has the kernel forget what it has in memory of a chunk's files in mounts of its version's image, so that
-/// they are read from the disk the next time.
-pub fn forget_pages(manifest: &Manifest, chunk: u32) {
+/// Has the kernel forget what it has in memory of a chunk's files in mounts of its version's image, and makes
+/// sure that what is read there now are the chunk's bytes. Blocks.
+pub fn forget_pages(manifest: &Manifest, chunk: u32, content: &[u8]) {
     let table = match MountTable::read() {
         Ok(table) => table,
         Err(error) => {
@@ -186,22 +191,35 @@ pub fn forget_pages(manifest: &Manifest, chunk: u32) {
         for extent in manifest.extents(chunk) {
             let path = manifest.path(extent.entry);
             let path = mount.mount_point.join(OsStr::from_bytes(&path));
-            if let Err(error) = forget(&path, extent) {
-                tracing::debug!(path = %path.display(), %error, "a file's pages stay in memory");
+            let begin = extent.chunk_offset as usize;
+            let wanted = content.get(begin..begin + extent.len as usize);
+            if let Err(error) = forget(&path, extent, wanted.unwrap_or_default()) {
+                tracing::warn!(path = %path.display(), %error,
+                    "pods may go on seeing what was damaged of a file and is in memory");
             }
         }
     }
 }
 
-fn forget(path: &Path, extent: Extent) -> io::Result<()> {
+fn forget(path: &Path, extent: Extent, wanted: &[u8]) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let file = options
         .read(true)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
     let offset = extent.file_offset.try_into().map_err(io::Error::other)?;
-    let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-    Ok(posix_fadvise(file, offset, extent.len.into(), advice)?)
+    let mut found = vec![0; wanted.len()];
+    for _ in 0..FORGET_ATTEMPTS {
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        posix_fadvise(&file, offset, extent.len.into(), advice)?;
+        file.read_exact_at(&mut found, extent.file_offset)?;
+        if found == wanted {
+            return Ok(());
+        }
+        // Pages that something uses for a moment stay, and the kernel does not say so.
+        std::thread::sleep(FORGET_AGAIN);
+    }
+    Err(io::Error::other("the kernel does not forget it"))
 }
 
 /// An image's file system, mounted nowhere yet. It goes with this unless it is mounted.
