@@ -118,7 +118,7 @@ make_initramfs() {
     for applet in mount grep poweroff insmod sleep mkdir ln cp ip switch_root; do
         ln -s busybox "$tree/bin/$applet"
     done
-    cp "$guest"/early-modules/* "$tree/modules/"
+    cp "$guest/kernels/$kernel"/early-modules/* "$tree/modules/"
     cp "$vm_d/initramfs-init" "$tree/init"
     cp "$vm_d/guest-init" "$guest_part/guest-init"
     printf '%s\n' "${shares[@]}" >"$guest_part/shares"
@@ -143,7 +143,7 @@ machine() {
     qemu=(
         qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot
         -machine q35 -smp "$cpus" -m "$memory"
-        -kernel "$guest/vmlinux" -initrd "$work/initramfs"
+        -kernel "$guest/kernels/$kernel/vmlinux" -initrd "$work/initramfs"
         -chardev "file,id=console,path=$(quoted "$work/console")" -serial chardev:console
     )
     # Emulation: the fifth level of page tables only costs time, and the clock's
@@ -162,12 +162,12 @@ audit=0 nowatchdog no_timer_check apparmor=0 rcupdate.rcu_expedited=1 cryptomgr.
 
 compose_qemu() {
     local mode="$1" index tag path option
-    local accelerator kernel="$kernel_line"
+    local accelerator line="$kernel_line"
     accelerator="$(accelerator)"
     machine "$accelerator"
-    [[ "$accelerator" == kvm ]] || kernel+=" tsc=reliable"
+    [[ "$accelerator" == kvm ]] || line+=" tsc=reliable"
     qemu+=(
-        -append "$kernel"
+        -append "$line"
         -drive "file=$(quoted "$guest/root.ext4"),if=none,id=root,format=raw,readonly=on"
         -device virtio-blk-pci,drive=root
         -drive "file=$(quoted "$work/disk"),if=none,id=disk,format=raw,cache=unsafe,discard=unmap"

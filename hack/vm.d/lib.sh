@@ -22,6 +22,12 @@ list() {
     sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$vm_d/$1"
 }
 
+# Names of the kernels that a guest can boot.
+kernels() {
+    echo newest
+    list kernels | cut -d' ' -f1
+}
+
 as_root() {
     if ((EUID == 0)); then
         "$@"
@@ -32,11 +38,11 @@ as_root() {
     fi
 }
 
-# The guest's folder in the cache: vmlinux, root.ext4, busybox, early-modules/.
+# The guest's folder in the cache: root.ext4, busybox, kernels/.
 # Its name changes with all that decides its content, so that a guest is either
 # there whole and right, or not there.
 guest_folder() {
     local key
-    key="$( (list packages && list modules && cat "$vm_d/build-guest") | sha256sum)"
+    key="$( (list packages && list modules && list kernels && cat "$vm_d/build-guest") | sha256sum)"
     echo "$cache/guest-${key:0:12}"
 }

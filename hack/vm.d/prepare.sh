@@ -35,8 +35,8 @@ make_guest() {
 
     as_root rm -rf "$building"
     mkdir -p "$building/debs"
-    say "fetching the kernel and busybox of Debian $suite"
-    fetch_packages "$apt_dir" "$building/debs"
+    say "fetching the kernels and busybox of Debian"
+    fetch_all "$apt_dir" "$building/debs"
 
     say "making the guest's root file system (one to three minutes)"
     # In a mount namespace, so that an interrupted debootstrap leaves no mount.
@@ -45,7 +45,7 @@ make_guest() {
     as_root chown -R "$(id -u):$(id -g)" "$building"
     rm -rf "$building/debs" "$apt_dir"
     mv "$building" "$guest"
-    say "the guest is ready: Linux $(<"$guest/kernel-version"), in $guest"
+    say "the guest is ready: Linux $(cat "$guest"/kernels/*/version | paste -sd' ' -), in $guest"
 }
 
 # --- host tools -------------------------------------------------------------
@@ -185,8 +185,25 @@ newest() {
     apt-cache "${options[@]}" madison "$1" | awk -F ' *[|] *' 'NR == 1 { print $2 }'
 }
 
+# Busybox, and the packages of each kernel in a folder of its own. Sets `suite` back when it is through
+# with those of other suites.
+fetch_all() {
+    local folder="$1" target="$2" own="$suite" options name
+    guest_apt_options "$folder"
+    fetch "$target" busybox-static
+    fetch_kernel "$folder" "$target/newest"
+    while read -r name suite; do
+        rm -rf "$folder"
+        guest_apt_options "$folder"
+        apt-get "${options[@]}" update -qq >/dev/null ||
+            die "there is no Debian $suite at $mirror, whose kernel $name hack/vm.d/kernels names"
+        fetch_kernel "$folder" "$target/$name"
+    done < <(list kernels)
+    suite="$own"
+}
+
 # linux-image-amd64 only names the packages of the newest kernel.
-fetch_packages() {
+fetch_kernel() {
     local folder="$1" target="$2" options names
     guest_apt_options "$folder"
     mapfile -t names < <(
@@ -195,6 +212,12 @@ fetch_packages() {
             grep -E '^linux-(image|base|binary|modules)-[0-9]' | sort -u
     )
     ((${#names[@]})) || die "linux-image-amd64 of Debian $suite names no kernel"
-    (cd "$target" && apt-get "${options[@]}" download -qq "${names[@]}" busybox-static) >/dev/null ||
-        die "could not fetch ${names[*]} of Debian $suite"
+    fetch "$target" "${names[@]}"
+}
+
+# fetch FOLDER PACKAGE...
+fetch() {
+    mkdir -p "$1"
+    (cd "$1" && shift && apt-get "${options[@]}" download -qq "$@") >/dev/null ||
+        die "could not fetch ${*:2} of Debian $suite"
 }
