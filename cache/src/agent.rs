@@ -31,7 +31,9 @@ use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
 use crate::registry::{DatasetName, DatasetRecord, Namespace, Readers, Registry, RegistryError};
 use crate::seal::SLOT_BYTES;
-use crate::store::{Budget, Device, DiskStatus, Disks, DisksParts, Quotas, StoreError};
+use crate::store::{
+    Budget, Device, DiskStatus, Disks, DisksParts, ImageMended, Quotas, StoreError,
+};
 use crate::workers::Workers;
 
 pub use evict::{Keeps, Mounted};
@@ -65,6 +67,9 @@ pub struct AgentConfig {
     /// Whether versions that are complete are verified and laid out as plain files, so that they
     /// can be shown to pods without a process in the way (see [`OpenVersion::showable`]).
     pub lay_out: bool,
+    /// From how many small files on such a version is made an EROFS image instead, which the kernel
+    /// mounts; never without. Only for who can mount one.
+    pub image_from: Option<u32>,
     /// How often a disk that keeps failing, and is not used for now, is tried.
     pub disk_trial_every: Duration,
     /// Bytes a second that are read to verify a complete version before it is shown so.
@@ -89,6 +94,7 @@ impl AgentConfig {
             read_deadline: Duration::from_secs(60),
             hash_threads: 2,
             lay_out: false,
+            image_from: None,
             disk_trial_every: Duration::from_secs(30),
             verify_rate: 512 << 20,
             scrub_rate: 32 << 20,
@@ -240,6 +246,8 @@ impl Agent {
                 disk_percent: config.disk_percent,
             },
             quotas: Arc::new(Quotas::new(config.quotas.clone())),
+            image_from: config.image_from.filter(|_| config.lay_out),
+            image_mended: Arc::default(),
             upkeep: wake.clone(),
             evictor: wake_evictor,
         };
@@ -285,6 +293,12 @@ impl Agent {
             versions::open_current(&agent.0);
         }
         Ok(agent)
+    }
+
+    /// From now on `tell` is told which chunk of a version's image was damaged and put right on the disk,
+    /// as who has the image mounted may have the damage in memory. A second one is ignored.
+    pub fn when_images_are_mended(&self, tell: ImageMended) {
+        self.0.disks.when_images_are_mended(tell);
     }
 
     /// What serves this node's chunks to peers; goes into the fabric.

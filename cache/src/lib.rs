@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod digest;
 pub mod disk;
+pub mod erofs;
 pub mod fill;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -36,5 +37,5 @@ pub use open::{Brought, OpenVersion, Progress, ReadError};
 pub use origin::OriginUrl;
 pub use peers::{ControlError, PeerControl};
 pub use registry::{DatasetName, DatasetRecord, Member, Registry};
-pub use store::{Device, DiskStatus, Showable};
+pub use store::{Device, DiskStatus, ImageMended, Showable};
 pub use verified::VerifiedBytes;

@@ -7,7 +7,8 @@
 //! Every read is checked against the seal: what is damaged is forgotten, never returned.
 //!
 //! A version of which every chunk is held, was verified since the machine started, and has its
-//! place in the tree may be shown to pods as plain files (see [`native`]).
+//! place in the tree may be shown to pods as plain files (see [`native`]); one with many small files,
+//! as an EROFS image that the kernel mounts (see [`image`]).
 
 mod commit;
 mod device;
@@ -17,6 +18,7 @@ mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
+mod image;
 mod lay_out;
 mod layout;
 mod native;
@@ -30,8 +32,8 @@ mod version;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -134,6 +136,10 @@ pub(crate) enum ChunkFault {
     },
 }
 
+/// Is told which chunk of a version's image was put right on the disk, and the chunk's bytes. Called on a
+/// thread that may wait.
+pub type ImageMended = Box<dyn Fn(&Manifest, u32, &[u8]) + Send + Sync>;
+
 /// What the store of a disk and its versions work with.
 pub(crate) struct StoreParts {
     pub(crate) shard: Shard,
@@ -145,6 +151,10 @@ pub(crate) struct StoreParts {
     pub(crate) room: Room,
     /// Whether files are opened past the page cache; cleared where the file system can't.
     pub(crate) direct: AtomicBool,
+    /// From how many small files on a version is shown as an EROFS image; never without.
+    pub(crate) image_from: Option<u32>,
+    /// Who has images mounted, and is to forget what was damaged.
+    pub(crate) image_mended: Arc<OnceLock<ImageMended>>,
     /// Wakes the agent's upkeep.
     pub(crate) upkeep: async_channel::Sender<()>,
 }

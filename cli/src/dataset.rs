@@ -362,11 +362,13 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
         chunks_present,
         bytes_present,
         native,
+        native_from,
         not_native_because,
         versions,
         ..
     } = status;
     let shown = match native {
+        true if native_from == "erofs" => "natively, from an EROFS image".to_owned(),
         true => "natively".to_owned(),
         false => format!("by FUSE ({not_native_because})"),
     };
@@ -374,7 +376,7 @@ async fn status(mut client: Client, name: String, output: Output) -> Result<Stri
         Output::Json => json!({
             "dataset": object(&dataset), "files": files, "bytes": bytes, "chunks": chunks,
             "chunks_present": chunks_present, "bytes_present": bytes_present,
-            "native": native, "not_native_because": not_native_because,
+            "native": native, "native_from": native_from, "not_native_because": not_native_because,
             "versions": versions.iter().map(keep::object).collect::<Vec<_>>(),
         })
         .to_string(),

@@ -6,7 +6,7 @@ mod alone;
 
 use crate::exit::Failure;
 use crate::keeper::PassthroughChoice;
-use crate::node::{DEFAULT_MEMORY, ExposeChoice, engine, keeper};
+use crate::node::{DEFAULT_MEMORY, ExposeChoice, Images, engine, keeper};
 use crate::size::Size;
 use alone::{Alone, NoPeers};
 use clap::Args;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use trackbed_cache::origin::{ListProgress, Origins};
 use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::{Agent, AgentConfig, DatasetName, Digest, OriginUrl, Registry};
+use trackbed_csi::expose::erofs;
 use trackbed_csi::expose::mountinfo::{Mount, MountTable};
 use trackbed_csi::expose::native::NativeFirst;
 use trackbed_csi::expose::{Expose, Exposed, VersionView};
@@ -169,7 +170,8 @@ async fn mount(args: &MountArgs, target: &Path) -> Result<(), Failure> {
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&cache, private)
         .map_err(|error| Failure::failed(format!("{}: {error}", cache.display())))?;
-    let agent = start(args, &cache).await?;
+    let images = Images::find(args.expose, &cache).await;
+    let agent = start(args, images, &cache).await?;
     let working = async {
         let version = list(&agent, &source).await?;
         let name: DatasetName = NAME.parse().map_err(Failure::failed)?;
@@ -186,7 +188,8 @@ async fn mount(args: &MountArgs, target: &Path) -> Result<(), Failure> {
         view = working => view?,
         _ = ending.recv() => return Err(Failure::interrupted()),
     };
-    let shown = show(args, &cache, target, view).await?;
+    let shown = show(args, images, &cache, target, view).await?;
+    agent.when_images_are_mended(Box::new(erofs::forget_pages));
     tracing::info!(path = %target.display(), "mounted: Ctrl-C, or umount, ends it");
     tokio::select! {
         _ = ending.recv() => {}
@@ -197,7 +200,7 @@ async fn mount(args: &MountArgs, target: &Path) -> Result<(), Failure> {
     ended
 }
 
-async fn start(args: &MountArgs, cache: &Path) -> Result<Agent, Failure> {
+async fn start(args: &MountArgs, images: Images, cache: &Path) -> Result<Agent, Failure> {
     engine::raise_memory_lock_limit();
     let shard = engine::start_shard(args.memory.unwrap_or(DEFAULT_MEMORY).0)?;
     let mut config = AgentConfig::new(NAME, cache);
@@ -205,6 +208,7 @@ async fn start(args: &MountArgs, cache: &Path) -> Result<Agent, Failure> {
         config.capacity = capacity.0;
     }
     config.lay_out = args.expose != ExposeChoice::Fuse;
+    config.image_from = images.from;
     let slab = shard.slab().clone();
     let registry = Arc::new(Alone::default());
     let origins = Arc::new(Origins::default());
@@ -239,6 +243,7 @@ struct Shown {
 
 async fn show(
     args: &MountArgs,
+    images: Images,
     cache: &Path,
     target: &Path,
     view: Arc<dyn VersionView>,
@@ -249,7 +254,7 @@ async fn show(
     // The kernel's handshake, and starting the keeper, block.
     let showing = tokio::task::spawn_blocking(move || {
         let kept = keeper::connect(&cache, None, passthrough)?;
-        let ways = NativeFirst::new(Arc::new(kept.clone()), expose.into());
+        let ways = NativeFirst::new(Arc::new(kept.clone()), expose.into()).with_images(images.way);
         let adopted = ways.adopt(&view, &target).map(Ok);
         match adopted.unwrap_or_else(|| ways.show(&view, &source, &target)) {
             Ok(mount) => Ok(Shown { mount, kept }),

@@ -10,6 +10,7 @@ mod daemon;
 pub(crate) mod engine;
 mod host;
 mod identity;
+mod images;
 pub(crate) mod keeper;
 pub(crate) mod kubernetes;
 pub(crate) mod metrics;
@@ -22,6 +23,7 @@ use crate::exit::Failure;
 use clap::Args;
 use std::path::PathBuf;
 
+pub(crate) use images::Images;
 pub(crate) use settings::{DEFAULT_MEMORY, ExposeChoice, FabricChoice};
 
 const AFTER_HELP: &str = "\

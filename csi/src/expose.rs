@@ -3,7 +3,7 @@
 //! A version that is not complete, or not verified since the machine started, is shown by FUSE
 //! ([`fuse`]): each time the kernel fills its page cache, the cache engine checks every block it
 //! hands over. A version that is both is shown as the plain files it is on the disk ([`native`]),
-//! with no process in the way of opens and reads; what the disk damages after that is found by
+//! or as an image of them ([`erofs`]), with no process in the way of opens and reads; what the disk damages after that is found by
 //! scrubbing, not by the reader. Either is mounted once and shown in many places by [`bind`].
 
 use std::fs::File;
@@ -21,6 +21,7 @@ use mountinfo::Mount;
 
 pub mod bind;
 pub mod choose;
+pub mod erofs;
 pub mod fuse;
 pub mod mountinfo;
 pub mod native;
@@ -112,9 +113,9 @@ pub trait Expose: Send + Sync + 'static {
         mount_point: &Path,
     ) -> Result<Box<dyn Exposed>, ExposeError>;
 
-    /// The version's tree of plain files, if it is to be shown as that from now on, wherever it is
-    /// published.
-    fn tree(&self, _view: &Arc<dyn VersionView>) -> Option<PathBuf> {
+    /// What the kernel alone can show of the version, if it is to be shown as that from now on,
+    /// wherever it is published.
+    fn native(&self, _view: &Arc<dyn VersionView>) -> Option<native::Source> {
         None
     }
 

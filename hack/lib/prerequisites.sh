@@ -9,6 +9,7 @@ package_of() {
     c++) echo g++ libc6-dev ;;
     ip | rdma | bridge) echo iproute2 ;;
     fusermount3) echo fuse3 ;;
+    fsck.erofs) echo erofs-utils ;;
     python3) echo python3 ;;
     *) echo "$1" ;;
     esac

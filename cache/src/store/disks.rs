@@ -9,8 +9,8 @@ use std::collections::hash_map::Entry;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,8 +18,8 @@ use trackbed_rdma::shard::Shard;
 
 use super::health::is_the_disk_s;
 use super::{
-    Budget, Device, GivenUp, Health, Holding, Layout, Quotas, Room, Store, StoreError, StoreParts,
-    VersionStore, failed, make_private,
+    Budget, Device, GivenUp, Health, Holding, ImageMended, Layout, Quotas, Room, Store, StoreError,
+    StoreParts, VersionStore, failed, make_private,
 };
 use crate::digest::Digest;
 use crate::manifest::Manifest;
@@ -51,6 +51,10 @@ pub(crate) struct DisksParts {
     /// What each of them may hold.
     pub(crate) budget: Budget,
     pub(crate) quotas: Arc<Quotas>,
+    /// From how many small files on a version is shown as an EROFS image; never without.
+    pub(crate) image_from: Option<u32>,
+    /// Who has images mounted, and is to forget what was damaged.
+    pub(crate) image_mended: Arc<OnceLock<ImageMended>>,
     /// Wakes the agent's upkeep.
     pub(crate) upkeep: async_channel::Sender<()>,
     /// Wakes the agent's evictor.
@@ -63,6 +67,7 @@ pub(crate) struct Disks {
     /// Cache directories whose disks failed when they were opened.
     failing: Vec<PathBuf>,
     quotas: Arc<Quotas>,
+    image_mended: Arc<OnceLock<ImageMended>>,
     /// Versions that lie on another disk too, which has more of them, by the place of the store.
     superseded: Mutex<Vec<(usize, Digest)>>,
 }
@@ -97,6 +102,7 @@ impl Disks {
             stores: stores.into(),
             failing,
             quotas: Arc::clone(&parts.quotas),
+            image_mended: Arc::clone(&parts.image_mended),
             superseded: Mutex::new(superseded),
         })
     }
@@ -228,6 +234,11 @@ impl Disks {
         }
     }
 
+    /// From now on this is told of images that were mended. A second one is ignored.
+    pub(crate) fn when_images_are_mended(&self, tell: ImageMended) {
+        let _ = self.image_mended.set(tell);
+    }
+
     /// Makes everything written so far survive a restart.
     pub(crate) async fn flush(&self) {
         for store in &self.stores {
@@ -276,6 +287,8 @@ impl Store {
             counters: Arc::clone(&parts.counters),
             room,
             direct: AtomicBool::new(true),
+            image_from: parts.image_from,
+            image_mended: Arc::clone(&parts.image_mended),
             upkeep: parts.upkeep.clone(),
         };
         Store::open(layout, own)

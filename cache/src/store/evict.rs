@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_timer::Delay;
 
+use super::image;
 use super::layout::{Layout, failed, read_manifest_in, sync_directory, write_nothing_held};
 use super::version::VersionStore;
 use super::{Store, StoreError};
@@ -165,7 +166,7 @@ impl Layout {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {}
             begun => return begun,
         }
-        for data in ["tree", "small.pack"].map(|name| aside.join(name)) {
+        for data in ["tree", "small.pack", image::FILE].map(|name| aside.join(name)) {
             let removed = match data.is_dir() {
                 true => fs::remove_dir_all(&data),
                 false => fs::remove_file(&data),

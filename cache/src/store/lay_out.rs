@@ -1,6 +1,6 @@
-//! Making a complete version's tree whole, so that it can be shown to pods as it is.
+//! Making a complete version's tree, or its image, whole, so that it can be shown to pods as it is.
 //!
-//! The files are laid out, with their modes and times, and stamped; then every chunk is read back
+//! The files are laid out, with their modes and times, or written as one [`image`], and stamped; then every chunk is read back
 //! from the disk and checked; then the tree counts as whole, unless a stamp shows that a file was
 //! written to meanwhile. So whatever anybody, or the disk, does to a file between a chunk's fill and
 //! this is either read and found, or shows; and it is found before anyone is shown the file.
@@ -15,6 +15,7 @@ use futures_timer::Delay;
 use nix::sys::statvfs::fstatvfs;
 use trackbed_rdma::slab::Slab;
 
+use super::image;
 use super::tree::{self, Stamps};
 use super::version::VersionStore;
 use crate::manifest::EntryIndex;
@@ -25,10 +26,18 @@ const MAX_COPIED_FILES: u32 = 250_000;
 /// Space left free on the disk when small files are copied.
 const SPARE_BYTES: u64 = 64 << 20;
 /// Packs that are copied at a time.
-const PACKS_AT_A_TIME: usize = 2;
+pub(super) const PACKS_AT_A_TIME: usize = 2;
 /// The kernel's times of change may be as coarse as a tick of its clock, at most 10 ms: what is
 /// written to a file after this long has another time than its stamp.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
+
+/// What was laid out was like, until it counts as whole.
+#[derive(Debug)]
+pub(super) enum Laid {
+    Tree(Stamps),
+    /// Without a stamp the image is yet to be looked at.
+    Image(Option<image::Stamp>),
+}
 
 impl VersionStore {
     /// Lays out those files of a complete version that are not, and takes their stamps. Their chunks
@@ -49,18 +58,20 @@ impl VersionStore {
         if first {
             self.room_for_copies().await?;
         }
-        let stamps = self.laid.lock().take().unwrap_or_default();
-        match self.lay_out_files(stamps, slab).await {
-            Ok(stamps) => {
-                *self.laid.lock() = Some(stamps);
+        let laid = self.laid.lock().take();
+        let laid = match (&self.image, laid) {
+            (Some(_), Some(Laid::Image(noted))) => self.lay_out_image(noted, slab).await,
+            (Some(_), _) => self.lay_out_image(None, slab).await,
+            (None, Some(Laid::Tree(stamps))) => self.lay_out_files(stamps, slab).await,
+            (None, _) => self.lay_out_files(Stamps::default(), slab).await,
+        };
+        match laid {
+            Ok(laid) => {
+                *self.laid.lock() = Some(laid);
                 Ok(())
             }
             Err(error) => {
-                let version = Arc::clone(self);
-                let remove = move || tree::remove_copies(version.files.tree(), version.manifest());
-                self.parts.workers.run(remove).await;
-                let bytes = tree::bytes_to_copy(self.manifest());
-                self.parts.room.sub(&self.holding, bytes);
+                self.remove_copies().await;
                 Err(format!(
                     "its files could not be laid out on the disk: {error}"
                 ))
@@ -75,27 +86,25 @@ impl VersionStore {
             return Ok(self.is_whole());
         }
         let laid = self.laid.lock().take();
-        let Some(mut stamps) = laid else {
+        let Some(mut laid) = laid else {
             return Ok(false);
         };
         let version = Arc::clone(self);
         let looking = move || {
-            let (tree, manifest) = (version.files.tree(), version.manifest());
-            let changed = stamps.drop_changed(tree, manifest);
-            let marked = match changed.is_empty() {
-                true => tree::mark_whole(&version.path, manifest),
-                false => Ok(()),
+            let changed = version.changed_since(&mut laid);
+            let marked = match changed {
+                0 => version.mark_whole(),
+                _ => Ok(()),
             };
-            (stamps, changed, marked)
+            (laid, changed, marked)
         };
-        let (stamps, changed, marked) = self.parts.workers.run(looking).await;
-        if !changed.is_empty() {
-            tracing::info!(version = %self.manifest().digest().short(), files = changed.len(),
+        let (laid, changed, marked) = self.parts.workers.run(looking).await;
+        if changed > 0 {
+            tracing::info!(version = %self.manifest().digest().short(), files = changed,
                 "files of the cache have changed while they were verified: once more");
-            self.doubt(&changed);
         }
-        if !changed.is_empty() || marked.is_err() {
-            *self.laid.lock() = Some(stamps);
+        if changed > 0 || marked.is_err() {
+            *self.laid.lock() = Some(laid);
             let failed = |error| format!("its tree could not be marked as whole: {error}");
             let marked = marked.map(|()| false).map_err(failed);
             *self.trouble.lock() = marked.as_ref().err().cloned();
@@ -108,7 +117,58 @@ impl VersionStore {
         Ok(true)
     }
 
-    /// Whether small files have copies in the tree, verified or not.
+    /// How many files have changed since they were laid out; their chunks count as verified no longer.
+    /// Asks for each, and blocks.
+    fn changed_since(&self, laid: &mut Laid) -> usize {
+        match laid {
+            Laid::Tree(stamps) => {
+                let changed = stamps.drop_changed(self.files.tree(), self.manifest());
+                self.doubt(&changed);
+                changed.len()
+            }
+            Laid::Image(noted) => {
+                let unchanged = noted.is_some() && image::stamp(&self.path).ok() == *noted;
+                if !unchanged {
+                    self.doubt_all();
+                }
+                usize::from(!unchanged)
+            }
+        }
+    }
+
+    fn mark_whole(&self) -> io::Result<()> {
+        match &self.image {
+            Some(plan) => image::mark_whole(&self.path, self.manifest(), plan),
+            None => tree::mark_whole(&self.path, self.manifest()),
+        }
+    }
+
+    /// Bytes that showing the version as files, or as an image, adds.
+    fn bytes_to_copy(&self) -> u64 {
+        match &self.image {
+            Some(plan) => plan.image_bytes(),
+            None => tree::bytes_to_copy(self.manifest()),
+        }
+    }
+
+    /// Removes what a failed attempt has made.
+    async fn remove_copies(self: &Arc<Self>) {
+        let version = Arc::clone(self);
+        let remove = move || match &version.image {
+            Some(_) => image::discard(&version.path),
+            None => {
+                tree::remove_copies(version.files.tree(), version.manifest());
+                Ok(())
+            }
+        };
+        if let Err(error) = self.parts.workers.run(remove).await {
+            tracing::warn!(version = %self.manifest().digest().short(), %error,
+                "an image that could not be made stays on the disk");
+        }
+        self.parts.room.sub(&self.holding, self.bytes_to_copy());
+    }
+
+    /// Whether small files have copies in the tree, or all in an image, verified or not.
     pub(super) fn is_laid_out(&self) -> bool {
         self.laid_out.load(Acquire)
     }
@@ -127,15 +187,17 @@ impl VersionStore {
     /// Takes the room that the copies of small files need.
     async fn room_for_copies(&self) -> Result<(), String> {
         let files = self.manifest().packed_files();
-        if files > MAX_COPIED_FILES {
+        if self.image.is_none() && files > MAX_COPIED_FILES {
+            let from = self.parts.image_from;
+            let no_image = image::plan(self.manifest(), from).err().unwrap_or_default();
             return Err(format!(
-                "it has {files} small files, and at most {MAX_COPIED_FILES} are laid out on the disk"
+                "it has {files} small files, and at most {MAX_COPIED_FILES} are laid out on the disk one by one; {no_image}"
             ));
         }
-        let bytes = tree::bytes_to_copy(self.manifest());
+        let bytes = self.bytes_to_copy();
         let no_room = |why: String| {
             format!(
-                "the cache has no room for {bytes} bytes of small files laid out one by one: {why}"
+                "the cache has no room for {bytes} bytes of files laid out beside their chunks: {why}"
             )
         };
         let reserved = self.parts.room.reserve(&self.holding, bytes).await;
@@ -151,11 +213,8 @@ impl VersionStore {
     }
 
     /// Lays out the files without a stamp, and gives the stamps of all.
-    async fn lay_out_files(
-        self: &Arc<Self>,
-        stamps: Stamps,
-        slab: &Arc<Slab>,
-    ) -> io::Result<Stamps> {
+    async fn lay_out_files(self: &Arc<Self>, stamps: Stamps, slab: &Arc<Slab>) -> io::Result<Laid> {
+        self.give_up_image().await?;
         let before = tree::watch(self.files.tree())?;
         let version = Arc::clone(self);
         let skeleton = move || {
@@ -194,7 +253,19 @@ impl VersionStore {
         Delay::new(TICK).await;
         self.laid_out.store(true, Release);
         self.doubt(&taken);
-        Ok(stamps)
+        Ok(Laid::Tree(stamps))
+    }
+
+    /// Removes the image that the version was shown as when this node still showed images.
+    async fn give_up_image(self: &Arc<Self>) -> io::Result<()> {
+        let version = Arc::clone(self);
+        let discard = move || {
+            let bytes = image::bytes(&version.path);
+            image::discard(&version.path).map(|()| bytes)
+        };
+        let bytes = self.parts.workers.run(discard).await?;
+        self.parts.room.sub(&self.holding, bytes);
+        Ok(())
     }
 
     async fn copy_pack(self: &Arc<Self>, chunk: u32, slab: &Arc<Slab>) -> io::Result<()> {

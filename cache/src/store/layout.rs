@@ -5,6 +5,8 @@
 //! versions/<digest>/manifest, origin, seals, presence.a, presence.b, small.pack, tree/<path>
 //!                   verified       which chunks were verified since the machine started
 //!                   tree.whole     there once tree/ holds every file, small ones too
+//!                   image.erofs    the version as an EROFS image, instead of small files in tree/
+//!                   image.whole    there once that holds every file
 //!                   pinned         there if the version is never evicted
 //!                   used           its time says when the version was last used
 //! versions/<digest>.new, <digest>.evicted    being made or removed; swept at the next start
@@ -34,7 +36,7 @@ use nix::sys::stat::{Mode, mkdirat};
 
 use super::evict::{PINNED, SET_ASIDE, USED};
 use super::room::Holding;
-use super::{StoreError, presence, tree};
+use super::{StoreError, image, presence, tree};
 use crate::digest::Digest;
 use crate::manifest::MAX_ENCODED_BYTES;
 
@@ -136,7 +138,9 @@ impl Layout {
     /// What a version on the disk takes.
     pub(super) fn holding(&self, digest: &Digest) -> Holding {
         let version = self.version_path(digest);
-        let bytes = presence::held_bytes(&version).saturating_add(tree::copied_bytes(&version));
+        let bytes = presence::held_bytes(&version)
+            .saturating_add(tree::copied_bytes(&version))
+            .saturating_add(image::bytes(&version));
         // What no disk holds is a damaged file's word, and is not to overflow the sum of all.
         let bytes = bytes.min(1 << 56);
         let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified());

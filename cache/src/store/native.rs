@@ -1,4 +1,4 @@
-//! When a version may be shown to pods as plain files, and keeping it right.
+//! When a version may be shown to pods as plain files or as an image of them, and keeping it right.
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use trackbed_rdma::slab::{Lease, Slab};
 
 use super::version::VersionStore;
-use super::{ChunkFault, tree};
+use super::{ChunkFault, image, tree};
 use crate::manifest::{ChunkKind, EntryIndex};
 
 /// How a version can be shown, and if only by the cache, why.
@@ -18,14 +18,24 @@ use crate::manifest::{ChunkKind, EntryIndex};
 pub enum Showable {
     /// As plain files in this directory: all is here and was verified since the machine started.
     Native(PathBuf),
+    /// As this EROFS image, with the same promise.
+    Image(PathBuf),
     /// By the cache, which checks each read; the words say what is missing.
     Checked(String),
+}
+
+impl Showable {
+    /// Whether the kernel alone serves it.
+    pub fn is_native(&self) -> bool {
+        !matches!(self, Showable::Checked(_))
+    }
 }
 
 impl fmt::Display for Showable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Showable::Native(_) => f.write_str("native"),
+            Showable::Image(_) => f.write_str("native, from an EROFS image"),
             Showable::Checked(why) => write!(f, "checked: {why}"),
         }
     }
@@ -64,7 +74,10 @@ impl VersionStore {
         if !whole {
             return Showable::Checked("its files are being laid out".into());
         }
-        Showable::Native(self.path.join("tree"))
+        match self.image_path() {
+            Some(image) => Showable::Image(image),
+            None => Showable::Native(self.path.join("tree")),
+        }
     }
 
     /// As [`VersionStore::showable`], having looked at the files once more: what somebody has written to
@@ -79,6 +92,14 @@ impl VersionStore {
     /// Has the chunks of changed files be verified again. Blocks.
     pub(crate) fn distrust_changed(&self) {
         let manifest = self.manifest();
+        if let Some(plan) = &self.image {
+            if image::is_changed(&self.path, plan) {
+                tracing::warn!(version = %manifest.digest().short(),
+                    "somebody has changed an image in this node's cache: it is verified again");
+                self.image_no_longer_whole();
+            }
+            return;
+        }
         let changed = match tree::changed(self.files.tree(), manifest, &self.path) {
             Ok(changed) => changed,
             Err(error) => {
@@ -137,8 +158,7 @@ impl VersionStore {
         read?;
         self.parts.counters.checked_bytes.add(len.into());
         let mut checked = Checked::Right;
-        let is_pack = self.manifest().chunk_kind(chunk) == Some(ChunkKind::Pack);
-        if is_pack && self.is_laid_out() && !self.copies_match(chunk, &lease, slab).await {
+        if self.is_laid_out() && !self.copies_match(chunk, &lease, slab).await {
             let mended = self.rewrite_copies(chunk, lease.into(), true).await;
             mended.map_err(|source| ChunkFault::Disk {
                 action: "mending small files in the tree",
@@ -146,7 +166,7 @@ impl VersionStore {
             })?;
             checked = Checked::CopyMended;
         }
-        if self.is_whole() && !self.verified.has(chunk) {
+        if self.image.is_none() && self.is_whole() && !self.verified.has(chunk) {
             self.restore_times(chunk).await;
         }
         if self.has(chunk) {
@@ -179,7 +199,17 @@ impl VersionStore {
         }
     }
 
-    async fn copies_match(&self, chunk: u32, pack: &Lease, slab: &Arc<Slab>) -> bool {
+    /// Whether what was laid out of a chunk is what the chunk's bytes say.
+    async fn copies_match(&self, chunk: u32, bytes: &Lease, slab: &Arc<Slab>) -> bool {
+        match (&self.image, self.manifest().chunk_kind(chunk)) {
+            (Some(_), _) => self.image_matches(chunk, bytes, slab).await,
+            (None, Some(ChunkKind::Pack)) => self.files_match(chunk, bytes, slab).await,
+            // A large file is in the tree once, and that is what was read.
+            (None, _) => true,
+        }
+    }
+
+    async fn files_match(&self, chunk: u32, pack: &Lease, slab: &Arc<Slab>) -> bool {
         let mut scratch = slab.lease().await;
         for extent in self.manifest().extents(chunk) {
             let begin = extent.chunk_offset as usize;
@@ -224,13 +254,16 @@ impl VersionStore {
         }
     }
 
-    /// Writes a pack's small files to their places in the tree.
+    /// Writes a pack's small files to their places in the tree, or any chunk's to the image.
     pub(super) async fn rewrite_copies(
         self: &Arc<Self>,
         chunk: u32,
         lease: Arc<Lease>,
         sync: bool,
     ) -> io::Result<()> {
+        if self.image.is_some() {
+            return self.mend_image(chunk, lease).await;
+        }
         let version = Arc::clone(self);
         let write = move || {
             let (tree, manifest) = (version.files.tree(), version.manifest());
@@ -239,7 +272,7 @@ impl VersionStore {
         self.parts.workers.run(write).await
     }
 
-    /// To be called when a chunk of a whole tree was written again: puts right what is seen of it.
+    /// To be called when a chunk of a whole tree or image was written again: puts right what is seen of it.
     pub(super) async fn mend_tree(
         self: &Arc<Self>,
         chunk: u32,
@@ -251,7 +284,7 @@ impl VersionStore {
             source,
         };
         let mended = match self.manifest().chunk_kind(chunk) {
-            Some(ChunkKind::Part { entry, file_offset }) => {
+            Some(ChunkKind::Part { entry, file_offset }) if self.image.is_none() => {
                 let len = self.manifest().chunk_len(chunk);
                 tree::drop_cached(file, file_offset, len.into());
                 let entry = self.manifest().entry(entry);

@@ -13,13 +13,16 @@ use trackbed_rdma::slab::Lease;
 
 use super::commit::Change;
 use super::files::Files;
+use super::image;
+use super::lay_out::Laid;
 use super::layout::{Layout, failed, open_plain};
 use super::presence::{self, Durable, Presence};
 use super::seals::Seals;
-use super::tree::{self, Stamps};
+use super::tree;
 use super::verified::Verified;
 use super::{ChunkFault, Holding, Short, StoreError, StoreParts};
 use crate::digest::Digest;
+use crate::erofs::Plan;
 use crate::manifest::{CHUNK_BYTES, Manifest};
 use crate::origin::OriginUrl;
 use crate::seal::{BLOCK_BYTES, SEAL_BYTES, Seal, SealError, put_trailer};
@@ -46,14 +49,16 @@ pub(crate) struct VersionStore {
     pub(super) seals: Seals,
     pub(super) presence: Presence,
     pub(super) verified: Verified,
-    /// Whether the tree holds every file, so that it may be shown as it is.
+    /// The version is, or is to be, shown as an image, which is laid out like this; else as its tree.
+    pub(super) image: Option<Plan>,
+    /// Whether the tree or the image holds every file, so that it may be shown as it is.
     pub(super) whole: AtomicBool,
-    /// Whether the tree has copies of small files: once they are laid out.
+    /// Whether there are copies of files in the tree or the image: once they are laid out.
     pub(super) laid_out: AtomicBool,
     /// How often chunks were to be verified anew: what was read before does not count.
     pub(super) doubts: AtomicU64,
     /// What the files were like when they were laid out, until the tree is whole.
-    pub(super) laid: Mutex<Option<Stamps>>,
+    pub(super) laid: Mutex<Option<Laid>>,
     /// Why the tree could not be made whole, the last time.
     pub(super) trouble: Mutex<Option<String>>,
     /// The two presence files.
@@ -99,13 +104,20 @@ impl VersionStore {
         let verified = Verified::load(&path, &digest, chunks, &presence, |chunk| {
             manifest.chunk_len(chunk)
         });
-        let whole = tree::is_whole(&path, &digest);
+        // A tree that is whole stays.
+        let whole_tree = tree::is_whole(&path, &digest);
+        let image = match whole_tree {
+            true => None,
+            false => image::plan(&manifest, parts.image_from).ok(),
+        };
+        let whole = whole_tree || (image.is_some() && image::is_whole(&path, &digest));
         let holding = parts.room.count(digest, || layout.holding(&digest));
         Ok(Some(VersionStore {
             parts,
             holding,
             files: Files::open(&path)?,
             verified,
+            image,
             whole: AtomicBool::new(whole),
             laid_out: AtomicBool::new(whole),
             doubts: AtomicU64::new(0),

@@ -4,6 +4,7 @@ mod disk;
 mod disks;
 mod evict;
 mod faults;
+mod image;
 mod native;
 mod reading;
 mod restart;

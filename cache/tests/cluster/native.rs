@@ -28,6 +28,7 @@ fn tree(version: &OpenVersion) -> PathBuf {
     loop {
         match version.showable() {
             Showable::Native(tree) => return tree,
+            Showable::Image(image) => panic!("an image: {}", image.display()),
             Showable::Checked(why) if since.elapsed() > SHOWN_WITHIN => panic!("{why}"),
             Showable::Checked(_) => std::thread::sleep(Duration::from_millis(5)),
         }

@@ -99,6 +99,7 @@ impl NodeControl for AdminService {
         let open = self.agent.look_at(&name, None).await.map_err(status)?;
         let record = self.agent.dataset(&name).map_err(status)?;
         let (totals, progress) = (open.manifest().totals(), open.progress());
+        let shown = open.showable();
         Ok(Response::new(DatasetStatus {
             dataset: Some(Dataset {
                 name: name.to_string(),
@@ -111,10 +112,15 @@ impl NodeControl for AdminService {
             chunks: progress.chunks.into(),
             chunks_present: progress.chunks_present.into(),
             bytes_present: progress.bytes_present,
-            native: matches!(open.showable(), Showable::Native(_)),
-            not_native_because: match open.showable() {
-                Showable::Native(_) => String::new(),
+            native: shown.is_native(),
+            native_from: match shown {
+                Showable::Native(_) => "files".to_owned(),
+                Showable::Image(_) => "erofs".to_owned(),
+                Showable::Checked(_) => String::new(),
+            },
+            not_native_because: match shown {
                 Showable::Checked(why) => why,
+                Showable::Native(_) | Showable::Image(_) => String::new(),
             },
             versions: keep::on_node(&self.agent, &name)?,
         }))

@@ -1,5 +1,6 @@
 //! Bringing a node up, serving, and taking it down again.
 
+use super::Images;
 use super::admin::AdminService;
 use super::engine;
 use super::identity::Identity;
@@ -25,7 +26,7 @@ use trackbed_cache::origin::Origins;
 use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::{Agent, AgentConfig, Registry};
 use trackbed_csi::driver::{self, CsiEndpoint, Driver, DriverConfig};
-use trackbed_csi::expose::native::NativeFirst;
+use trackbed_csi::expose::{erofs, native::NativeFirst};
 use trackbed_csi::keeper::KeptMounts;
 use trackbed_rdma::shard::Shard;
 
@@ -55,7 +56,11 @@ pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Fa
     let origins = cluster.as_ref().map_or_else(Origins::default, |cluster| {
         Origins::with_secrets(cluster.secrets.clone())
     });
-    let agent = start_agent(&config, &identity, &registry, &shard, origins).await?;
+    let images = match config.csi_endpoint {
+        Some(_) => Images::find(config.expose, config.own_dir()).await,
+        None => Images::default(),
+    };
+    let agent = start_agent(&config, images, &identity, &registry, &shard, origins).await?;
     let device = transport::connect(&config, &agent, &shard, &registry)?;
 
     let mut serving = Serving::new();
@@ -68,7 +73,7 @@ pub(crate) async fn run(config: NodeConfig, identity: Identity) -> Result<(), Fa
         &mut serving,
     )
     .await?;
-    let kept = serve_csi(&config, &agent, stopped.clone(), &mut serving).await?;
+    let kept = serve_csi(&config, images, &agent, stopped.clone(), &mut serving).await?;
     serve_metrics(&config, &agent, kept.clone(), stopped.clone(), &mut serving).await?;
     // Last, as whoever gets an answer here takes the node for ready.
     let ended = stopped.clone();
@@ -182,6 +187,7 @@ fn open_registry(config: &NodeConfig) -> Result<Arc<dyn Registry>, Failure> {
 
 async fn start_agent(
     config: &NodeConfig,
+    images: Images,
     identity: &Identity,
     registry: &Arc<dyn Registry>,
     shard: &Shard,
@@ -196,6 +202,7 @@ async fn start_agent(
     agent.disk_percent = config.cache_disk_percent;
     agent.quotas = config.cache_quotas.clone();
     agent.lay_out = config.csi_endpoint.is_some() && config.expose != ExposeChoice::Fuse;
+    agent.image_from = images.from;
     let slab = shard.slab().clone();
     let origins = Arc::new(origins);
     Agent::start(
@@ -292,6 +299,7 @@ async fn serve_metrics(
 
 async fn serve_csi(
     config: &NodeConfig,
+    images: Images,
     agent: &Agent,
     stopped: watch::Receiver<()>,
     serving: &mut Serving,
@@ -313,11 +321,13 @@ async fn serve_csi(
     let making = tokio::task::spawn_blocking(move || {
         let socket = config.keeper.as_ref().map(CsiEndpoint::path);
         let kept = keeper::connect(config.own_dir(), socket, config.passthrough)?;
-        let expose = NativeFirst::new(Arc::new(kept.clone()), config.expose.into());
+        let expose =
+            NativeFirst::new(Arc::new(kept.clone()), config.expose.into()).with_images(images.way);
         let driver = Driver::new(driver, datasets, Arc::new(expose));
         Ok((kept, driver.map_err(Failure::usage)?))
     });
     let (kept, driver) = making.await.map_err(Failure::failed)??;
+    agent.when_images_are_mended(Box::new(erofs::forget_pages));
     // Not before it is known what an earlier node has left mounted.
     agent.begin_evicting(Box::new(driver.mounted()));
     serving.spawn(async move {

@@ -7,7 +7,8 @@
 //!
 //! The mount table shows such a mount with the disk's own type and source. What tells that it is
 //! ours, and which version it shows, is what part of the disk is mounted: a path that ends in
-//! `versions/<digest>/tree`.
+//! `versions/<digest>/tree`. A version of many small files is an EROFS image instead of a tree, with the
+//! same promises; its mounts are [`erofs`]'s.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use trackbed_cache::{Digest, Showable};
 
+use super::erofs::{self, Way};
 use super::mountinfo::{Mount, MountTable};
 use super::{Expose, ExposeError, Exposed, Failure, VersionView, bind};
 
@@ -27,9 +29,32 @@ pub enum Choice {
     Auto,
     /// Always by FUSE: each read is checked.
     Fuse,
-    /// As plain files or not at all.
+    /// As plain files, or as an image of them, or not at all.
     Native,
+    /// As [`Choice::Auto`], with an image for each version that can be one.
+    Erofs,
+    /// As [`Choice::Auto`], without images.
+    Files,
 }
+
+/// From how many small files on a version is shown as an image rather than as that many files on the
+/// disk.
+const MANY_SMALL_FILES: u32 = 10_000;
+
+impl Choice {
+    /// From how many small files on a version is to be an image; never without.
+    pub fn image_from(self) -> Option<u32> {
+        match self {
+            Choice::Auto | Choice::Native => Some(MANY_SMALL_FILES),
+            Choice::Erofs => Some(1),
+            Choice::Fuse | Choice::Files => None,
+        }
+    }
+}
+
+/// How versions are shown, in the volumes' conditions.
+const BY_FILES: &str = "shown natively";
+const BY_IMAGE: &str = "shown natively, from an EROFS image";
 
 /// What the kernel adds to the root of a mount whose directory was removed.
 const REMOVED: &[u8] = b"//deleted";
@@ -39,22 +64,84 @@ const REMOVED: &[u8] = b"//deleted";
 pub struct NativeMount {
     mount_point: PathBuf,
     version: Digest,
-    /// The disk's.
+    /// The disk's, or the image's.
     device: (u32, u32),
+    by: &'static str,
     /// Whether it is still ours to unmount.
     held: bool,
+}
+
+/// What the kernel alone can show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory.
+    Tree(PathBuf),
+    /// An EROFS image.
+    Image(PathBuf, Way),
+}
+
+impl Source {
+    /// Shows it at `target`, read-only, and makes sure that this is what is seen there.
+    /// `target` must have no symbolic link in it. Gives the file system's device number.
+    pub fn show(
+        &self,
+        version: Digest,
+        target: &Path,
+        no_exec: bool,
+    ) -> Result<(u32, u32), ExposeError> {
+        match self {
+            Source::Tree(tree) => bind::bind_read_only(tree, target, no_exec)?,
+            Source::Image(image, way) => erofs::mount(image, version, *way, target, no_exec)?,
+        }
+        let failed = |source| ExposeError::Mount {
+            action: "show a dataset's files",
+            target: target.to_owned(),
+            source,
+        };
+        let table = MountTable::read().map_err(failed)?;
+        match table.top(target) {
+            Some(top) if shows(top, version) => Ok(top.device),
+            _ => {
+                bind::detach_top(target)?;
+                Err(failed(io::Error::other(
+                    "the tree was removed, or something else was mounted there at once",
+                )))
+            }
+        }
+    }
 }
 
 /// Shows versions as plain files where that is right, and else as another way does.
 pub struct NativeFirst {
     otherwise: Arc<dyn Expose>,
     choice: Choice,
+    /// How images are mounted, if they can be.
+    images: Option<Way>,
 }
 
 impl NativeFirst {
     /// As `choice` says; `otherwise` shows what is not shown natively.
     pub fn new(otherwise: Arc<dyn Expose>, choice: Choice) -> NativeFirst {
-        NativeFirst { otherwise, choice }
+        NativeFirst {
+            otherwise,
+            choice,
+            images: None,
+        }
+    }
+
+    /// Mounts images in this way; without one, versions that are an image are shown otherwise.
+    pub fn with_images(self, images: Option<Way>) -> NativeFirst {
+        NativeFirst { images, ..self }
+    }
+
+    /// What the kernel alone can show of the version now, and if nothing, why. Looks at its files.
+    fn source(&self, view: &Arc<dyn VersionView>) -> Result<Source, String> {
+        match (view.showable_now(), self.images) {
+            (Showable::Native(tree), _) => Ok(Source::Tree(tree)),
+            (Showable::Image(image), Some(way)) => Ok(Source::Image(image, way)),
+            (Showable::Image(_), None) => Err("this node can't mount its EROFS image".to_owned()),
+            (Showable::Checked(why), _) => Err(why),
+        }
     }
 }
 
@@ -76,38 +163,35 @@ impl Expose for NativeFirst {
         dataset: &str,
         mount_point: &Path,
     ) -> Result<Box<dyn Exposed>, ExposeError> {
-        match (self.choice, view.showable_now()) {
-            (Choice::Auto | Choice::Native, Showable::Native(tree)) => {
-                match NativeMount::new(&tree, view.manifest().digest(), mount_point) {
-                    Ok(mount) => {
-                        tracing::info!(dataset, "shown natively");
-                        return Ok(Box::new(mount));
-                    }
-                    Err(error) if self.choice == Choice::Native => return Err(error),
-                    Err(error) => tracing::warn!(dataset, %error,
-                        "the version can't be shown natively here: it is shown by FUSE"),
+        if self.choice == Choice::Fuse {
+            tracing::info!(dataset, "shown by FUSE, as this node is told to");
+            return self.otherwise.show(view, dataset, mount_point);
+        }
+        match self.source(view) {
+            Ok(source) => match NativeMount::new(&source, view.manifest().digest(), mount_point) {
+                Ok(mount) => {
+                    tracing::info!(dataset, way = mount.way(), "mounted");
+                    return Ok(Box::new(mount));
                 }
-            }
-            (Choice::Native, Showable::Checked(why)) => {
+                Err(error) if self.choice == Choice::Native => return Err(error),
+                Err(error) => tracing::warn!(dataset, %error,
+                        "the version can't be shown natively here: it is shown by FUSE"),
+            },
+            Err(why) if self.choice == Choice::Native => {
                 return Err(ExposeError::NotNativeYet {
                     dataset: dataset.to_owned(),
                     why,
                 });
             }
-            (Choice::Auto, Showable::Checked(why)) => {
-                tracing::info!(dataset, why, "shown by FUSE");
-            }
-            (Choice::Fuse, _) => {
-                tracing::info!(dataset, "shown by FUSE, as this node is told to");
-            }
+            Err(why) => tracing::info!(dataset, why, "shown by FUSE"),
         }
         self.otherwise.show(view, dataset, mount_point)
     }
 
-    fn tree(&self, view: &Arc<dyn VersionView>) -> Option<PathBuf> {
-        match (self.choice, view.showable_now()) {
-            (Choice::Auto | Choice::Native, Showable::Native(tree)) => Some(tree),
-            _ => None,
+    fn native(&self, view: &Arc<dyn VersionView>) -> Option<Source> {
+        match self.choice {
+            Choice::Fuse => None,
+            _ => self.source(view).ok(),
         }
     }
 
@@ -121,9 +205,9 @@ impl Expose for NativeFirst {
 }
 
 impl NativeMount {
-    /// Shows the tree of `version` at `mount_point`, an existing directory.
+    /// Shows what there is of `version` at `mount_point`, an existing directory.
     pub fn new(
-        tree: &Path,
+        source: &Source,
         version: Digest,
         mount_point: &Path,
     ) -> Result<NativeMount, ExposeError> {
@@ -133,11 +217,16 @@ impl NativeMount {
             source,
         };
         let mount_point = mount_point.canonicalize().map_err(failed)?;
-        let device = bind_tree(tree, version, &mount_point, false)?;
+        let device = source.show(version, &mount_point, false)?;
+        let by = match source {
+            Source::Tree(_) => BY_FILES,
+            Source::Image(..) => BY_IMAGE,
+        };
         Ok(NativeMount {
             mount_point,
             version,
             device,
+            by,
             held: true,
         })
     }
@@ -151,6 +240,7 @@ impl NativeMount {
             mount_point: mount_point.to_owned(),
             version,
             device: top.device,
+            by: way_of(top).unwrap_or(BY_FILES),
             held: true,
         }))
     }
@@ -196,7 +286,7 @@ impl Exposed for NativeMount {
     }
 
     fn way(&self) -> String {
-        "shown natively".to_owned()
+        self.by.to_owned()
     }
 
     fn unmount(mut self: Box<Self>) -> Result<(), ExposeError> {
@@ -216,34 +306,21 @@ impl Drop for NativeMount {
     }
 }
 
-/// Binds a version's tree to `target`, read-only, and makes sure that this is what is seen there.
-/// `target` must have no symbolic link in it. Gives the disk's device number.
-pub fn bind_tree(
-    tree: &Path,
-    version: Digest,
-    target: &Path,
-    no_exec: bool,
-) -> Result<(u32, u32), ExposeError> {
-    bind::bind_read_only(tree, target, no_exec)?;
-    let failed = |source| ExposeError::Mount {
-        action: "show a dataset's files",
-        target: target.to_owned(),
-        source,
-    };
-    let table = MountTable::read().map_err(failed)?;
-    match table.top(target) {
-        Some(top) if shows(top, version) => Ok(top.device),
-        _ => {
-            bind::detach_top(target)?;
-            Err(failed(io::Error::other(
-                "the tree was removed, or something else was mounted there at once",
-            )))
-        }
+/// How a native mount shows the version, if it is one, for the volume's condition.
+pub fn way_of(mount: &Mount) -> Option<&'static str> {
+    version_of(mount)?;
+    match erofs::version_of(mount) {
+        Some(_) => Some(BY_IMAGE),
+        None => Some(BY_FILES),
     }
 }
 
-/// The version whose tree this is a bind mount of, if it is one.
+/// The version whose tree this is a bind mount of, or whose image it is a mount of, if it is one.
 pub fn version_of(mount: &Mount) -> Option<Digest> {
+    tree_of(mount).or_else(|| erofs::version_of(mount))
+}
+
+fn tree_of(mount: &Mount) -> Option<Digest> {
     let root = mount.root.as_os_str().as_bytes();
     let root = root.strip_suffix(REMOVED).unwrap_or(root);
     let mut names = root.rsplit(|&byte| byte == b'/');

@@ -192,6 +192,17 @@ impl Cluster {
         unmount_on_exit: bool,
         expose: Choice,
     ) -> Cluster {
+        let expose = NativeFirst::new(Arc::new(InProcess), expose);
+        Cluster::start_exposing(folder, kubelet, datasets, unmount_on_exit, expose).await
+    }
+
+    pub(crate) async fn start_exposing(
+        folder: Folder,
+        kubelet: Option<PathBuf>,
+        datasets: Arc<dyn Datasets>,
+        unmount_on_exit: bool,
+        expose: NativeFirst,
+    ) -> Cluster {
         let config = DriverConfig {
             plugins_registry: kubelet,
             node_id: "node-1".to_owned(),
@@ -200,11 +211,7 @@ impl Cluster {
             topology: [("zone".to_owned(), "a".to_owned())].into(),
             unmount_on_exit,
         };
-        let driver = Driver::new(
-            config,
-            datasets,
-            Arc::new(NativeFirst::new(Arc::new(InProcess), expose)),
-        );
+        let driver = Driver::new(config, datasets, Arc::new(expose));
         let driver = driver.expect("a driver");
         let mounted = Arc::new(driver.mounted());
         let endpoint = format!("unix://{}/csi.sock", folder.path().display());

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod cluster;
+pub(crate) mod many;
 pub(crate) mod site;
 
 use std::collections::HashMap;

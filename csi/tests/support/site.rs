@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
-use trackbed_cache::origin::{ListProgress, Origins};
+use trackbed_cache::origin::{ListProgress, OpenOrigin, Origins};
 use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::seal::SLOT_BYTES;
 use trackbed_cache::{
@@ -102,13 +102,23 @@ impl Site {
         change: impl FnOnce(&mut AgentConfig),
         device: impl FnOnce(Shard) -> Arc<dyn Device>,
     ) -> Agent {
+        let origins = Arc::new(Origins::default());
+        self.agent_of(change, device, origins).await
+    }
+
+    /// With origins of the test's making.
+    pub(crate) async fn agent_of(
+        &self,
+        change: impl FnOnce(&mut AgentConfig),
+        device: impl FnOnce(Shard) -> Arc<dyn Device>,
+        origins: Arc<dyn OpenOrigin>,
+    ) -> Agent {
         let slab = Slab::new("cache", SLOT_BYTES, 16).expect("memory");
         let shard = Shard::start(ShardConfig::new("shard", slab.clone())).expect("a ring");
         let registry = FileRegistry::open(&self.path("registry")).expect("a registry");
         let registry: Arc<dyn Registry> = Arc::new(registry);
         let mut config = AgentConfig::new("node-1", self.path("cache"));
         change(&mut config);
-        let origins = Arc::new(Origins::default());
         let device = device(shard.clone());
         let peers = Arc::new(NoPeers);
         Agent::start_on(config, device, shard, slab, registry, peers, origins)

@@ -63,6 +63,10 @@ pub(crate) enum ExposeChoice {
     Fuse,
     /// Natively or not at all: mounting waits until the version is complete and verified
     Native,
+    /// As auto, natively as an EROFS image however few small files a version has
+    Erofs,
+    /// As auto, natively as plain files only, without EROFS images
+    Files,
 }
 
 impl From<ExposeChoice> for Choice {
@@ -71,6 +75,8 @@ impl From<ExposeChoice> for Choice {
             ExposeChoice::Auto => Choice::Auto,
             ExposeChoice::Fuse => Choice::Fuse,
             ExposeChoice::Native => Choice::Native,
+            ExposeChoice::Erofs => Choice::Erofs,
+            ExposeChoice::Files => Choice::Files,
         }
     }
 }

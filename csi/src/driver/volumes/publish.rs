@@ -146,7 +146,7 @@ impl Volumes {
             Arc::clone(&shown.ok_or_else(gone)?.view)
         };
         // Not under the lock: each file is looked at.
-        let tree = self.expose.tree(&view);
+        let natively = self.expose.native(&view);
         let (source, bound_now) = {
             let table = self.table.lock();
             let volume = table.get(&request.volume).ok_or_else(gone)?;
@@ -157,7 +157,7 @@ impl Volumes {
             let bound: Vec<bool> = bound.collect();
             let source = Source {
                 staging: shown.mount.mount_point().to_owned(),
-                tree,
+                natively,
                 version: shown.view.manifest().digest(),
             };
             (source, bound)
@@ -256,16 +256,16 @@ impl Volumes {
 /// What to show in one more place.
 struct Source {
     staging: PathBuf,
-    /// The version's plain files, if it is shown as these from now on.
-    tree: Option<PathBuf>,
+    /// What the kernel alone can show of the version, if it is shown as that from now on.
+    natively: Option<native::Source>,
     version: Digest,
 }
 
 impl Source {
     /// Shows it at `target`, which has no symbolic link in it.
     fn bind(&self, target: &Path, no_exec: bool) -> Result<(), ExposeError> {
-        if let Some(tree) = &self.tree {
-            match native::bind_tree(tree, self.version, target, no_exec) {
+        if let Some(source) = &self.natively {
+            match source.show(self.version, target, no_exec) {
                 Ok(_) => return Ok(()),
                 Err(error) => tracing::warn!(%error,
                     "the version can't be shown natively here: it is shown as it is staged"),

@@ -112,12 +112,12 @@ fn condition(volume: &Volume, mounts: &MountTable, seen_at_path: Option<&Mount>)
 
 /// In which way a place shows the version, and why not natively if it does not.
 fn how_shown(shown: &Shown, seen: &Mount) -> String {
-    if native::version_of(seen).is_some() {
-        return "shown natively".to_owned();
+    if let Some(natively) = native::way_of(seen) {
+        return natively.to_owned();
     }
     let way = shown.mount.way();
     match shown.view.showable() {
-        Showable::Native(_) => {
+        Showable::Native(_) | Showable::Image(_) => {
             format!("{way}; it can be shown natively where it is published from now on")
         }
         Showable::Checked(why) => format!("{way}; not natively: {why}"),

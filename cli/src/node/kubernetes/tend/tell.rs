@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::timeout;
-use trackbed_cache::{DatasetName, Showable};
+use trackbed_cache::DatasetName;
 use trackbed_controller::api::{CacheNode, CachedDataset, Dataset, DatasetStatus};
 
 use super::super::announce::{self, answered, signed};
@@ -49,7 +49,7 @@ impl Tender {
                 let progress = open.progress();
                 told.bytes = signed(progress.bytes);
                 told.bytes_present = signed(progress.bytes_present);
-                told.native = matches!(open.showable(), Showable::Native(_));
+                told.native = open.showable().is_native();
             }
             Err(error) => told.trouble = Some(error.to_string()),
         }
