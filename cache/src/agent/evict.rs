@@ -111,22 +111,26 @@ pub(super) fn start(inner: &Arc<Inner>, woken: Receiver<()>) -> io::Result<()> {
 }
 
 async fn work(inner: &Weak<Inner>, woken: &Receiver<()>) {
+    let mut tried = Instant::now();
     loop {
         let called = pin!(woken.recv());
         let pause = match inner.upgrade() {
             Some(inner) => LOOK_EVERY.min(inner.config.disk_trial_every),
             None => return,
         };
-        let called = match future::select(called, Delay::new(pause)).await {
-            Either::Left((Err(_), _)) => return,
-            Either::Left((Ok(()), _)) => true,
-            Either::Right(_) => false,
-        };
+        if let Either::Left((Err(_), _)) = future::select(called, Delay::new(pause)).await {
+            return;
+        }
         let Some(inner) = inner.upgrade() else { return };
+        // By the time, not by the pause: disks that are busy call all the time.
+        let try_failing = tried.elapsed() >= inner.config.disk_trial_every;
+        if try_failing {
+            tried = Instant::now();
+        }
         inner.assign_tenants();
         for disk in inner.disks.stores() {
             if disk.health().is_out() {
-                inner.tend_failing(disk, !called).await;
+                inner.tend_failing(disk, try_failing).await;
                 continue;
             }
             disk.save_uses();

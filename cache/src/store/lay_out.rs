@@ -1,9 +1,10 @@
 //! Making a complete version's tree, or its image, whole, so that it can be shown to pods as it is.
 //!
-//! The files are laid out, with their modes and times, or written as one [`image`], and stamped; then every chunk is read back
-//! from the disk and checked; then the tree counts as whole, unless a stamp shows that a file was
-//! written to meanwhile. So whatever anybody, or the disk, does to a file between a chunk's fill and
-//! this is either read and found, or shows; and it is found before anyone is shown the file.
+//! The files are laid out, with their modes and times, or written as one [`image`], and stamped; then
+//! every chunk is read back from the disk and checked; then the tree, or the image, counts as whole,
+//! unless a stamp shows that a file was written to meanwhile. So whatever anybody, or the disk, does to a
+//! file between a chunk's fill and this is either read and found, or shows; and it is found before anyone
+//! is shown the file.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub(super) const PACKS_AT_A_TIME: usize = 2;
 /// written to a file after this long has another time than its stamp.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
-/// What was laid out was like, until it counts as whole.
+/// What the files, or the image, were like when they were laid out, until they count as whole.
 #[derive(Debug)]
 pub(super) enum Laid {
     Tree(Stamps),

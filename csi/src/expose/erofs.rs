@@ -39,7 +39,8 @@ const SOURCE: &[u8] = b"image.";
 
 static MOUNTING: Mutex<()> = Mutex::new(());
 
-/// How often the kernel is told to forget what stays in memory, and after what pause again.
+/// How often, for all files of a chunk, the kernel is told again to forget what stays in memory (a pod may
+/// have it mapped, and who mends waits here), and after what pause.
 const FORGET_ATTEMPTS: u32 = 20;
 const FORGET_AGAIN: Duration = Duration::from_millis(50);
 
@@ -179,6 +180,7 @@ pub fn forget_pages(manifest: &Manifest, chunk: u32, content: &[u8]) {
         }
     };
     let mut file_systems = HashSet::new();
+    let mut attempts = FORGET_ATTEMPTS;
     for mount in table.mounts() {
         let seen = table.top(&mount.mount_point) == Some(mount);
         if !seen || version_of(mount) != Some(manifest.digest()) {
@@ -193,7 +195,7 @@ pub fn forget_pages(manifest: &Manifest, chunk: u32, content: &[u8]) {
             let path = mount.mount_point.join(OsStr::from_bytes(&path));
             let begin = extent.chunk_offset as usize;
             let wanted = content.get(begin..begin + extent.len as usize);
-            if let Err(error) = forget(&path, extent, wanted.unwrap_or_default()) {
+            if let Err(error) = forget(&path, extent, wanted.unwrap_or_default(), &mut attempts) {
                 tracing::warn!(path = %path.display(), %error,
                     "pods may go on seeing what was damaged of a file and is in memory");
             }
@@ -201,7 +203,8 @@ pub fn forget_pages(manifest: &Manifest, chunk: u32, content: &[u8]) {
     }
 }
 
-fn forget(path: &Path, extent: Extent, wanted: &[u8]) -> io::Result<()> {
+/// `attempts` are left beside the first.
+fn forget(path: &Path, extent: Extent, wanted: &[u8], attempts: &mut u32) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let file = options
         .read(true)
@@ -209,17 +212,20 @@ fn forget(path: &Path, extent: Extent, wanted: &[u8]) -> io::Result<()> {
         .open(path)?;
     let offset = extent.file_offset.try_into().map_err(io::Error::other)?;
     let mut found = vec![0; wanted.len()];
-    for _ in 0..FORGET_ATTEMPTS {
+    loop {
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         posix_fadvise(&file, offset, extent.len.into(), advice)?;
         file.read_exact_at(&mut found, extent.file_offset)?;
         if found == wanted {
             return Ok(());
         }
+        if *attempts == 0 {
+            return Err(io::Error::other("the kernel does not forget it"));
+        }
         // Pages that something uses for a moment stay, and the kernel does not say so.
+        *attempts -= 1;
         std::thread::sleep(FORGET_AGAIN);
     }
-    Err(io::Error::other("the kernel does not forget it"))
 }
 
 /// An image's file system, mounted nowhere yet. It goes with this unless it is mounted.
