@@ -101,6 +101,8 @@ pub(crate) fn run(args: DemoArgs) -> Result<(), Failure> {
         None => {
             let own_network = dataset::is_local(args.dataset.as_deref())
                 && args.network != NetworkChoice::Loopback;
+            // From here on there is something to remove.
+            sandbox::hold_signals()?;
             let work = WorkDir::create(&args.work_dir)?;
             sandbox::supervise(work.path(), own_network)?
         }

@@ -17,6 +17,8 @@ async fn datasets_go_to_both_disks_and_are_all_there_after_kill_9() {
     let second = cluster.nodes[0].folder.join("cache-2");
     let first = cluster.nodes[0].cache();
     cluster.nodes[0].flag("--cache-dir", second.display());
+    // Both are on one file system here, the room on which changes from moment to moment.
+    cluster.nodes[0].flag("--cache-capacity", "1GiB");
     cluster.nodes[0].start().await.expect("it starts");
     let mut expected = vec![];
     for name in DATASETS {

@@ -48,10 +48,15 @@ pub(crate) const INSIDE_OPTION: &str = "--inside";
 /// The file in the work folder that holds init's process id as seen from outside.
 pub(crate) const INIT_PID_FILE: &str = "init.pid";
 
-/// The supervisor: makes the namespaces, starts init in them and waits. Returns the conductor's
+/// From here on a signal that asks for the end waits until it is listened to: in between there would be
+/// nobody to clear up.
+pub(crate) fn hold_signals() -> Result<(), Failure> {
+    block_signals().map_err(|errno| failed("block signals", errno))
+}
+
+/// The supervisor, after [`hold_signals`]: makes the namespaces, starts init in them and waits. Returns the conductor's
 /// exit code.
 pub(crate) fn supervise(work: &Path, own_network: bool) -> Result<u8, Failure> {
-    block_signals().map_err(|errno| failed("block signals", errno))?;
     let own_users = make_namespaces(own_network)?;
     let inside = Inside {
         role: InnerRole::Init,
@@ -75,7 +80,7 @@ pub(crate) fn init(mut inside: Inside) -> Result<u8, Failure> {
     if supervisor_is_gone() {
         return Ok(1);
     }
-    block_signals().map_err(|errno| failed("block signals", errno))?;
+    hold_signals()?;
     make_mounts(&inside.work)?;
     inside.role = InnerRole::Conductor;
     let conductor = spawn(&inside, Stdio::null())?;
