@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use trackbed_cache::{
     Digest, Manifest, Member,
-    manifest::CHUNK_BYTES,
+    manifest::{CHUNK_BYTES, Place},
     origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp},
     placement,
     seal::{BLOCK_BYTES, Seal},
@@ -38,16 +38,16 @@ fn owners(criterion: &mut Criterion) {
             weight: 100,
         })
         .collect();
-    let version = Manifest::build(listing())
+    let chunk = Manifest::build(Place::ANY, listing())
         .expect("the listing is sound")
-        .digest();
+        .chunk_id(7);
     criterion.bench_function("owners/1000-members", |bench| {
-        bench.iter(|| placement::owners(black_box(&members), black_box(&version), 7));
+        bench.iter(|| placement::owners(black_box(&members), black_box(&chunk)));
     });
 }
 
 fn manifests(criterion: &mut Criterion) {
-    let manifest = Manifest::build(listing()).expect("the listing is sound");
+    let manifest = Manifest::build(Place::ANY, listing()).expect("the listing is sound");
     let (encoded, digest): (Vec<u8>, Digest) = (manifest.encode(), manifest.digest());
     let mut group = criterion.benchmark_group("manifest");
     group.throughput(Throughput::Elements(FILES as u64));

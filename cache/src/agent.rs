@@ -7,6 +7,7 @@
 mod evict;
 mod keep;
 mod serve;
+mod siblings;
 pub(crate) mod upkeep;
 mod versions;
 
@@ -23,7 +24,7 @@ use trackbed_rdma::slab::Slab;
 
 use crate::digest::Digest;
 use crate::fill::{Filler, FillerParts};
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::{Manifest, ManifestError, Place};
 use crate::membership::Membership;
 use crate::metrics::{AgentCounters, Counters};
 use crate::open::{OpenVersion, Purpose};
@@ -287,6 +288,8 @@ impl Agent {
             remover,
             mounted: OnceLock::new(),
         }));
+        let siblings = siblings::Registered(Arc::downgrade(&agent.0));
+        agent.0.filler.set_siblings(Box::new(siblings));
         agent.0.assign_tenants();
         evict::start(&agent.0, evictor_woken).map_err(AgentError::Threads)?;
         if agent.0.config.lay_out {
@@ -344,8 +347,9 @@ impl Agent {
     ) -> Result<DatasetRecord, AgentError> {
         let opened = self.0.origins.open(origin).await?;
         let listed = opened.list(progress).await?;
+        let place = Place::of(origin);
         let built = self.0.workers.run(move || {
-            let manifest = Manifest::build(listed)?;
+            let manifest = Manifest::build(place, listed)?;
             let encoded = Bytes::from(manifest.encode());
             Ok::<_, ManifestError>((Arc::new(manifest), encoded))
         });

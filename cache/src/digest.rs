@@ -20,6 +20,11 @@ impl Digest {
         Digest(*blake3::hash(bytes).as_bytes())
     }
 
+    /// Of its 32 raw bytes.
+    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
+
     /// The 32 raw bytes, as they travel between nodes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -11,12 +11,13 @@ mod budget;
 mod flight;
 mod from_origin;
 mod from_peer;
+mod from_sibling;
 mod keeping;
 mod pace;
 mod plan;
 mod recent;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::future::{self, Either};
@@ -42,6 +43,8 @@ use keeping::{Keeping, Kept};
 use pace::Pace;
 use plan::Situation;
 use recent::Recent;
+
+pub(crate) use from_sibling::{Known, Siblings};
 
 /// How long a fill may take in all, from every source it tries.
 const FILL_DEADLINE: Duration = Duration::from_secs(120);
@@ -190,6 +193,7 @@ pub(crate) struct Filler {
     hedges: RetryBudget,
     pace: Pace,
     full_logged: parking_lot::Mutex<Option<Instant>>,
+    siblings: OnceLock<Box<dyn Siblings>>,
 }
 
 /// What a [`Filler`] is made of.
@@ -232,6 +236,7 @@ impl Filler {
             hedges: RetryBudget::default(),
             pace: Pace::default(),
             full_logged: parking_lot::Mutex::default(),
+            siblings: OnceLock::new(),
         }
     }
 
@@ -256,16 +261,10 @@ impl Filler {
         self.keeping.settle().await;
     }
 
-    fn situation(
-        &self,
-        members: &[Member],
-        version: &Version,
-        chunk: u32,
-        wanted: For,
-    ) -> Situation {
+    fn situation(&self, members: &[Member], chunk_id: &Digest, wanted: For) -> Situation {
         Situation {
             me: members.iter().position(|member| member.name == self.node),
-            owners: placement::owners(members, &version.digest(), chunk),
+            owners: placement::owners(members, chunk_id),
             for_peer: wanted == For::Peer,
         }
     }
@@ -279,8 +278,9 @@ impl Filler {
         wanted: For,
     ) -> FillResult {
         let digest = version.digest();
+        let chunk_id = version.manifest().chunk_id(chunk);
         let asks = self
-            .situation(&self.membership.now(), version, chunk, wanted)
+            .situation(&self.membership.now(), &chunk_id, wanted)
             .asks_on();
         let (arrival, lead) = self.flights.join((digest, chunk, asks));
         match lead {
@@ -380,6 +380,10 @@ impl Filler {
         }
         if stored && let Some(filled) = self.reread(version, chunk).await {
             return there(Arc::new(filled), None);
+        }
+        if let Some(filled) = self.take_from_sibling(version, chunk).await {
+            self.counters.fills.add(1);
+            return Ok(Brought::New(Arc::new(filled)));
         }
         let (lease, seal) = self.ask_around(version, chunk, wanted).await?;
         self.counters.fills.add(1);

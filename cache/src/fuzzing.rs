@@ -3,7 +3,7 @@
 
 pub use trackbed_rdma::fuzzing::Target;
 
-use crate::manifest::{CHUNK_BYTES, EntryIndex, EntryKind, MAX_NAME_BYTES, MAX_PATH_BYTES};
+use crate::manifest::{CHUNK_BYTES, EntryIndex, EntryKind, MAX_NAME_BYTES, MAX_PATH_BYTES, Place};
 use crate::origin::{ListedEntry, ListedKind, ObjectIdentity, OriginUrl, Timestamp};
 use crate::registry::{DatasetName, DatasetRecord};
 use crate::seal::{MAX_BLOCKS, SEAL_BYTES, Seal};
@@ -127,7 +127,11 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
             },
         ),
     ];
-    let encoded = |entries: Vec<ListedEntry>| Manifest::build(entries).expect("valid").encode();
+    let encoded = |entries: Vec<ListedEntry>| {
+        Manifest::build(Place::ANY, entries)
+            .expect("valid")
+            .encode()
+    };
     vec![encoded(small), encoded(all)]
 }
 
@@ -165,7 +169,7 @@ fn listing(bytes: &[u8]) {
             })
         })
         .collect();
-    let Ok(built) = Manifest::build(entries.clone()) else {
+    let Ok(built) = Manifest::build(Place::ANY, entries.clone()) else {
         return;
     };
     let encoded = built.encode();

@@ -2,13 +2,15 @@
 //! into chunks.
 //!
 //! A [`Manifest`] is immutable and made from a listing, once. Its encoding is canonical, so equal
-//! listings have equal digests on every node, and its digest names the version. How files are cut
+//! listings of an origin have equal digests on every node, and its digest names the version. How files are cut
 //! into chunks follows from the entries alone (see [`layout`]) and is not part of the encoding.
 
 mod assemble;
 mod build;
 mod encode;
 pub mod layout;
+mod place;
+mod same;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -21,6 +23,7 @@ use crate::origin::{ObjectIdentity, Timestamp};
 
 use assemble::{Body, Record};
 use layout::Layout;
+pub use place::Place;
 
 /// A chunk holds at most this many bytes.
 pub const CHUNK_BYTES: usize = 4 << 20;
@@ -53,6 +56,8 @@ pub struct Manifest {
     /// Each directory's children, by name; the directories' records say which part is theirs.
     children: Vec<EntryIndex>,
     layout: Layout,
+    /// See [`Place::of_version`].
+    place: Digest,
     digest: Digest,
     totals: Totals,
 }

@@ -73,6 +73,8 @@ metrics! {
         "Bytes of datasets given to the fabric for peers"
     peer_out_chunks Counter "trackbed_cache_peer_sent_chunks_total"
         "Chunks given to the fabric for peers"
+    sibling_bytes Counter "trackbed_cache_shared_bytes_total"
+        "Bytes of datasets taken from another version of the dataset on this node's disks"
     peer_failures Counter "trackbed_cache_peer_failures_total"
         "Requests to peers that brought no chunk: unreachable, late or failing there"
     peer_corrupt_chunks Counter "trackbed_cache_peer_corrupt_chunks_total"

@@ -20,7 +20,7 @@ use trackbed_rdma::slab::Lease;
 
 use crate::agent::Inner;
 use crate::digest::Digest;
-use crate::fill::{FillError, Filled, For};
+use crate::fill::{FillError, Filled, For, Known};
 use crate::manifest::layout::Location;
 use crate::manifest::{EntryIndex, EntryKind, Manifest, shown};
 use crate::origin::{OpenOrigin, Origin, OriginError, OriginUrl};
@@ -38,6 +38,7 @@ pub(crate) struct Version {
     origin: parking_lot::Mutex<OriginUrl>,
     /// The origin opened last, and by which URL.
     opened: futures::lock::Mutex<Option<(OriginUrl, Arc<dyn Origin>)>>,
+    siblings: Known,
 }
 
 impl Version {
@@ -46,11 +47,17 @@ impl Version {
             store,
             origin: parking_lot::Mutex::new(origin),
             opened: futures::lock::Mutex::new(None),
+            siblings: Known::default(),
         }
     }
 
     pub(crate) fn store(&self) -> &Arc<VersionStore> {
         &self.store
+    }
+
+    /// The versions that may have some of the same chunks.
+    pub(crate) fn siblings(&self) -> &Known {
+        &self.siblings
     }
 
     pub(crate) fn manifest(&self) -> &Arc<Manifest> {

@@ -16,9 +16,10 @@ pub struct Owners {
     pub secondary: Option<usize>,
 }
 
-/// The owners of chunk `chunk` of `version`. Members of weight 0 own nothing; `None` if that
+/// The owners of the chunk of this identity (see [`crate::Manifest::chunk_id`]): what two versions have in
+/// common has the same owners in both. Members of weight 0 own nothing; `None` if that
 /// leaves nobody.
-pub fn owners(members: &[Member], version: &Digest, chunk: u32) -> Option<Owners> {
+pub fn owners(members: &[Member], chunk: &Digest) -> Option<Owners> {
     let mut first: Option<(f64, usize)> = None;
     let mut second: Option<(f64, usize)> = None;
     let better = |challenger: (f64, usize), holder: &Option<(f64, usize)>| {
@@ -33,7 +34,7 @@ pub fn owners(members: &[Member], version: &Digest, chunk: u32) -> Option<Owners
         .enumerate()
         .filter(|(_, member)| member.weight > 0)
     {
-        let scored = (score(member, version, chunk), at);
+        let scored = (score(member, chunk), at);
         if better(scored, &first) {
             second = first.replace(scored);
         } else if better(scored, &second) {
@@ -48,10 +49,9 @@ pub fn owners(members: &[Member], version: &Digest, chunk: u32) -> Option<Owners
 
 /// A member's draw: `-weight / ln(u)` for a uniform `u` wins in proportion to the weights
 /// (Schindelhauer and Schomaker's logarithmic method).
-fn score(member: &Member, version: &Digest, chunk: u32) -> f64 {
+fn score(member: &Member, chunk: &Digest) -> f64 {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(version.as_bytes());
-    hasher.update(&chunk.to_le_bytes());
+    hasher.update(chunk.as_bytes());
     hasher.update(member.name.as_bytes());
     let mut drawn = [0; 8];
     drawn.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
@@ -81,18 +81,21 @@ mod tests {
             .collect()
     }
 
-    fn names(members: &[Member], version: &Digest, chunk: u32) -> (String, Option<String>) {
-        let owners = owners(members, version, chunk).expect("someone has weight");
+    fn chunk(number: u32) -> Digest {
+        Digest::of(&number.to_le_bytes())
+    }
+
+    fn names(members: &[Member], chunk: &Digest) -> (String, Option<String>) {
+        let owners = owners(members, chunk).expect("someone has weight");
         let name = |at: usize| members[at].name.clone();
         (name(owners.primary), owners.secondary.map(name))
     }
 
     #[test]
     fn nobody_owns_where_nobody_has_weight() {
-        let version = Digest::of(b"v");
-        assert_eq!(owners(&[], &version, 0), None);
-        assert_eq!(owners(&members(&[0, 0]), &version, 0), None);
-        let alone = owners(&members(&[0, 3]), &version, 0);
+        assert_eq!(owners(&[], &chunk(0)), None);
+        assert_eq!(owners(&members(&[0, 0]), &chunk(0)), None);
+        let alone = owners(&members(&[0, 3]), &chunk(0));
         assert_eq!(
             alone,
             Some(Owners {
@@ -104,10 +107,10 @@ mod tests {
 
     #[test]
     fn each_member_owns_in_proportion_to_its_weight() {
-        let (members, version) = (members(&[1, 1, 2, 4]), Digest::of(b"v"));
+        let members = members(&[1, 1, 2, 4]);
         let mut owned = [0_u32; 4];
-        for chunk in 0..8000 {
-            owned[owners(&members, &version, chunk).expect("weights").primary] += 1;
+        for number in 0..8000 {
+            owned[owners(&members, &chunk(number)).expect("weights").primary] += 1;
         }
         for (owned, expected) in owned.into_iter().zip([1000_u32, 1000, 2000, 4000]) {
             assert!(
@@ -119,17 +122,15 @@ mod tests {
 
     #[test]
     fn a_new_member_takes_its_share_and_moves_nothing_else() {
-        let (before, version) = (members(&[1; 9]), Digest::of(b"v"));
+        let before = members(&[1; 9]);
         let mut after = before.clone();
         after.push(member("new", 1));
         let mut moved = 0;
-        for chunk in 0..5000 {
-            let (old, new) = (
-                names(&before, &version, chunk).0,
-                names(&after, &version, chunk).0,
-            );
+        for number in 0..5000 {
+            let id = chunk(number);
+            let (old, new) = (names(&before, &id).0, names(&after, &id).0);
             if old != new {
-                assert_eq!(new, "new", "chunk {chunk} moved between old members");
+                assert_eq!(new, "new", "chunk {number} moved between old members");
                 moved += 1;
             }
         }
@@ -141,29 +142,30 @@ mod tests {
 
     #[test]
     fn the_second_owner_takes_over_when_the_first_one_leaves() {
-        let (all, version) = (members(&[1, 2, 3, 4, 5]), Digest::of(b"v"));
-        for chunk in 0..500 {
-            let (primary, secondary) = names(&all, &version, chunk);
+        let all = members(&[1, 2, 3, 4, 5]);
+        for number in 0..500 {
+            let id = chunk(number);
+            let (primary, secondary) = names(&all, &id);
             let left: Vec<_> = all.iter().filter(|m| m.name != primary).cloned().collect();
-            assert_eq!(Some(names(&left, &version, chunk).0), secondary);
+            assert_eq!(Some(names(&left, &id).0), secondary);
         }
     }
 
     proptest! {
         #[test]
         fn all_nodes_agree_whatever_order_they_know_the_members_in(
-            weights in prop::collection::vec(0..5u32, 1..9), chunk: u32, seed: [u8; 32], by in 0..9usize,
+            weights in prop::collection::vec(0..5u32, 1..9), id: [u8; 32], by in 0..9usize,
         ) {
-            let version = Digest::from(seed);
+            let id = Digest::from(id);
             let members = members(&weights);
             let mut rotated = members.clone();
             rotated.rotate_left(by % members.len());
-            match owners(&members, &version, chunk) {
-                None => prop_assert_eq!(owners(&rotated, &version, chunk), None),
+            match owners(&members, &id) {
+                None => prop_assert_eq!(owners(&rotated, &id), None),
                 Some(owners) => {
                     prop_assert_ne!(Some(owners.primary), owners.secondary);
                     prop_assert!(members[owners.primary].weight > 0);
-                    prop_assert_eq!(names(&members, &version, chunk), names(&rotated, &version, chunk));
+                    prop_assert_eq!(names(&members, &id), names(&rotated, &id));
                 }
             }
         }

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::format::BLOCK;
 use super::*;
-use crate::manifest::{EntryKind, Manifest};
+use crate::manifest::{EntryKind, Manifest, Place};
 use crate::origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp};
 use reader::Found;
 
@@ -68,7 +68,7 @@ fn manifest(tree: &Tree) -> Manifest {
         mode: item.mode,
         mtime: item.mtime,
     });
-    Manifest::build(listed.collect::<Vec<_>>()).expect("valid")
+    Manifest::build(Place::ANY, listed.collect::<Vec<_>>()).expect("valid")
 }
 
 fn chunk_bytes(manifest: &Manifest, chunk: u32, tree: &Tree) -> Vec<u8> {
@@ -290,7 +290,7 @@ fn files_beyond_4_gib_and_directories_with_more_than_65535_others_have_long_inod
         ),
     ];
     listed.extend((0..70_000).map(|number| entry(format!("d/{number}"), ListedKind::Directory)));
-    let manifest = Manifest::build(listed).expect("valid");
+    let manifest = Manifest::build(Place::ANY, listed).expect("valid");
     let plan = Plan::of(&manifest).expect("small enough");
     assert!(plan.image_bytes() > 5 << 30);
     let mut image: Vec<u8> = plan.metadata(&manifest).flatten().collect();

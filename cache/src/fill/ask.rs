@@ -97,8 +97,9 @@ impl Filler {
         let mut tried = Tried::default();
         let mut busy_wait = BUSY_WAIT;
         let mut under_way = FuturesUnordered::new();
+        let chunk_id = version.manifest().chunk_id(chunk);
         loop {
-            let situation = self.situation(&members, version, chunk, wanted);
+            let situation = self.situation(&members, &chunk_id, wanted);
             let usable = |source: &Source| self.is_usable(&members, source);
             let mut alarms = VecDeque::new();
             let mut asked = None;

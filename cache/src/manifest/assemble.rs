@@ -221,15 +221,15 @@ impl Assembler {
     }
 
     /// The manifest of all that was pushed.
-    pub(super) fn finish(self) -> Result<Manifest, ManifestError> {
+    pub(super) fn finish(self, place: Digest) -> Result<Manifest, ManifestError> {
         if self.totals.files == 0 {
             return Err(ManifestError::Empty);
         }
-        self.finish_even_empty()
+        self.finish_even_empty(place)
     }
 
     /// As [`Assembler::finish`], for a version that is known to have no files.
-    pub(super) fn finish_even_empty(mut self) -> Result<Manifest, ManifestError> {
+    pub(super) fn finish_even_empty(mut self, place: Digest) -> Result<Manifest, ManifestError> {
         self.text.shrink_to_fit();
         self.records.shrink_to_fit();
         let children = self.children();
@@ -239,6 +239,7 @@ impl Assembler {
             text: self.text,
             children,
             layout,
+            place,
             digest: Digest::from([0; 32]),
             totals: self.totals,
         };

@@ -3,6 +3,7 @@
 use crate::origin::{Listed, ListedAs, Listing, ObjectIdentity, Timestamp, with_slashes};
 
 use super::assemble::{Assembler, NewBody};
+use super::place::{NOWHERE, Place};
 use super::{EntryIndex, Manifest, ManifestError, encode, shown};
 
 /// Given to directories that no origin listed but some path goes through.
@@ -12,13 +13,14 @@ impl Manifest {
     /// The manifest of a version that is not of any dataset: a directory without entries. A
     /// listing or an encoded manifest never is one.
     pub fn empty() -> Result<Manifest, ManifestError> {
-        Assembler::with_capacity(0, 0).finish_even_empty()
+        Assembler::with_capacity(0, 0).finish_even_empty(NOWHERE)
     }
 
-    /// The version that holds these entries, in whatever order they were listed. Directories that
+    /// The version of `place` that holds these entries, in whatever order they were listed. Directories that
     /// paths go through are added where the listing left them out.
-    pub fn build(listed: impl Into<Listing>) -> Result<Manifest, ManifestError> {
+    pub fn build(place: Place, listed: impl Into<Listing>) -> Result<Manifest, ManifestError> {
         let mut listed = listed.into();
+        let place = place.of_version(&listed);
         listed.sort();
         let text = listed.iter().map(|entry| text_len(&entry)).sum();
         let mut assembler = Assembler::with_capacity(listed.len(), text);
@@ -85,7 +87,7 @@ impl Manifest {
                 open.push((index, name.to_vec()));
             }
         }
-        assembler.finish()
+        assembler.finish(place)
     }
 }
 

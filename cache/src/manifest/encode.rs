@@ -1,7 +1,7 @@
 //! The canonical binary form: little-endian, entries in path order, the root left out.
 //!
 //! ```text
-//! "trackbed manifest"  format u8  entries u32
+//! "trackbed manifest"  format u8  place [u8; 32]  entries u32
 //! entry: kind u8  parent u32  mode u16  seconds i64  nanos u32  name_len u8  name
 //!   kind 0, directory: nothing more
 //!   kind 1, file:      size u64  identity
@@ -18,7 +18,7 @@ use super::{MAX_ENCODED_BYTES, Manifest, ManifestError};
 
 const MAGIC: &[u8] = b"trackbed manifest";
 /// Changes with the encoding, and with [`super::layout`]: both are part of what a digest means.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// The shortest encoded entry: a directory with a name of one byte.
 const MIN_ENTRY_BYTES: usize = 21;
 
@@ -53,6 +53,7 @@ impl Manifest {
         if input.u8()? != FORMAT {
             return Err(input.malformed("a format this version does not know"));
         }
+        let place = Digest::from_bytes(input.array()?);
         let entries = input.u32()? as usize;
         if entries > (bytes.len() - input.at) / MIN_ENTRY_BYTES {
             return Err(input.malformed("it says it has more entries than fit"));
@@ -65,7 +66,7 @@ impl Manifest {
         if input.at != bytes.len() {
             return Err(input.malformed("bytes after the last entry"));
         }
-        assembler.finish()
+        assembler.finish(place)
     }
 
     /// As [`Manifest::decode`], for bytes that must be the version `expected`.
@@ -120,6 +121,7 @@ fn encode_pieces(manifest: &Manifest, mut sink: impl FnMut(&[u8])) {
     let mut piece = Vec::with_capacity(80 << 10);
     piece.extend_from_slice(MAGIC);
     piece.push(FORMAT);
+    piece.extend_from_slice(manifest.place.as_bytes());
     piece.extend_from_slice(&(manifest.len() - 1).to_le_bytes());
     for record in manifest.records.iter().skip(1) {
         piece.push(match record.body {
@@ -183,6 +185,16 @@ pub(super) fn read_identity(text: &[u8], mtime: Timestamp) -> ObjectIdentity {
     input
         .identity(mtime)
         .unwrap_or(ObjectIdentity::Etag("".into()))
+}
+
+/// An identity's encoding that says all by itself, made of one that may lean on the entry's time.
+pub(super) fn whole_identity(text: &[u8], mtime: Timestamp) -> Vec<u8> {
+    let mut whole = text[..identity_len(text)].to_vec();
+    if whole == [IDENTITY_MTIME] {
+        whole = vec![IDENTITY_MODIFIED];
+        write_timestamp(mtime, &mut whole);
+    }
+    whole
 }
 
 fn identity_len(text: &[u8]) -> usize {

@@ -29,7 +29,7 @@ fn with(path: &[u8], kind: ListedKind) -> ListedEntry {
 }
 
 fn refused(listed: Vec<ListedEntry>) -> String {
-    Manifest::build(listed)
+    Manifest::build(Place::ANY, listed)
         .expect_err("must be refused")
         .to_string()
 }
@@ -44,10 +44,12 @@ fn a_listing_in_any_order_gives_the_same_version() {
     ];
     let mut reversed = listed.clone();
     reversed.reverse();
-    let manifest = Manifest::build(listed).expect("valid");
+    let manifest = Manifest::build(Place::ANY, listed).expect("valid");
     assert_eq!(
         manifest.digest(),
-        Manifest::build(reversed).expect("valid").digest()
+        Manifest::build(Place::ANY, reversed)
+            .expect("valid")
+            .digest()
     );
     let paths: Vec<_> = manifest
         .entries()
@@ -59,18 +61,21 @@ fn a_listing_in_any_order_gives_the_same_version() {
 
 #[test]
 fn directories_are_listed_and_looked_up_by_name() {
-    let manifest = Manifest::build(vec![
-        file("d/2", 1),
-        file("d/10", 1),
-        file("d/1/x", 1),
-        with(
-            b"d/\xff\xfe",
-            ListedKind::Symlink {
-                target: b"../any\xffwhere".to_vec(),
-            },
-        ),
-        with(b"empty", ListedKind::Directory),
-    ])
+    let manifest = Manifest::build(
+        Place::ANY,
+        vec![
+            file("d/2", 1),
+            file("d/10", 1),
+            file("d/1/x", 1),
+            with(
+                b"d/\xff\xfe",
+                ListedKind::Symlink {
+                    target: b"../any\xffwhere".to_vec(),
+                },
+            ),
+            with(b"empty", ListedKind::Directory),
+        ],
+    )
     .expect("valid");
     let directory = manifest.lookup(EntryIndex::ROOT, b"d").expect("there");
     let names: Vec<_> = manifest
@@ -106,7 +111,7 @@ fn an_etag_and_a_time_are_kept_as_identity() {
             size: 3,
             identity: identity.clone(),
         };
-        let manifest = Manifest::build(vec![with(b"x", kind)]).expect("valid");
+        let manifest = Manifest::build(Place::ANY, vec![with(b"x", kind)]).expect("valid");
         let decoded = Manifest::decode(&manifest.encode()).expect("valid");
         assert_eq!(decoded.identity(EntryIndex(1)), Some(identity));
         assert_eq!(decoded.identity(EntryIndex::ROOT), None);
@@ -131,24 +136,33 @@ fn paths_that_lead_elsewhere_are_refused_by_name() {
         let error = refused(vec![file(path, 1)]);
         assert!(error.starts_with("entry"), "{path:?}: {error}");
     }
-    assert!(Manifest::build(vec![file(&"x".repeat(255), 1)]).is_ok());
+    assert!(Manifest::build(Place::ANY, vec![file(&"x".repeat(255), 1)]).is_ok());
 }
 
 #[test]
 fn a_path_listed_twice_or_as_file_and_directory_is_refused() {
     assert!(refused(vec![file("a", 1), file("a", 1)]).contains("more than once"));
     assert!(refused(vec![file("a", 1), file("a/b", 1)]).contains("also listed as a file"));
-    assert!(Manifest::build(vec![with(b"a", ListedKind::Directory), file("a/b", 1)]).is_ok());
+    assert!(
+        Manifest::build(
+            Place::ANY,
+            vec![with(b"a", ListedKind::Directory), file("a/b", 1)]
+        )
+        .is_ok()
+    );
 }
 
 #[test]
 fn a_dataset_without_a_file_is_refused() {
     assert_eq!(
-        Manifest::build(Vec::new()).err(),
+        Manifest::build(Place::ANY, Vec::new()).err(),
         Some(ManifestError::Empty)
     );
     let listed = vec![with(b"d", ListedKind::Directory)];
-    assert_eq!(Manifest::build(listed).err(), Some(ManifestError::Empty));
+    assert_eq!(
+        Manifest::build(Place::ANY, listed).err(),
+        Some(ManifestError::Empty)
+    );
 }
 
 #[test]
@@ -164,8 +178,11 @@ fn bad_symlinks_and_etags_are_refused() {
 #[test]
 fn empty_files_have_no_chunk_and_files_of_5_tib_have_many() {
     let huge = 5 << 40;
-    let manifest = Manifest::build(vec![file("empty", 0), file("huge", huge), file("small", 9)])
-        .expect("valid");
+    let manifest = Manifest::build(
+        Place::ANY,
+        vec![file("empty", 0), file("huge", huge), file("small", 9)],
+    )
+    .expect("valid");
     assert_eq!(manifest.chunks(), 1 + (huge / CHUNK_BYTES as u64) as u32);
     let find = |path: &[u8]| manifest.find(path).expect("there");
     assert_eq!(manifest.locate(find(b"empty"), 0), None);
@@ -185,7 +202,7 @@ fn an_inserted_file_shifts_few_packs() {
         let listed: Vec<ListedEntry> = listed
             .map(|name| file(&name, 40_000 + name.len() as u64))
             .collect();
-        let manifest = Manifest::build(listed).expect("valid");
+        let manifest = Manifest::build(Place::ANY, listed).expect("valid");
         (0..manifest.chunks())
             .map(|chunk| {
                 let extents = manifest.extents(chunk).into_iter();
@@ -219,7 +236,7 @@ fn a_large_manifest_takes_little_memory() {
             )
         })
         .collect();
-    let manifest = Manifest::build(listed).expect("valid");
+    let manifest = Manifest::build(Place::ANY, listed).expect("valid");
     assert!(
         manifest.memory_bytes() < 130 * 100_000,
         "{} bytes",
@@ -268,7 +285,7 @@ fn some_listing() -> impl Strategy<Value = Vec<ListedEntry>> {
 proptest! {
     #[test]
     fn what_a_manifest_holds_is_what_was_listed(listed in some_listing()) {
-        let Ok(manifest) = Manifest::build(listed.clone()) else { return Ok(()) };
+        let Ok(manifest) = Manifest::build(Place::ANY, listed.clone()) else { return Ok(()) };
         let encoded = manifest.encode();
         prop_assert_eq!(Digest::of(&encoded), manifest.digest());
         let decoded = Manifest::decode_as(&encoded, manifest.digest()).expect("its own encoding");
@@ -297,7 +314,7 @@ proptest! {
 
     #[test]
     fn every_byte_of_every_file_is_in_exactly_one_chunk(listed in some_listing()) {
-        let Ok(manifest) = Manifest::build(listed) else { return Ok(()) };
+        let Ok(manifest) = Manifest::build(Place::ANY, listed) else { return Ok(()) };
         let mut covered: BTreeMap<EntryIndex, u64> = BTreeMap::new();
         for chunk in 0..manifest.chunks() {
             let mut at = 0;
@@ -335,7 +352,7 @@ proptest! {
     fn a_damaged_manifest_is_refused_or_is_another_version(
         listed in some_listing(), at: prop::sample::Index, value: u8, cut: bool,
     ) {
-        let Ok(manifest) = Manifest::build(listed) else { return Ok(()) };
+        let Ok(manifest) = Manifest::build(Place::ANY, listed) else { return Ok(()) };
         let mut bytes = manifest.encode();
         let at = at.index(bytes.len());
         if cut { bytes.truncate(at) } else { bytes[at] = value }

@@ -201,6 +201,7 @@ fn add_below(manifest: &Manifest, entry: EntryIndex, chunks: &mut BTreeSet<u32>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Place;
     use crate::origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp};
 
     fn manifest() -> Manifest {
@@ -220,7 +221,7 @@ mod tests {
             mode: 0o644,
             mtime: Timestamp::default(),
         });
-        Manifest::build(Vec::from(listed)).expect("a manifest")
+        Manifest::build(Place::ANY, Vec::from(listed)).expect("a manifest")
     }
 
     fn of(part: Part) -> Vec<u32> {

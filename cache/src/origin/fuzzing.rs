@@ -3,8 +3,8 @@
 use super::bucket::parse_credentials;
 use super::keys::{below, key_of, why_no_path};
 use super::web::paths_of_index;
-use crate::Manifest;
 use crate::fuzzing::Target;
+use crate::manifest::{Manifest, Place};
 use crate::origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp};
 
 /// A prefix and a key, a line each.
@@ -44,7 +44,7 @@ fn key(bytes: &[u8]) {
         mode: 0o644,
         mtime: Timestamp::default(),
     };
-    let manifest = Manifest::build(vec![entry]).expect("a path that a file can have");
+    let manifest = Manifest::build(Place::ANY, vec![entry]).expect("a path that a file can have");
     assert!(manifest.find(path.as_bytes()).is_some());
     if let Some(found) = key_of(prefix, path.as_bytes()) {
         assert_eq!(found.as_ref(), key, "another object would be read");

@@ -55,6 +55,11 @@ impl OriginUrl {
         self
     }
 
+    /// The same origin for whoever may read it without: what tells it from others, not how it is read.
+    pub fn without_credentials(&self) -> OriginUrl {
+        self.clone().with_credentials(CredentialsRef::default())
+    }
+
     /// The host that is asked, if the URL names one.
     pub fn host(&self) -> Option<Host> {
         let url = match self {

@@ -1,5 +1,6 @@
 //! What a user gets from a cache of several nodes, through the public interface.
 
+mod again;
 mod disk;
 mod disks;
 mod evict;

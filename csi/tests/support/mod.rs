@@ -14,7 +14,7 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use parking_lot::Mutex;
-use trackbed_cache::manifest::{EntryIndex, Manifest};
+use trackbed_cache::manifest::{EntryIndex, Manifest, Place};
 use trackbed_cache::origin::{ListedEntry, ListedKind, ObjectIdentity, Timestamp};
 use trackbed_csi::expose::choose::{Findings, Way, choose};
 use trackbed_csi::expose::{Cached, ReadFailure, VerifiedPiece, VersionView};
@@ -93,7 +93,7 @@ impl MemoryVersion {
                 mtime: item.mtime,
             })
             .collect();
-        let manifest = Manifest::build(listed).expect("a valid listing");
+        let manifest = Manifest::build(Place::ANY, listed).expect("a valid listing");
         let contents = items
             .iter()
             .filter_map(|item| match &item.node {

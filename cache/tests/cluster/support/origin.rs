@@ -1,7 +1,7 @@
 //! An origin in memory that can be made to misbehave.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
@@ -18,8 +18,12 @@ use super::{Files, lock};
 #[derive(Default)]
 pub(crate) struct MemoryOrigin {
     files: Files,
+    /// Objects that were put there, or in the place of others, since.
+    pub(crate) put: Mutex<Files>,
     /// Objects with another content than was listed.
     pub(crate) changed: Mutex<BTreeSet<Vec<u8>>>,
+    /// Whether it tells objects by their times alone, which are all the same.
+    pub(crate) untold: AtomicBool,
     /// Reads to fail as if the network had hiccups.
     pub(crate) hiccups: AtomicU32,
     pub(crate) reads: AtomicU64,
@@ -37,6 +41,20 @@ impl MemoryOrigin {
         &self.files
     }
 
+    /// What is there now.
+    pub(crate) fn now(&self) -> Files {
+        let mut files = self.files.clone();
+        files.extend(lock(&self.put).clone());
+        files
+    }
+
+    fn identity(&self, file: &[u8]) -> ObjectIdentity {
+        if self.untold.load(Relaxed) {
+            return ObjectIdentity::Modified(Timestamp::default());
+        }
+        ObjectIdentity::Etag(format!("\"{}\"", Digest::of(file).short()).into())
+    }
+
     /// The files of a folder, which ends with a slash.
     pub(crate) fn below(&self, folder: &str) -> Files {
         let inside = |(path, file): (&Vec<u8>, &Vec<u8>)| {
@@ -51,10 +69,6 @@ impl MemoryOrigin {
     }
 }
 
-fn identity(file: &[u8]) -> ObjectIdentity {
-    ObjectIdentity::Etag(format!("\"{}\"", Digest::of(file).short()).into())
-}
-
 impl Origin for MemoryOrigin {
     fn list<'a>(
         &'a self,
@@ -62,11 +76,11 @@ impl Origin for MemoryOrigin {
     ) -> BoxFuture<'a, Result<Listing, OriginError>> {
         async move {
             let mut listed = Listing::new();
-            for (path, file) in &self.files {
+            for (path, file) in &self.now() {
                 progress.found(1, file.len() as u64)?;
                 let kind = ListedKind::File {
                     size: file.len() as u64,
-                    identity: identity(file),
+                    identity: self.identity(file),
                 };
                 let mtime = Timestamp::default();
                 listed.push(&ListedEntry {
@@ -107,13 +121,14 @@ impl Origin for MemoryOrigin {
                     transient: true,
                 });
             }
-            let Some(file) = self.files.get(&path) else {
+            let put = lock(&self.put).get(&path).cloned();
+            let Some(file) = put.as_ref().or(self.files.get(&path)) else {
                 return Err(OriginError::Missing {
                     origin,
                     object: name,
                 });
             };
-            if lock(&self.changed).contains(&path) || *object.identity != identity(file) {
+            if lock(&self.changed).contains(&path) || *object.identity != self.identity(file) {
                 let (listed, found) = (object.identity.to_string(), "ETag other".to_owned());
                 return Err(OriginError::Changed {
                     origin,
@@ -144,7 +159,11 @@ impl OpenOrigin for OpenMemory {
             .map(|(_, name)| format!("{name}/"));
         let origin: Arc<dyn Origin> = match folder {
             None => Arc::clone(&self.0) as _,
-            Some(folder) => MemoryOrigin::new(self.0.below(&folder)),
+            Some(folder) => Arc::new(MemoryOrigin {
+                files: self.0.below(&folder),
+                untold: self.0.untold.load(Relaxed).into(),
+                ..MemoryOrigin::default()
+            }),
         };
         async move { Ok(origin) }.boxed()
     }

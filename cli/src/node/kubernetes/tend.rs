@@ -236,7 +236,7 @@ impl Tender {
 
     fn leads(&self, name: &DatasetName) -> bool {
         let members = self.registry.look(super::view::View::members);
-        let chosen = owners(&members, &Digest::of(name.as_str().as_bytes()), 0);
+        let chosen = owners(&members, &Digest::of(name.as_str().as_bytes()));
         // Where nobody has weight, anybody may.
         chosen.is_none_or(|owners| members[owners.primary].name == self.registry.node())
     }
