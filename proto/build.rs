@@ -6,7 +6,9 @@ use std::error::Error;
 /// `src/lib.rs`.
 const PROTOS: &[&str] = &[
     "csi/v1/csi.proto",
+    "deviceplugin/v1beta1/api.proto",
     "pluginregistration/v1/api.proto",
+    "podresources/v1/api.proto",
     "trackbed/peer/v1/peer.proto",
     "trackbed/node/v1/node.proto",
 ];

@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
-use trackbed_csi::driver::CsiEndpoint;
 use trackbed_csi::keeper::{self, KeeperConfig};
+use trackbed_proto::endpoint::Endpoint;
 
 /// What a build calls itself towards the other side of the keeper's socket.
 pub(crate) const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &KeeperArgs) -> Result<(), Failure> {
             tracing::debug!(%errno, "the keeper stays in the session that started it");
         }
     }
-    let socket: CsiEndpoint = socket
+    let socket: Endpoint = socket
         .to_string_lossy()
         .parse()
         .map_err(|error| Failure::usage(format!("--socket: {error}")))?;

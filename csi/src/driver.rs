@@ -20,6 +20,7 @@ use trackbed_cache::registry::{DatasetName, DatasetRecord};
 use trackbed_proto::csi::v1::controller_server::ControllerServer;
 use trackbed_proto::csi::v1::identity_server::IdentityServer;
 use trackbed_proto::csi::v1::node_server::NodeServer;
+use trackbed_proto::endpoint::{Endpoint, EndpointError, listen};
 
 use crate::expose::{Expose, VersionView};
 use crate::register::{RegisterError, Registration};
@@ -27,7 +28,6 @@ use crate::register::{RegisterError, Registration};
 mod busy;
 mod controller;
 mod empty;
-mod endpoint;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -39,9 +39,6 @@ mod record;
 mod spec;
 mod volume;
 mod volumes;
-
-pub(crate) use endpoint::bind;
-pub use endpoint::{CsiEndpoint, EndpointError, SocketFile, listen};
 
 use controller::ControllerService;
 use identity::IdentityService;
@@ -186,10 +183,10 @@ impl Driver {
     /// are mounted again meanwhile.
     pub async fn serve(
         self,
-        endpoint: CsiEndpoint,
+        endpoint: Endpoint,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), DriverError> {
-        let (listener, socket_file) = endpoint::listen(&endpoint)?;
+        let (listener, socket_file) = listen(&endpoint)?;
         tracing::info!(%endpoint, node = self.config.node_id, "serving CSI");
         let registration = match &self.config.plugins_registry {
             Some(folder) => Some(Registration::listen(folder, &endpoint)?),

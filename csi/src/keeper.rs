@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::driver::EndpointError;
+use trackbed_proto::endpoint::EndpointError;
 
 mod bits;
 mod client;

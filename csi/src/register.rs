@@ -20,7 +20,9 @@ use trackbed_proto::pluginregistration::v1::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
 
-use crate::driver::{CsiEndpoint, DRIVER_NAME, EndpointError, SocketFile, listen};
+use trackbed_proto::endpoint::{Endpoint, EndpointError, SocketFile, listen};
+
+use crate::driver::DRIVER_NAME;
 
 /// What kubelet calls plug-ins that serve CSI, and the version it wants them to have.
 const TYPE: &str = "CSIPlugin";
@@ -57,7 +59,7 @@ impl Registration {
     /// called on `endpoint` already. kubelet must see that at the same path.
     pub fn listen(
         plugins_registry: &Path,
-        endpoint: &CsiEndpoint,
+        endpoint: &Endpoint,
     ) -> Result<Registration, EndpointError> {
         let path = plugins_registry.join(format!("{DRIVER_NAME}-reg.sock"));
         let (listener, socket) = listen(&path.to_string_lossy().parse()?)?;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use trackbed_rdma::devices::Device;
 
 /// Where a function sits on the PCI buses: domain, bus, device and function.
 ///
@@ -26,6 +27,13 @@ pub struct PciAddress {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0:?} is no PCI address: write domain:bus:device.function, such as 0000:3b:02.1")]
 pub struct NotAnAddress(pub String);
+
+impl Function {
+    /// Whether it is a virtual function.
+    pub fn is_virtual(&self) -> bool {
+        self.virtual_of.is_some()
+    }
+}
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,24 +105,19 @@ pub enum Protocol {
     Iwarp,
 }
 
-/// An RDMA device as the kernel shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An RDMA device, and how a container gets at it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RdmaDevice {
-    /// Its name now, such as `mlx5_2`; names may change over a reboot.
-    pub name: String,
-    /// Its node GUID as sysfs prints it.
-    pub node_guid: String,
+    /// The device with its ports.
+    pub device: Device,
     /// How it speaks; `None` where that cannot be told.
     pub protocol: Option<Protocol>,
-    /// Character devices by which it is used, such as `/dev/infiniband/uverbs3`, without those that
-    /// all devices share.
+    /// The character devices that are its own, by name: `uverbs3`, `umad2`, `issm2`.
     pub char_devices: Vec<CharDevice>,
-    /// Its ports, by number.
-    pub ports: Vec<Port>,
 }
 
 /// A character device: what it is called is decided by udev, what it is by its numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct CharDevice {
     /// Its name below `/dev/infiniband`, such as `uverbs3`.
     pub name: String,
@@ -122,24 +125,8 @@ pub struct CharDevice {
     pub numbers: (u32, u32),
 }
 
-/// A port of an RDMA device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Port {
-    /// Its number, from 1.
-    pub number: u32,
-    /// Its logical state, such as `ACTIVE`.
-    pub state: String,
-    /// Its physical state, such as `LinkUp`.
-    pub physical_state: String,
-    /// What it does in Mb/s, as the driver says.
-    pub rate_mbps: Option<u64>,
-    /// Which network it is on.
-    pub link_type: LinkType,
-}
-
-/// A physical function (PF), a virtual function (VF) of one, or a net device without either, with what
-/// hangs on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A physical function (PF) or a virtual function (VF) of one, with what hangs on it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Function {
     /// Where it sits.
     pub address: PciAddress,
@@ -154,8 +141,8 @@ pub struct Function {
     pub driver: Option<String>,
     /// The PF and which of its VFs this is; `None` for one that is no VF.
     pub virtual_of: Option<(PciAddress, u32)>,
-    /// The name of the PF's net device; of its own for one that is no VF.
-    pub pf_name: Option<String>,
+    /// The names of the PF's net devices; its own for one that is no VF.
+    pub pf_names: Vec<String>,
     /// How many VFs it may have; 0 for one that can have none.
     pub total_vfs: u32,
     /// NUMA node; `None` where the platform does not say.

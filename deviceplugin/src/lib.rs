@@ -4,4 +4,5 @@
 //! gives it to pods. Data flows one way: what was found ([`function`]) becomes what is offered, by the
 //! configuration alone; what is offered and healthy is allocated.
 
+pub mod discover;
 pub mod function;

@@ -1,7 +1,10 @@
-//! gRPC interfaces Trackbed speaks: CSI and its own peer and node control.
+//! gRPC interfaces Trackbed speaks: kubelet's, and its own peer and node control.
 //!
 //! The modules mirror the protobuf packages; everything in them is generated at build time from
-//! the files under `proto/`, client and server both.
+//! the files under `proto/`, client and server both. Beside them, [`endpoint`] has the sockets that they
+//! are served on.
+
+pub mod endpoint;
 
 /// The Container Storage Interface, by which kubelet asks for volumes.
 pub mod csi {
@@ -17,6 +20,34 @@ pub mod csi {
     }
 
     mod redact;
+}
+
+/// How a device plugin and kubelet speak.
+pub mod deviceplugin {
+    /// Version v1beta1, the one there is.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1beta1 {
+        tonic::include_proto!("v1beta1");
+    }
+}
+
+/// Which devices kubelet has given to which pods.
+pub mod podresources {
+    /// Version 1, as far as it is in use.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; the .proto file has the documentation"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("v1");
+    }
 }
 
 /// How a plug-in makes itself known to kubelet.

@@ -100,12 +100,24 @@ pub struct PortGid {
 impl Inventory {
     /// Reads the sysfs below `root` (`/` but for tests), and nothing else.
     pub fn read(root: &Path) -> Result<Inventory, InventoryError> {
-        let devices = sysfs::devices(root)?;
+        Ok(Inventory::of(root, sysfs::devices(root, sysfs::gids)?))
+    }
+
+    /// As [`Inventory::read`], without the ports' addresses: those tables have hundreds of entries, each a
+    /// few files, which with a thousand virtual functions takes seconds.
+    pub fn outline(root: &Path) -> Result<Inventory, InventoryError> {
+        Ok(Inventory::of(
+            root,
+            sysfs::devices(root, |_, _| Vec::new())?,
+        ))
+    }
+
+    fn of(root: &Path, devices: Vec<Device>) -> Inventory {
         let mut notes = Vec::new();
         if devices.is_empty() {
             notes.push(sysfs::why_none(root));
         }
-        Ok(Inventory { devices, notes })
+        Inventory { devices, notes }
     }
 
     /// What this machine has, from sysfs and from verbs.

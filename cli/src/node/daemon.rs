@@ -25,9 +25,10 @@ use tonic::transport::Server;
 use trackbed_cache::origin::Origins;
 use trackbed_cache::registry::FileRegistry;
 use trackbed_cache::{Agent, AgentConfig, Registry};
-use trackbed_csi::driver::{self, CsiEndpoint, Driver, DriverConfig};
+use trackbed_csi::driver::{Driver, DriverConfig};
 use trackbed_csi::expose::{erofs, native::NativeFirst};
 use trackbed_csi::keeper::KeptMounts;
+use trackbed_proto::endpoint::{Endpoint, listen};
 use trackbed_rdma::shard::Shard;
 
 /// Calls of one peer that are worked on at a time.
@@ -319,7 +320,7 @@ async fn serve_csi(
     let datasets = Arc::new(agent.clone());
     let config = config.clone();
     let making = tokio::task::spawn_blocking(move || {
-        let socket = config.keeper.as_ref().map(CsiEndpoint::path);
+        let socket = config.keeper.as_ref().map(Endpoint::path);
         let kept = keeper::connect(config.own_dir(), socket, config.passthrough)?;
         let expose =
             NativeFirst::new(Arc::new(kept.clone()), config.expose.into()).with_images(images.way);
@@ -347,7 +348,7 @@ fn serve_admin(
     stopped: watch::Receiver<()>,
     serving: &mut Serving,
 ) -> Result<(), Failure> {
-    let (listener, socket_file) = driver::listen(&config.admin_socket)
+    let (listener, socket_file) = listen(&config.admin_socket)
         .map_err(|error| Failure::usage(format!("--admin-socket: {error}")))?;
     let server = Server::builder()
         .add_service(AdminService::server(

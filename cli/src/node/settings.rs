@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use trackbed_cache::registry::Namespace;
-use trackbed_csi::driver::CsiEndpoint;
+use trackbed_proto::endpoint::Endpoint;
 pub(crate) use values::{ExposeChoice, FabricChoice, Quota};
 
 /// Largest configuration file read, in bytes: this is not a place for data.
@@ -231,10 +231,10 @@ pub(crate) struct NodeConfig {
     pub(crate) unmount_on_exit: bool,
     pub(crate) expose: ExposeChoice,
     /// `None`: the node starts one of its own.
-    pub(crate) keeper: Option<CsiEndpoint>,
+    pub(crate) keeper: Option<Endpoint>,
     pub(crate) passthrough: PassthroughChoice,
-    pub(crate) admin_socket: CsiEndpoint,
-    pub(crate) csi_endpoint: Option<CsiEndpoint>,
+    pub(crate) admin_socket: Endpoint,
+    pub(crate) csi_endpoint: Option<Endpoint>,
     pub(crate) kubelet_plugins_registry: Option<PathBuf>,
     pub(crate) metrics_listen: Option<SocketAddr>,
 }
@@ -322,7 +322,7 @@ impl Settings {
             (registry, _) => required(registry, "registry")?,
         };
         let endpoint = |flag: &str, text: &str| {
-            text.parse::<CsiEndpoint>()
+            text.parse::<Endpoint>()
                 .map_err(|error| Failure::usage(format!("--{flag}: {error}")))
         };
         let csi_endpoint = match &self.csi_endpoint {

@@ -17,10 +17,10 @@ use super::kept::{KeptVersion, ToVerify};
 use super::link::{Heard, Link};
 use super::message::{Answer, Ask, FailureState, MountState, Tell};
 use super::{KeeperError, OLDEST, PROTOCOL};
-use crate::driver::{CsiEndpoint, bind};
 use crate::expose::bind::detach_top;
 use crate::expose::fuse::{FuseMount, FuseOptions};
 use crate::expose::{ExposeError, Failure};
+use trackbed_proto::endpoint::{Endpoint, bind};
 
 /// How often the mounts are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct KeeperConfig {
     /// The socket that agents connect to.
-    pub socket: CsiEndpoint,
+    pub socket: Endpoint,
     /// Whether the kernel may read whole files by itself where it can.
     pub passthrough: bool,
     /// End when there was neither a mount nor a connection for this long.

@@ -9,13 +9,17 @@ use crate::verbs::{Gid, GidKind, LinkLayer};
 
 const CLASS: &str = "sys/class/infiniband";
 
-pub(super) fn devices(root: &Path) -> Result<Vec<Device>, InventoryError> {
+/// Reads a port's addresses, given its folder and link layer.
+type ReadGids = fn(&Path, Option<&str>) -> Vec<PortGid>;
+
+pub(super) fn devices(root: &Path, read_gids: ReadGids) -> Result<Vec<Device>, InventoryError> {
     let names = match entries(&root.join(CLASS)) {
         Ok(names) => names,
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    names.into_iter().map(|name| device(root, name)).collect()
+    let device = |name| device(root, name, read_gids);
+    names.into_iter().map(device).collect()
 }
 
 /// What stands in the way of having a device, as far as can be told.
@@ -33,7 +37,7 @@ pub(super) fn why_none(root: &Path) -> String {
     }
 }
 
-fn device(root: &Path, name: String) -> Result<Device, InventoryError> {
+fn device(root: &Path, name: String, read_gids: ReadGids) -> Result<Device, InventoryError> {
     let folder = root.join(CLASS).join(&name);
     let physical = folder.join("device").is_dir();
     let numbers = match entries(&folder.join("ports")) {
@@ -51,6 +55,7 @@ fn device(root: &Path, name: String) -> Result<Device, InventoryError> {
                 &folder.join("ports").join(number.to_string()),
                 number,
                 &parent,
+                read_gids,
             )
         })
         .collect();
@@ -77,9 +82,9 @@ fn device(root: &Path, name: String) -> Result<Device, InventoryError> {
     })
 }
 
-fn port(folder: &Path, number: u32, parent: &Option<String>) -> Port {
+fn port(folder: &Path, number: u32, parent: &Option<String>, read_gids: ReadGids) -> Port {
     let link_layer = text(&folder.join("link_layer"));
-    let gids = gids(folder, link_layer.as_deref());
+    let gids = read_gids(folder, link_layer.as_deref());
     let net_device = gids
         .iter()
         .find_map(|gid| gid.net_device.clone())
@@ -100,7 +105,7 @@ fn port(folder: &Path, number: u32, parent: &Option<String>) -> Port {
     }
 }
 
-fn gids(folder: &Path, link_layer: Option<&str>) -> Vec<PortGid> {
+pub(super) fn gids(folder: &Path, link_layer: Option<&str>) -> Vec<PortGid> {
     let link_layer = match link_layer {
         Some("Ethernet") => LinkLayer::Ethernet,
         _ => LinkLayer::InfiniBand,

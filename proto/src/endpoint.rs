@@ -1,4 +1,4 @@
-//! The socket that kubelet calls: who may connect, and what a crash may have left of it.
+//! Unix sockets that kubelet and people's commands call: who may connect, and what a crash may have left.
 
 use std::fmt;
 use std::fs;
@@ -20,9 +20,9 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Connections that may wait to be accepted: kubelet and side-cars have a few.
 const BACKLOG: i32 = 128;
 
-/// Where the driver listens, `unix:///run/….sock`, as `CSI_ENDPOINT` says it.
+/// Where a socket is, `unix:///run/….sock`, as `CSI_ENDPOINT` says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CsiEndpoint(PathBuf);
+pub struct Endpoint(PathBuf);
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -46,28 +46,28 @@ pub enum EndpointError {
     },
 }
 
-impl CsiEndpoint {
+impl Endpoint {
     /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 }
 
-impl FromStr for CsiEndpoint {
+impl FromStr for Endpoint {
     type Err = EndpointError;
 
-    fn from_str(text: &str) -> Result<CsiEndpoint, EndpointError> {
+    fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
         let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
         let fits = beside(path).as_os_str().len() <= MAX_SOCKET_PATH_BYTES;
         if path.is_absolute() && path.file_name().is_some() && fits && !text.contains('\0') {
-            Ok(CsiEndpoint(path.to_owned()))
+            Ok(Endpoint(path.to_owned()))
         } else {
             Err(EndpointError::Malformed(text.chars().take(200).collect()))
         }
     }
 }
 
-impl fmt::Display for CsiEndpoint {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "unix://{}", self.0.display())
     }
@@ -89,7 +89,7 @@ pub struct SocketFile {
 
 /// Listens. Only this user can connect, from the first moment. A socket that nobody listens on any
 /// more is replaced, and nothing else ever is.
-pub fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), EndpointError> {
+pub fn listen(endpoint: &Endpoint) -> Result<(UnixListener, SocketFile), EndpointError> {
     let (listener, file) = bind(endpoint)?;
     let listener = listener
         .set_nonblocking(true)
@@ -102,8 +102,8 @@ pub fn listen(endpoint: &CsiEndpoint) -> Result<(UnixListener, SocketFile), Endp
 }
 
 /// As [`listen`], for threads that wait.
-pub(crate) fn bind(
-    endpoint: &CsiEndpoint,
+pub fn bind(
+    endpoint: &Endpoint,
 ) -> Result<(std::os::unix::net::UnixListener, SocketFile), EndpointError> {
     let path = endpoint.path();
     let failed = |source| EndpointError::Io {
@@ -173,12 +173,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_an_absolute_path_that_fits_a_socket() {
-        let endpoint: CsiEndpoint = "unix:///run/csi.sock".parse().expect("valid");
+        let endpoint: Endpoint = "unix:///run/csi.sock".parse().expect("valid");
         assert_eq!(endpoint.path(), Path::new("/run/csi.sock"));
         assert_eq!(endpoint.to_string(), "unix:///run/csi.sock");
         let long = format!("unix:///{}", "a".repeat(100));
         for text in ["", "tcp://1.2.3.4:5", "unix://csi.sock", "unix:///", &long] {
-            assert!(text.parse::<CsiEndpoint>().is_err(), "{text:?}");
+            assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
         }
     }
 
@@ -186,7 +186,7 @@ mod tests {
     async fn only_a_stale_socket_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("csi.sock");
-        let endpoint = CsiEndpoint(path.clone());
+        let endpoint = Endpoint(path.clone());
 
         fs::write(&path, "precious").expect("writes");
         assert!(matches!(

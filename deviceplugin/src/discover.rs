@@ -1,0 +1,271 @@
+//! What is in the machine: the network's PCI functions and what hangs on them, from sysfs.
+//!
+//! Everything is read below a root folder, so that a recorded tree can be looked at like a machine. A file
+//! that vanishes while it is read is a device that is being taken out: it is missing from what was found,
+//! and nothing else is.
+
+mod serial;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use trackbed_rdma::devices::{self, InventoryError};
+
+use crate::function::{CharDevice, Function, LinkType, PciAddress, Protocol, RdmaDevice};
+use tree::Tree;
+
+/// PCI's base class of network controllers; adapters that are InfiniBand have it too.
+const NETWORK_CLASS: u32 = 0x02;
+
+/// Where the character devices of RDMA have their entries.
+const CHAR_DEVICE_CLASSES: [&str; 2] = ["infiniband_verbs", "infiniband_mad"];
+
+/// Why nothing could be found out.
+#[derive(Debug, Error)]
+pub enum DiscoverError {
+    /// The folder of all PCI functions.
+    #[error("cannot list {}: {source}: is sysfs mounted, and readable for this user?", .path.display())]
+    Functions {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The RDMA devices.
+    #[error(transparent)]
+    Rdma(#[from] InventoryError),
+}
+
+/// Looks at a machine, again and again.
+#[derive(Debug)]
+pub struct Discovery {
+    root: PathBuf,
+    /// Serial numbers of physical functions, for as long as the function is there: the hardware takes its
+    /// time to tell them.
+    serials: HashMap<PciAddress, Option<String>>,
+}
+
+impl Discovery {
+    /// Of the machine whose `/sys` lies below `root`: `/`, or a folder with a recorded one.
+    pub fn new(root: impl Into<PathBuf>) -> Discovery {
+        Discovery {
+            root: root.into(),
+            serials: HashMap::new(),
+        }
+    }
+
+    /// All functions of the network's class, by address.
+    pub fn look(&mut self) -> Result<Vec<Function>, DiscoverError> {
+        let tree = Tree::new(&self.root);
+        let mut found = functions(&tree)?;
+        attach_rdma(&tree, &self.root, &mut found)?;
+        name_by_serial(&mut self.serials, &tree, &mut found);
+        let pf_names: BTreeMap<_, _> = found
+            .values()
+            .map(|function| (function.address, function.net_devices.clone()))
+            .collect();
+        for function in found.values_mut() {
+            let (pf, _) = function.virtual_of.unwrap_or((function.address, 0));
+            function.pf_names = pf_names.get(&pf).cloned().unwrap_or_default();
+            function.link_type = link_type(&tree, function);
+        }
+        Ok(found.into_values().collect())
+    }
+}
+
+/// Gives each function the name that it keeps over reboots and moves of its net device: by its card's
+/// serial number where that is one card's alone.
+fn name_by_serial(
+    serials: &mut HashMap<PciAddress, Option<String>>,
+    tree: &Tree,
+    found: &mut BTreeMap<PciAddress, Function>,
+) {
+    serials.retain(|address, _| found.contains_key(address));
+    for function in found.values().filter(|function| !function.is_virtual()) {
+        let read = || serial::of(&tree.bytes(&function_path(function.address, "vpd"))?);
+        serials.entry(function.address).or_insert_with(read);
+    }
+    let mut cards: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
+    for (address, serial) in &*serials {
+        if let Some(serial) = serial {
+            let slot = (address.domain, address.bus);
+            cards.entry(serial).or_default().insert(slot);
+        }
+    }
+    let name = |pf: &PciAddress| {
+        let serial = serials.get(pf)?.as_deref()?;
+        // Two cards with the same number: some makers number none.
+        (cards.get(serial)?.len() == 1)
+            .then(|| format!("{serial}-{:x}-{:x}", pf.device, pf.function))
+    };
+    for function in found.values_mut() {
+        let by_address = |address: &PciAddress| address.to_string().replace([':', '.'], "-");
+        function.id = match function.virtual_of {
+            Some((pf, index)) => match name(&pf) {
+                Some(name) => format!("{name}-vf{index}"),
+                None => format!("{}-vf{index}", by_address(&pf)),
+            },
+            None => name(&function.address).unwrap_or(by_address(&function.address)),
+        };
+    }
+}
+
+fn function_path(address: PciAddress, file: &str) -> String {
+    format!("sys/bus/pci/devices/{address}/{file}")
+}
+
+fn functions(tree: &Tree) -> Result<BTreeMap<PciAddress, Function>, DiscoverError> {
+    let listed = tree.names("sys/bus/pci/devices");
+    let names = match listed {
+        Ok(names) => names,
+        // A machine without PCI.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => {
+            let path = tree.path("sys/bus/pci/devices");
+            return Err(DiscoverError::Functions { path, source });
+        }
+    };
+    let addresses = names.iter().filter_map(|name| name.parse().ok());
+    let mut found: BTreeMap<PciAddress, Function> = addresses
+        .filter_map(|address| Some((address, function(tree, address)?)))
+        .collect();
+    let pfs: Vec<_> = found.values().filter(|pf| pf.total_vfs > 0).collect();
+    let mut virtual_of = HashMap::new();
+    for pf in pfs {
+        for name in tree
+            .names(&function_path(pf.address, ""))
+            .unwrap_or_default()
+        {
+            let index = name.strip_prefix("virtfn").and_then(|n| n.parse().ok());
+            if let Some(index) = index
+                && let Some(vf) = tree.link(&function_path(pf.address, &name))
+                && let Some(vf) = address_of(&vf)
+            {
+                virtual_of.insert(vf, (pf.address, index));
+            }
+        }
+    }
+    for function in found.values_mut() {
+        function.virtual_of = virtual_of.get(&function.address).copied();
+    }
+    Ok(found)
+}
+
+/// One of the network's functions; `None` for another, and for one that is being taken out.
+fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
+    let text = |file| tree.text(&function_path(address, file));
+    let number = |file| u32::from_str_radix(text(file)?.strip_prefix("0x")?, 16).ok();
+    if number("class")? >> 16 != NETWORK_CLASS {
+        return None;
+    }
+    let on_the_way = tree.link(&format!("sys/bus/pci/devices/{address}"))?;
+    let addresses = on_the_way.components().filter_map(|component| {
+        let name = component.as_os_str().to_str()?;
+        name.parse::<PciAddress>().ok()
+    });
+    Some(Function {
+        address,
+        id: String::new(),
+        vendor: u16::try_from(number("vendor")?).ok()?,
+        device: u16::try_from(number("device")?).ok()?,
+        driver: tree
+            .link(&function_path(address, "driver"))
+            .and_then(|driver| Some(driver.file_name()?.to_str()?.to_owned())),
+        virtual_of: None,
+        pf_names: Vec::new(),
+        total_vfs: text("sriov_totalvfs").map_or(0, |n| n.parse().unwrap_or(0)),
+        // -1 where the platform does not say.
+        numa_node: text("numa_node").and_then(|node| node.parse().ok()),
+        bridges: addresses.filter(|above| *above != address).collect(),
+        net_devices: tree
+            .names(&function_path(address, "net"))
+            .unwrap_or_default(),
+        link_type: None,
+        rdma: None,
+    })
+}
+
+fn address_of(link: &Path) -> Option<PciAddress> {
+    link.file_name()?.to_str()?.parse().ok()
+}
+
+/// Gives each function its RDMA device: also one that is made of software, on the function's net device.
+fn attach_rdma(
+    tree: &Tree,
+    root: &Path,
+    found: &mut BTreeMap<PciAddress, Function>,
+) -> Result<(), DiscoverError> {
+    let mut char_devices = char_devices(tree);
+    for device in devices::Inventory::outline(root)?.devices {
+        let address = device.pci_address.as_deref().and_then(|at| at.parse().ok());
+        let Some(function) = address.and_then(|at: PciAddress| found.get_mut(&at)) else {
+            continue;
+        };
+        let ethernet = device
+            .ports
+            .iter()
+            .any(|port| port.link_layer.as_deref() == Some("Ethernet"));
+        let protocol = match device.node_type.as_deref() {
+            Some("RNIC") => Some(Protocol::Iwarp),
+            Some("CA") if ethernet => Some(Protocol::Roce),
+            Some("CA") => Some(Protocol::Ib),
+            _ => None,
+        };
+        // The hardware's own comes before what software makes of its net device.
+        if function
+            .rdma
+            .as_ref()
+            .is_none_or(|known| known.device.is_virtual)
+        {
+            function.rdma = Some(RdmaDevice {
+                protocol,
+                char_devices: char_devices.remove(&device.name).unwrap_or_default(),
+                device,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The character devices of each RDMA device: by what sysfs says they belong to, never by their names or
+/// numbers, which change.
+fn char_devices(tree: &Tree) -> HashMap<String, Vec<CharDevice>> {
+    let mut found: HashMap<String, Vec<CharDevice>> = HashMap::new();
+    for class in CHAR_DEVICE_CLASSES {
+        let class = format!("sys/class/{class}");
+        for name in tree.names(&class).unwrap_or_default() {
+            let text = |file: &str| tree.text(&format!("{class}/{name}/{file}"));
+            let numbers = || {
+                let text = text("dev")?;
+                let (major, minor) = text.split_once(':')?;
+                Some((major.parse().ok()?, minor.parse().ok()?))
+            };
+            if let (Some(device), Some(numbers)) = (text("ibdev"), numbers()) {
+                let own = found.entry(device).or_default();
+                own.push(CharDevice { name, numbers });
+            }
+        }
+    }
+    found
+}
+
+/// Told by the RDMA port, else by the hardware type of the net device (`ARPHRD_*` of linux/if_arp.h).
+fn link_type(tree: &Tree, function: &Function) -> Option<LinkType> {
+    let ports = function.rdma.iter().flat_map(|rdma| &rdma.device.ports);
+    let layer = ports.filter_map(|port| port.link_layer.as_deref()).next();
+    match layer {
+        Some("Ethernet") => return Some(LinkType::Ethernet),
+        Some("InfiniBand") => return Some(LinkType::Infiniband),
+        _ => {}
+    }
+    let net_device = function.net_devices.first()?;
+    let kind = function_path(function.address, &format!("net/{net_device}/type"));
+    match tree.text(&kind)?.as_str() {
+        "1" => Some(LinkType::Ethernet),
+        "32" => Some(LinkType::Infiniband),
+        _ => None,
+    }
+}
