@@ -71,6 +71,7 @@ impl Discovery {
             let (pf, _) = function.virtual_of.unwrap_or((function.address, 0));
             function.pf_names = pf_names.get(&pf).cloned().unwrap_or_default();
             function.link_type = link_type(&tree, function);
+            function.mac = net_device_text(&tree, function, "address");
         }
         Ok(found.into_values().collect())
     }
@@ -183,6 +184,7 @@ fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
         net_devices: tree
             .names(&function_path(address, "net"))
             .unwrap_or_default(),
+        mac: None,
         link_type: None,
         rdma: None,
     })
@@ -261,11 +263,17 @@ fn link_type(tree: &Tree, function: &Function) -> Option<LinkType> {
         Some("InfiniBand") => return Some(LinkType::Infiniband),
         _ => {}
     }
-    let net_device = function.net_devices.first()?;
-    let kind = function_path(function.address, &format!("net/{net_device}/type"));
-    match tree.text(&kind)?.as_str() {
+    match net_device_text(tree, function, "type")?.as_str() {
         "1" => Some(LinkType::Ethernet),
         "32" => Some(LinkType::Infiniband),
         _ => None,
     }
+}
+
+fn net_device_text(tree: &Tree, function: &Function, file: &str) -> Option<String> {
+    let net_device = function.net_devices.first()?;
+    tree.text(&function_path(
+        function.address,
+        &format!("net/{net_device}/{file}"),
+    ))
 }

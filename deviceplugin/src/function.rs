@@ -152,6 +152,8 @@ pub struct Function {
     pub bridges: Vec<PciAddress>,
     /// Its net devices here; none while they are in a pod's network namespace.
     pub net_devices: Vec<String>,
+    /// The hardware address of its first net device.
+    pub mac: Option<String>,
     /// The kind of network it is on, told by its net device or RDMA port.
     pub link_type: Option<LinkType>,
     /// Its RDMA device; none while that is in a pod's network namespace.

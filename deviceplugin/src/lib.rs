@@ -4,5 +4,7 @@
 //! gives it to pods. Data flows one way: what was found ([`function`]) becomes what is offered, by the
 //! configuration alone; what is offered and healthy is allocated.
 
+pub mod allocate;
+pub mod config;
 pub mod discover;
 pub mod function;
