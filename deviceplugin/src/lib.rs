@@ -8,3 +8,6 @@ pub mod allocate;
 pub mod config;
 pub mod discover;
 pub mod function;
+pub mod journal;
+pub mod offer;
+pub mod settle;
