@@ -4,6 +4,7 @@
 //! that vanishes while it is read is a device that is being taken out: it is missing from what was found,
 //! and nothing else is.
 
+mod resolve;
 mod serial;
 mod tree;
 
@@ -15,6 +16,7 @@ use thiserror::Error;
 use trackbed_rdma::devices::{self, InventoryError};
 
 use crate::function::{CharDevice, Function, LinkType, PciAddress, Protocol, RdmaDevice};
+pub use resolve::{Needs, NeedsError, needs};
 use tree::Tree;
 
 /// PCI's base class of network controllers; adapters that are InfiniBand have it too.
@@ -236,22 +238,47 @@ fn attach_rdma(
 /// numbers, which change.
 fn char_devices(tree: &Tree) -> HashMap<String, Vec<CharDevice>> {
     let mut found: HashMap<String, Vec<CharDevice>> = HashMap::new();
-    for class in CHAR_DEVICE_CLASSES {
-        let class = format!("sys/class/{class}");
-        for name in tree.names(&class).unwrap_or_default() {
-            let text = |file: &str| tree.text(&format!("{class}/{name}/{file}"));
-            let numbers = || {
-                let text = text("dev")?;
-                let (major, minor) = text.split_once(':')?;
-                Some((major.parse().ok()?, minor.parse().ok()?))
-            };
-            if let (Some(device), Some(numbers)) = (text("ibdev"), numbers()) {
-                let own = found.entry(device).or_default();
-                own.push(CharDevice { name, numbers });
-            }
-        }
+    for (owner, device) in all_char_devices(tree) {
+        found.entry(owner).or_default().push(device);
     }
     found
+}
+
+/// Those of a function's RDMA device.
+fn char_devices_of(tree: &Tree, address: PciAddress, rdma: &str) -> Vec<CharDevice> {
+    let folders = CHAR_DEVICE_CLASSES.map(|class| function_path(address, class));
+    let hardware: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| listed(tree, folder))
+        .collect();
+    // What software makes of a net device has no such folder below the function's.
+    let all = if hardware.is_empty() {
+        all_char_devices(tree).collect()
+    } else {
+        hardware
+    };
+    let own = all.into_iter().filter(|(owner, _)| owner == rdma);
+    own.map(|(_, device)| device).collect()
+}
+
+fn all_char_devices(tree: &Tree) -> impl Iterator<Item = (String, CharDevice)> {
+    CHAR_DEVICE_CLASSES
+        .into_iter()
+        .flat_map(|class| listed(tree, &format!("sys/class/{class}")))
+}
+
+/// The character devices of a folder of sysfs, each with the RDMA device that it belongs to.
+fn listed(tree: &Tree, folder: &str) -> Vec<(String, CharDevice)> {
+    let device = |name: String| {
+        let text = |file: &str| tree.text(&format!("{folder}/{name}/{file}"));
+        let owner = text("ibdev")?;
+        let numbers = text("dev")?;
+        let (major, minor) = numbers.split_once(':')?;
+        let numbers = (major.parse().ok()?, minor.parse().ok()?);
+        Some((owner, CharDevice { name, numbers }))
+    };
+    let names = tree.names(folder).unwrap_or_default();
+    names.into_iter().filter_map(device).collect()
 }
 
 /// Told by the RDMA port, else by the hardware type of the net device (`ARPHRD_*` of linux/if_arp.h).
