@@ -7,6 +7,7 @@
 mod crds;
 mod dataset;
 mod demo;
+mod device_plugin;
 mod exit;
 mod keeper;
 mod mount;
@@ -70,6 +71,7 @@ enum Role {
     Mount(mount::MountArgs),
     Crds(crds::CrdsArgs),
     Rdma(rdma::RdmaArgs),
+    DevicePlugin(device_plugin::DevicePluginArgs),
 }
 
 fn main() -> ExitCode {
@@ -77,8 +79,9 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return refuse(&error),
     };
-    let default = match command.role {
+    let default = match &command.role {
         Role::Node(_) | Role::Keeper(_) | Role::Mount(_) => "info",
+        Role::DevicePlugin(args) if args.serves() => "info",
         _ => "warn",
     };
     if let Err(failure) = log_to_stderr(command.log.as_deref().unwrap_or(default)) {
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Role::Mount(args) => mount::run(&args),
         Role::Crds(args) => crds::run(&args),
         Role::Rdma(args) => rdma::run(args),
+        Role::DevicePlugin(args) => device_plugin::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

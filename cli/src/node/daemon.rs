@@ -28,7 +28,7 @@ use trackbed_cache::{Agent, AgentConfig, Registry};
 use trackbed_csi::driver::{Driver, DriverConfig};
 use trackbed_csi::expose::{erofs, native::NativeFirst};
 use trackbed_csi::keeper::KeptMounts;
-use trackbed_proto::endpoint::{Endpoint, listen};
+use trackbed_proto::endpoint::{self, Endpoint};
 use trackbed_rdma::shard::Shard;
 
 /// Calls of one peer that are worked on at a time.
@@ -348,7 +348,7 @@ fn serve_admin(
     stopped: watch::Receiver<()>,
     serving: &mut Serving,
 ) -> Result<(), Failure> {
-    let (listener, socket_file) = listen(&config.admin_socket)
+    let (listener, socket_file) = endpoint::listen(&config.admin_socket)
         .map_err(|error| Failure::usage(format!("--admin-socket: {error}")))?;
     let server = Server::builder()
         .add_service(AdminService::server(

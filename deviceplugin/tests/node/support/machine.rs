@@ -68,6 +68,9 @@ impl Machine {
     pub(crate) fn write(&self, path: impl AsRef<Path>, text: &str) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().expect("below")).expect("made");
+        if !path.exists() {
+            return fs::write(path, text).expect("written");
+        }
         // Never half a file: the plugin may look at any moment.
         let new = path.with_extension("new");
         fs::write(&new, text).expect("written");

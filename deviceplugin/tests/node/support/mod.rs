@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use kubelet::Kubelet;
-use machine::Machine;
+use self::kubelet::Kubelet;
+use self::machine::Machine;
 use tokio::task::JoinHandle;
 use trackbed_deviceplugin::config::Config;
 use trackbed_deviceplugin::function::PciAddress;

@@ -1,12 +1,10 @@
 //! What kubelet gets of the plugin, over the sockets that it uses.
 
-mod support;
-
 use std::fs;
 
-use support::Node;
-use support::kubelet::PATIENCE;
-use support::machine::{Adapter, Machine};
+use crate::support::Node;
+use crate::support::kubelet::PATIENCE;
+use crate::support::machine::{Adapter, Machine};
 use tonic::Code;
 use trackbed_proto::deviceplugin::v1beta1::{
     ContainerPreferredAllocationRequest, PreStartContainerRequest, PreferredAllocationRequest,

@@ -1,0 +1,145 @@
+//! `trackbed device-plugin run`: the daemon.
+
+use super::{STATE_DIR, read_config, show};
+use crate::exit::Failure;
+use crate::node::{engine, metrics};
+use clap::Args;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use trackbed_deviceplugin::kubelet::{FOLDER, POD_RESOURCES};
+use trackbed_deviceplugin::plugin::{Plugin, PluginConfig, PluginError};
+use trackbed_deviceplugin::probe::VerbsProbe;
+use trackbed_deviceplugin::state::State;
+
+/// Held locked by the plugin that uses the folder.
+const LOCK: &str = "in-use";
+
+/// Serve this node's pools to kubelet
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// Which devices form which resource
+    #[arg(long, env = "TRACKBED_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+
+    /// Folder for what was given away; one that a reboot empties will do, and in memory is fastest
+    #[arg(long, env = "TRACKBED_STATE_DIR", value_name = "FOLDER", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+
+    /// Kubelet's folder of device plugins' sockets
+    #[arg(long, env = "TRACKBED_KUBELET_DIR", value_name = "FOLDER", default_value = FOLDER)]
+    kubelet_dir: PathBuf,
+
+    /// Kubelet's socket that tells which pod has what
+    #[arg(long, env = "TRACKBED_POD_RESOURCES", value_name = "SOCKET", default_value = POD_RESOURCES)]
+    pod_resources: PathBuf,
+
+    /// Serve Prometheus metrics over HTTP there [default: not at all]
+    #[arg(long, env = "TRACKBED_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+
+    /// Folder below which /sys and /dev lie: another one than / only for trying things out
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    root: PathBuf,
+}
+
+pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
+    let config = PluginConfig {
+        config: read_config(&args.config)?,
+        root: args.root.clone(),
+        state_dir: args.state_dir.clone(),
+        kubelet_dir: args.kubelet_dir,
+        pod_resources: args.pod_resources,
+    };
+    // One thread: kubelet calls now and then, and what blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    runtime.block_on(serve(config, args.metrics_listen))
+}
+
+async fn serve(config: PluginConfig, metrics_listen: Option<SocketAddr>) -> Result<(), Failure> {
+    let mut ending = engine::ending()?;
+    let (root, state_dir) = (config.root.clone(), config.state_dir.clone());
+    let _lock = lock(&state_dir)?;
+    let probe = Arc::new(VerbsProbe { root });
+    let (plugin, looker) = Plugin::prepare(config, probe).await.map_err(failure)?;
+    for pool in plugin.state.status() {
+        tracing::info!(
+            resource = pool.resource,
+            devices = pool.devices.len(),
+            "a pool"
+        );
+    }
+    let serving_metrics = serve_metrics(metrics_listen, Arc::clone(&plugin.state)).await?;
+    tokio::select! {
+        error = plugin.run(looker) => Err(failure(error)),
+        () = show::keep_written(&state_dir, &plugin.state) => Ok(()),
+        () = serving_metrics => Ok(()),
+        _ = ending.recv() => Ok(()),
+    }
+}
+
+fn failure(error: PluginError) -> Failure {
+    match error {
+        PluginError::Config(_) | PluginError::Socket(_) => Failure::usage(error),
+        _ => Failure::failed(error),
+    }
+}
+
+async fn serve_metrics(
+    address: Option<SocketAddr>,
+    state: Arc<State>,
+) -> Result<impl Future<Output = ()>, Failure> {
+    let listener = match address {
+        None => None,
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            Failure::usage(format!(
+                "--metrics-listen {address}: {error}: choose another"
+            ))
+        })?),
+    };
+    Ok(async move {
+        match listener {
+            Some(listener) => {
+                let render = move || trackbed_deviceplugin::metrics::text(&state);
+                metrics::serve(listener, Arc::new(render)).await;
+            }
+            None => std::future::pending().await,
+        }
+    })
+}
+
+/// Refuses a second plugin: both would give the same devices away.
+fn lock(folder: &Path) -> Result<File, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::usage(format!(
+            "--state-dir {}: {error}: name a folder that this user can write to",
+            folder.display()
+        ))
+    };
+    std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    let file = File::create(folder.join(LOCK)).map_err(|error| failed(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::usage(format!(
+            "--state-dir {}: another device plugin runs with it: end that first",
+            folder.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
+
+/// Whether a plugin runs with this folder.
+pub(super) fn is_running(folder: &Path) -> bool {
+    let file = File::open(folder.join(LOCK));
+    file.is_ok_and(|file| {
+        matches!(
+            file.try_lock_shared(),
+            Err(std::fs::TryLockError::WouldBlock)
+        )
+    })
+}

@@ -1,0 +1,5 @@
+//! A node's machine, kubelet and device plugin together.
+
+mod discovery;
+mod kubelet;
+mod support;
