@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod command;
 pub mod dataset;
+pub mod deviceplugin;
 mod elsewhere;
 pub mod paired;
 pub mod progress;

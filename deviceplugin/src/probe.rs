@@ -56,7 +56,11 @@ pub fn loopback(device: &str) -> Result<(), String> {
         let port = context
             .local_port(None, &GidChoice::Automatic)
             .map_err(said)?;
-        let config = QueuePairConfig::default();
+        let config = QueuePairConfig {
+            send_depth: 2,
+            receive_depth: 2,
+            ..QueuePairConfig::default()
+        };
         let mut pair: UnconnectedQueuePair<Piece, Piece> =
             UnconnectedQueuePair::new(&pd, &queue, port, &config).map_err(said)?;
         pair.attach(&region).map_err(said)?;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::support::machine::{Adapter, Machine};
 use trackbed_deviceplugin::config::Config;
 use trackbed_deviceplugin::discover::{Discovery, needs};
 use trackbed_deviceplugin::function::{Function, LinkType, Protocol};
 use trackbed_deviceplugin::offer::offers;
+use trackbed_tests::machine::{Adapter, Machine};
 
 const ROCE: Adapter = Adapter::ROCE;
 const IB: Adapter = Adapter {

@@ -3,12 +3,12 @@
 use std::fs;
 
 use crate::support::Node;
-use crate::support::kubelet::PATIENCE;
-use crate::support::machine::{Adapter, Machine};
 use tonic::Code;
 use trackbed_proto::deviceplugin::v1beta1::{
     ContainerPreferredAllocationRequest, PreStartContainerRequest, PreferredAllocationRequest,
 };
+use trackbed_tests::kubelet::PATIENCE;
+use trackbed_tests::machine::{Adapter, Machine};
 
 const ROCE: Adapter = Adapter::ROCE;
 const VF: &str = "trackbed.io/vf";

@@ -6,23 +6,27 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// A tree below a temporary folder.
-pub(crate) struct Machine(TempDir);
+/// A tree below a temporary folder; removed on drop.
+pub struct Machine(TempDir);
 
 /// What a physical function is.
 #[derive(Clone, Copy)]
-pub(crate) struct Adapter {
-    /// Where it is: domain 0, this bus, device 0, this function.
-    pub(crate) bus: u8,
-    pub(crate) function: u8,
-    pub(crate) numa_node: u32,
-    pub(crate) infiniband: bool,
+pub struct Adapter {
+    /// Its bus, on domain 0 and as device 0.
+    pub bus: u8,
+    /// Its function.
+    pub function: u8,
+    /// Its NUMA node.
+    pub numa_node: u32,
+    /// Whether it is InfiniBand and not Ethernet.
+    pub infiniband: bool,
     /// Vital product data's serial number.
-    pub(crate) serial: Option<&'static str>,
+    pub serial: Option<&'static str>,
 }
 
 impl Adapter {
-    pub(crate) const ROCE: Adapter = Adapter {
+    /// One for RoCE.
+    pub const ROCE: Adapter = Adapter {
         bus: 0x3b,
         function: 0,
         numa_node: 0,
@@ -30,12 +34,13 @@ impl Adapter {
         serial: Some("MT2042X00123"),
     };
 
-    pub(crate) fn address(&self) -> String {
+    /// Its PCI address.
+    pub fn address(&self) -> String {
         format!("0000:{:02x}:00.{}", self.bus, self.function)
     }
 
-    /// Eight functions a device, as the PCI address of the n-th virtual function often is.
-    pub(crate) fn vf(&self, index: u32) -> String {
+    /// The PCI address of its n-th virtual function.
+    pub fn vf(&self, index: u32) -> String {
         let at = index + 1;
         format!(
             "0000:{:02x}:{:02x}.{}",
@@ -50,22 +55,37 @@ impl Adapter {
     }
 }
 
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine::new()
+    }
+}
+
 impl Machine {
-    pub(crate) fn new() -> Machine {
-        let machine = Machine(tempfile::tempdir().expect("a folder"));
+    /// Without any adapter, below the folder of temporary files.
+    pub fn new() -> Machine {
+        Machine::below(&std::env::temp_dir())
+    }
+
+    /// Without any adapter, below this folder.
+    pub fn below(folder: &Path) -> Machine {
+        let machine = Machine(tempfile::tempdir_in(folder).expect("a folder"));
         fs::create_dir_all(machine.at("sys/bus/pci/devices")).expect("made");
         machine
     }
 
-    pub(crate) fn root(&self) -> PathBuf {
+    /// The folder with `sys` and `dev`.
+    pub fn root(&self) -> PathBuf {
         self.0.path().to_owned()
     }
 
-    pub(crate) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+    /// A path below it.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         self.0.path().join(path)
     }
 
-    pub(crate) fn write(&self, path: impl AsRef<Path>, text: &str) {
+    /// Writes a file, as a whole.
+    pub fn write(&self, path: impl AsRef<Path>, text: &str) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().expect("below")).expect("made");
         if !path.exists() {
@@ -115,7 +135,7 @@ impl Machine {
     }
 
     /// Adds a physical function.
-    pub(crate) fn adapter(&self, adapter: &Adapter, number: u32) {
+    pub fn adapter(&self, adapter: &Adapter, number: u32) {
         let address = adapter.address();
         let folder = self.function(adapter, &address, "0x101d\n", "mlx5_core");
         self.write(format!("{folder}/sriov_totalvfs"), "127\n");
@@ -132,7 +152,7 @@ impl Machine {
     }
 
     /// Adds the virtual functions of one, whose RDMA devices are numbered from `number` on.
-    pub(crate) fn virtual_functions(&self, adapter: &Adapter, count: u32, number: u32) {
+    pub fn virtual_functions(&self, adapter: &Adapter, count: u32, number: u32) {
         for index in 0..count {
             let address = adapter.vf(index);
             let folder = self.function(adapter, &address, "0x101e\n", "mlx5_core");
@@ -205,7 +225,7 @@ impl Machine {
     }
 
     /// Sets the state of the RDMA port of a function.
-    pub(crate) fn set_port(&self, adapter: &Adapter, address: &str, number: u32, up: bool) {
+    pub fn set_port(&self, adapter: &Adapter, address: &str, number: u32, up: bool) {
         let ports = format!(
             "{}/infiniband/mlx5_{number}/ports/1",
             Machine::folder(adapter, address)
@@ -218,7 +238,7 @@ impl Machine {
 
     /// Takes a function's net and RDMA devices away, as a move into a pod's network namespace does; what is
     /// returned puts them back.
-    pub(crate) fn move_away(&self, adapter: &Adapter, address: &str, number: u32) -> Moved {
+    pub fn move_away(&self, adapter: &Adapter, address: &str, number: u32) -> Moved {
         let pci = Machine::folder(adapter, address);
         let mut moved = Vec::new();
         for part in ["net", "infiniband", "infiniband_verbs"] {
@@ -239,16 +259,17 @@ impl Machine {
     }
 
     /// Takes a function out.
-    pub(crate) fn remove(&self, address: &str) {
+    pub fn remove(&self, address: &str) {
         fs::remove_file(self.at(format!("sys/bus/pci/devices/{address}"))).expect("removed");
     }
 }
 
 /// What [`Machine::move_away`] took.
-pub(crate) struct Moved(Vec<(PathBuf, PathBuf)>);
+pub struct Moved(Vec<(PathBuf, PathBuf)>);
 
 impl Moved {
-    pub(crate) fn back(self) {
+    /// Puts it back.
+    pub fn back(self) {
         for (from, to) in self.0.into_iter().rev() {
             fs::rename(from, to).expect("moved back");
         }

@@ -1,19 +1,16 @@
 //! A machine as files, a kubelet on real sockets, and the plugin between them.
 
-pub(crate) mod kubelet;
-pub(crate) mod machine;
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use self::kubelet::Kubelet;
-use self::machine::Machine;
 use tokio::task::JoinHandle;
 use trackbed_deviceplugin::config::Config;
 use trackbed_deviceplugin::function::PciAddress;
 use trackbed_deviceplugin::plugin::{Plugin, PluginConfig, PluginError};
 use trackbed_deviceplugin::probe::Probe;
+use trackbed_tests::kubelet::Kubelet;
+use trackbed_tests::machine::Machine;
 
 /// Devices that do not work when they are tried.
 #[derive(Default)]

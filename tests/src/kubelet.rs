@@ -29,22 +29,31 @@ use trackbed_proto::podresources::v1::{
     PodResources,
 };
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The newest list of each resource; `None` once its plugin hung up.
 type Lists = Arc<Mutex<HashMap<String, watch::Sender<Option<Vec<Device>>>>>>;
 /// Which pod has which devices of which resource.
 type Pods = Arc<Mutex<Vec<(String, String, Vec<String>)>>>;
 
-pub(crate) struct Kubelet {
+/// Kubelet, which runs or does not.
+pub struct Kubelet {
     folder: TempDir,
     lists: Lists,
     pods: Pods,
     running: Option<[JoinHandle<()>; 2]>,
 }
 
+impl Default for Kubelet {
+    fn default() -> Kubelet {
+        Kubelet::new()
+    }
+}
+
 impl Kubelet {
-    pub(crate) fn new() -> Kubelet {
+    /// With its folders; it does not run.
+    pub fn new() -> Kubelet {
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir(folder.path().join("device-plugins")).expect("made");
         Kubelet {
@@ -55,16 +64,18 @@ impl Kubelet {
         }
     }
 
-    pub(crate) fn folder(&self) -> PathBuf {
+    /// The folder of device plugins' sockets.
+    pub fn folder(&self) -> PathBuf {
         self.folder.path().join("device-plugins")
     }
 
-    pub(crate) fn pod_resources(&self) -> PathBuf {
+    /// The socket on which it says which pod has what.
+    pub fn pod_resources(&self) -> PathBuf {
         self.folder.path().join("pods.sock")
     }
 
     /// Starts: removes what is in its folder, as kubelet does, and listens.
-    pub(crate) fn start(&mut self) {
+    pub fn start(&mut self) {
         for entry in fs::read_dir(self.folder()).expect("lists") {
             fs::remove_file(entry.expect("lists").path()).expect("removes");
         }
@@ -87,7 +98,7 @@ impl Kubelet {
     }
 
     /// Ends as a crash does: its sockets' files stay.
-    pub(crate) async fn kill(&mut self) {
+    pub async fn kill(&mut self) {
         for task in self.running.take().expect("it runs") {
             task.abort();
             let _ = task.await;
@@ -96,16 +107,12 @@ impl Kubelet {
     }
 
     /// Forgets all lists: those that come from now on are new.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         self.lists.lock().expect("no panic").clear();
     }
 
     /// Waits until a resource's list is as wanted, and gives it.
-    pub(crate) async fn list(
-        &self,
-        resource: &str,
-        wanted: impl Fn(&[Device]) -> bool,
-    ) -> Vec<Device> {
+    pub async fn list(&self, resource: &str, wanted: impl Fn(&[Device]) -> bool) -> Vec<Device> {
         let found = async {
             loop {
                 let list = self
@@ -137,12 +144,14 @@ impl Kubelet {
         }
     }
 
-    pub(crate) async fn healthy(&self, resource: &str, count: usize) -> Vec<Device> {
+    /// Waits until so many devices are healthy, and gives the list.
+    pub async fn healthy(&self, resource: &str, count: usize) -> Vec<Device> {
         let well = |list: &[Device]| list.iter().filter(|it| it.health == "Healthy").count();
         self.list(resource, |list| well(list) == count).await
     }
 
-    pub(crate) async fn plugin(&self, resource: &str) -> DevicePluginClient<Channel> {
+    /// A connection to the plugin of a resource.
+    pub async fn plugin(&self, resource: &str) -> DevicePluginClient<Channel> {
         let pool = resource.rsplit_once('/').expect("a name").1;
         connect(&self.folder().join(format!("trackbed-{pool}.sock")))
             .await
@@ -150,7 +159,7 @@ impl Kubelet {
     }
 
     /// Admits a pod: asks for devices, and from then on names it.
-    pub(crate) async fn admit(
+    pub async fn admit(
         &self,
         resource: &str,
         pod: &str,
@@ -169,7 +178,7 @@ impl Kubelet {
     }
 
     /// A pod ends.
-    pub(crate) fn end(&self, pod: &str) {
+    pub fn end(&self, pod: &str) {
         self.pods
             .lock()
             .expect("no panic")

@@ -1,0 +1,227 @@
+//! The device plugin with 1,016 virtual functions, as kubelet sees it: a process on a machine that is
+//! files in memory. There is no peer to measure; each figure has a limit.
+
+mod plugin;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nix::unistd::{SysconfVar, sysconf};
+use tokio::runtime::Runtime;
+use trackbed_deviceplugin::discover::Discovery;
+use trackbed_tests::machine::Machine;
+
+use crate::{
+    BenchError,
+    paired::{Better, Pair},
+    progress::Progress,
+    row::{Case, Row},
+    session::Session,
+};
+use plugin::{Running, VFS, machine};
+
+/// Times that each figure is taken on every change, and in the long run.
+const RUNS: (usize, usize) = (5, 20);
+/// How long the plugin is watched while nothing happens.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The cases: name, unit, limit.
+const CASES: [(&str, &str, f64); 6] = [
+    ("allocate/p99", "ms", 1.0),
+    ("discover/1016", "ms", 100.0),
+    ("fault/update", "ms", 1000.0),
+    ("kubelet-restart", "ms", 2000.0),
+    ("idle/cpu", "% of a core", 0.5),
+    ("memory", "MiB", 30.0),
+];
+
+/// Which cases, and how often.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Only the cases whose name begins so, such as `allocate`; may be repeated.
+    #[arg(long, value_name = "PREFIX")]
+    case: Vec<String>,
+    /// Say which cases there are, and end.
+    #[arg(long)]
+    list: bool,
+    /// Times that each figure is taken [default: 5, with --long 20].
+    #[arg(long)]
+    pairs: Option<usize>,
+}
+
+/// Measures each case and hands over its row when it is done.
+pub fn measure(
+    options: &Options,
+    long: bool,
+    print: &mut dyn FnMut(Row),
+) -> Result<(), BenchError> {
+    let wanted: Vec<_> = CASES
+        .into_iter()
+        .filter(|(name, ..)| {
+            let begins = |prefix: &String| name.starts_with(prefix.as_str());
+            options.case.is_empty() || options.case.iter().any(begins)
+        })
+        .collect();
+    if options.list {
+        wanted.iter().for_each(|(name, ..)| println!("{name}"));
+        return Ok(());
+    }
+    if wanted.is_empty() {
+        return Err(BenchError::Unavailable(format!(
+            "no case begins with {}: `hack/bench deviceplugin --list` names them",
+            options.case.join(" or ")
+        )));
+    }
+    let runs = options.pairs.unwrap_or(if long { RUNS.1 } else { RUNS.0 });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(BenchError::io("starting a runtime"))?;
+    let machine = machine()?;
+    let progress = Progress::bar();
+    progress.expect((wanted.len() * runs) as u64);
+    let mut session = Session::new(&progress, print);
+    for (name, unit, limit) in wanted {
+        let figures = (0..runs).map(|_| figure(name, &runtime, &machine));
+        match figures.collect::<Result<Vec<f64>, BenchError>>() {
+            Ok(figures) => {
+                let pairs: Vec<_> = figures
+                    .into_iter()
+                    .map(|ours| Pair { ours, peer: limit })
+                    .collect();
+                let case = Case {
+                    bench: "deviceplugin",
+                    name: name.to_owned(),
+                    peer_name: "limit",
+                    unit,
+                    better: Better::Lower,
+                    goal: 1.0,
+                };
+                session.row(case.row(&pairs));
+            }
+            Err(error) => session.fail(name, &error),
+        }
+    }
+    progress.finish();
+    session.end()
+}
+
+fn figure(name: &str, runtime: &Runtime, machine: &Machine) -> Result<f64, BenchError> {
+    if name == "discover/1016" {
+        return discover(machine);
+    }
+    runtime.block_on(async {
+        let mut running = Running::start(machine).await?;
+        let figure = match name {
+            "allocate/p99" => allocate(&running).await,
+            "fault/update" => running.fault().await,
+            "kubelet-restart" => running.restart_kubelet().await,
+            "idle/cpu" => idle(running.pid()).await,
+            _ => memory(running.pid()),
+        };
+        running.stop().await;
+        figure
+    })
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+fn discover(machine: &Machine) -> Result<f64, BenchError> {
+    let began = Instant::now();
+    let found = Discovery::new(machine.root())
+        .look()
+        .map_err(|error| BenchError::Unavailable(error.to_string()))?;
+    let took = milliseconds(began);
+    let virtual_functions = found.iter().filter(|it| it.is_virtual()).count();
+    if virtual_functions != VFS {
+        return Err(BenchError::Unavailable(format!(
+            "{virtual_functions} of {VFS} virtual functions were found"
+        )));
+    }
+    Ok(took)
+}
+
+/// Each device once, one at a time: the slowest but one of a hundred.
+async fn allocate(running: &Running<'_>) -> Result<f64, BenchError> {
+    let mut times = Vec::new();
+    for id in running.ids() {
+        times.push(running.allocate(id).await?);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() * 99 / 100])
+}
+
+/// Processor time while nothing happens, in percent of a core.
+async fn idle(pid: u32) -> Result<f64, BenchError> {
+    let before = ticks(pid)?;
+    tokio::time::sleep(IDLE).await;
+    let used = ticks(pid)? - before;
+    let a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    Ok(used as f64 / a_second as f64 / IDLE.as_secs_f64() * 100.0)
+}
+
+/// User and system time of proc_pid_stat(5), in clock ticks.
+fn ticks(pid: u32) -> Result<u64, BenchError> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = read(Path::new(&path))?;
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let field = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    // Fields 14 and 15 of the file; the third is the first here.
+    field(11)
+        .zip(field(12))
+        .map(|(user, system)| user + system)
+        .ok_or(BenchError::Output {
+            program: path,
+            output: stat,
+        })
+}
+
+/// VmRSS of proc_pid_status(5), in MiB.
+fn memory(pid: u32) -> Result<f64, BenchError> {
+    let path = format!("/proc/{pid}/status");
+    let status = read(Path::new(&path))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|size| size.trim().strip_suffix(" kB"))
+        .and_then(|size| size.parse::<f64>().ok())
+        .map(|kibibytes| kibibytes / 1024.0)
+        .ok_or(BenchError::Output {
+            program: path,
+            output: status,
+        })
+}
+
+fn read(path: &Path) -> Result<String, BenchError> {
+    std::fs::read_to_string(path).map_err(BenchError::io(format!("reading {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What machines look for; changing a name is changing an interface.
+    #[test]
+    fn the_cases_have_the_names_that_machines_know() {
+        let names = CASES.map(|(name, ..)| name);
+        let known = [
+            "allocate/p99",
+            "discover/1016",
+            "fault/update",
+            "kubelet-restart",
+            "idle/cpu",
+            "memory",
+        ];
+        assert_eq!(names, known);
+    }
+
+    #[test]
+    fn processor_time_and_memory_of_a_process_are_read() {
+        let pid = std::process::id();
+        assert!(ticks(pid).is_ok());
+        assert!(memory(pid).is_ok_and(|mebibytes| mebibytes > 1.0));
+    }
+}
