@@ -1,5 +1,6 @@
 //! The role `trackbed device-plugin`: virtual functions and shared adapters for kubelet.
 
+mod functions;
 mod run;
 mod show;
 
@@ -29,6 +30,8 @@ enum DevicePluginCommand {
     Run(run::RunArgs),
     Status(StatusArgs),
     Replay(ReplayArgs),
+    Plan(functions::FunctionsArgs),
+    Apply(functions::FunctionsArgs),
 }
 
 /// Show this node's devices as the plugin that runs has them: which are fit, and which pod has which
@@ -73,6 +76,8 @@ pub(crate) fn run(args: DevicePluginArgs) -> Result<(), Failure> {
     match args.command {
         DevicePluginCommand::Run(args) => run::run(args),
         DevicePluginCommand::Status(args) => show::status(&args.state_dir, args.output),
+        DevicePluginCommand::Plan(args) => functions::plan(&args),
+        DevicePluginCommand::Apply(args) => functions::apply(&args),
         DevicePluginCommand::Replay(args) => {
             show::replay(&read_config(&args.config)?, &args.root, args.output)
         }

@@ -174,3 +174,40 @@ fn a_plugin_shows_its_status_and_ends_when_it_is_asked() {
     assert!(!socket.exists(), "its socket is left");
     assert_eq!(ground.status(&[]).status.code(), Some(1));
 }
+
+#[test]
+fn a_number_of_virtual_functions_is_planned_and_refused_where_it_can_not_be() {
+    let wanted = |count| {
+        format!(
+            "pools: [{{name: vf}}]\nvirtual-functions: [{{addresses: ['0000:3b:00.0'], count: {count}}}]\n"
+        )
+    };
+    let plan = |ground: &Ground, verb: &str| {
+        let mut command = ground.command(&[verb, "--output", "json", "--config"]);
+        command.arg(ground.at("config.yaml"));
+        command.arg("--root").arg(ground.at("machine"));
+        command.arg("--state-dir").arg(ground.at("state"));
+        command.output().expect("runs")
+    };
+    let ground = Ground::new(&wanted(1));
+    let output = plan(&ground, "plan");
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "[]");
+    assert!(
+        plan(&ground, "apply").status.success(),
+        "there is nothing to do"
+    );
+
+    let ground = Ground::new(&wanted(4));
+    let output = plan(&ground, "plan");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&json[0]["from"], &json[0]["to"]), (&1.into(), &4.into()));
+    // A file is no kernel: nothing comes of what is written there, and it is said.
+    let output = plan(&ground, "apply");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("sriov_numvfs") || said(&output).contains("0000:3b:00.0"));
+
+    let output = plan(&Ground::new(&wanted(8)), "plan");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("can have 7"), "{}", said(&output));
+}

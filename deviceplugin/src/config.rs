@@ -13,6 +13,7 @@ use serde_saphyr::Spanned;
 use thiserror::Error;
 
 use crate::function::Function;
+use crate::sriov::VirtualFunctions;
 pub use select::{HexId, PfRange, Selector};
 
 /// The largest file that is read, in bytes.
@@ -63,6 +64,9 @@ pub struct Config {
     #[serde(default = "default_prefix")]
     prefix: Spanned<String>,
     pools: Vec<Spanned<PoolConfig>>,
+    /// How many virtual functions ports are to have; others are left alone.
+    #[serde(default)]
+    pub virtual_functions: Vec<VirtualFunctions>,
 }
 
 fn default_prefix() -> Spanned<String> {

@@ -151,6 +151,11 @@ fn functions(tree: &Tree) -> Result<BTreeMap<PciAddress, Function>, DiscoverErro
             }
         }
     }
+    for (pf, _) in virtual_of.values() {
+        if let Some(pf) = found.get_mut(pf) {
+            pf.vfs += 1;
+        }
+    }
     for function in found.values_mut() {
         function.virtual_of = virtual_of.get(&function.address).copied();
     }
@@ -180,6 +185,7 @@ fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
         virtual_of: None,
         pf_names: Vec::new(),
         total_vfs: text("sriov_totalvfs").map_or(0, |n| n.parse().unwrap_or(0)),
+        vfs: 0,
         // -1 where the platform does not say.
         numa_node: text("numa_node").and_then(|node| node.parse().ok()),
         bridges: addresses.filter(|above| *above != address).collect(),

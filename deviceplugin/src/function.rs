@@ -145,6 +145,8 @@ pub struct Function {
     pub pf_names: Vec<String>,
     /// How many VFs it may have; 0 for one that can have none.
     pub total_vfs: u32,
+    /// How many it has.
+    pub vfs: u32,
     /// NUMA node; `None` where the platform does not say.
     pub numa_node: Option<u32>,
     /// The bridges above it, the root port first: what two functions share of it says how near they

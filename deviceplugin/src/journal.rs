@@ -67,6 +67,20 @@ impl Journal {
         Ok((journal, held))
     }
 
+    /// What the journal in a folder holds, without using it; nothing if there is none.
+    pub fn read(folder: &Path) -> Result<Vec<Held>, JournalError> {
+        let journal = Journal {
+            folder: folder.to_owned(),
+        };
+        let path = journal.path();
+        match read(&path) {
+            Ok(held) => Ok(held),
+            Err(Unread::Missing) => Ok(Vec::new()),
+            Err(Unread::Io(source)) => Err(journal.failed("read", &path)(source)),
+            Err(Unread::Damaged(why)) => Err(journal.failed("read", &path)(io::Error::other(why))),
+        }
+    }
+
     /// Replaces what it holds; durable once `Ok`. Blocks.
     pub fn save(&self, held: Vec<Held>) -> Result<(), JournalError> {
         let path = self.path();

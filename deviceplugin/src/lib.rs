@@ -17,4 +17,5 @@ pub mod offer;
 pub mod plugin;
 pub mod probe;
 pub mod settle;
+pub mod sriov;
 pub mod state;

@@ -1,6 +1,6 @@
 //! `trackbed device-plugin run`: the daemon.
 
-use super::{STATE_DIR, read_config, show};
+use super::{STATE_DIR, functions, read_config, show};
 use crate::exit::Failure;
 use crate::node::{engine, metrics};
 use clap::Args;
@@ -40,12 +40,20 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "TRACKBED_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     metrics_listen: Option<SocketAddr>,
 
+    /// First give ports the virtual functions that the configuration wants, as `apply` does
+    #[arg(long, env = "TRACKBED_APPLY")]
+    apply: bool,
+
     /// Folder below which /sys and /dev lie: another one than / only for trying things out
     #[arg(long, value_name = "FOLDER", default_value = "/")]
     root: PathBuf,
 }
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
+    let _lock = lock(&args.state_dir)?;
+    if args.apply {
+        functions::make(&read_config(&args.config)?, &args.root, &args.state_dir)?;
+    }
     let config = PluginConfig {
         config: read_config(&args.config)?,
         root: args.root.clone(),
@@ -64,7 +72,6 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
 async fn serve(config: PluginConfig, metrics_listen: Option<SocketAddr>) -> Result<(), Failure> {
     let mut ending = engine::ending()?;
     let (root, state_dir) = (config.root.clone(), config.state_dir.clone());
-    let _lock = lock(&state_dir)?;
     let probe = Arc::new(VerbsProbe { root });
     let (plugin, looker) = Plugin::prepare(config, probe).await.map_err(failure)?;
     for pool in plugin.state.status() {

@@ -23,6 +23,7 @@ fn vf(address: &str, pf: &str, index: u32) -> Function {
         virtual_of: Some((pf_address, index)),
         pf_names: vec![pf.into()],
         total_vfs: 0,
+        vfs: 0,
         numa_node: Some(1),
         bridges: Vec::new(),
         net_devices: vec![format!("{pf}v{index}")],
