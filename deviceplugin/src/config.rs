@@ -20,8 +20,8 @@ pub use select::{HexId, PfRange, Selector};
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// The most pools: each is a socket and a resource of the node.
 const MAX_POOLS: usize = 64;
-/// The longest name of a pool, in bytes: that of a resource after its prefix.
-const MAX_POOL_NAME_BYTES: usize = 63;
+/// The longest name of a pool, in bytes: Kubernetes takes 63, a socket's path in kubelet's folder fewer.
+const MAX_POOL_NAME_BYTES: usize = 40;
 /// The longest prefix of resources, in bytes: a DNS name.
 const MAX_PREFIX_BYTES: usize = 253;
 /// The most shares of one device: with 1,016 devices kubelet's list stays below its 4 MiB.

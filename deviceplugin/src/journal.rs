@@ -1,7 +1,8 @@
 //! What was given away, on the disk: written before kubelet is told, so that no restart gives it again.
 //!
-//! One small file, replaced as a whole (written beside, synced, renamed). One that can't be read is set
-//! aside and said: what pods hold is then what kubelet says.
+//! A small file for each device, replaced as a whole (written beside, synced, renamed), so that giving one
+//! costs the same however many are given. One that can't be read is set aside and said: what pods hold is
+//! then what kubelet says.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -12,11 +13,16 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::allocate::Held;
+use crate::config::PoolName;
 
-/// The largest file that is read, in bytes: more than any node's devices take.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+/// The largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+/// The most files: more than any node has devices.
+const MAX_FILES: usize = 1 << 17;
 const FORMAT: u32 = 1;
-const NAME: &str = "allocations.json";
+/// Below the plugin's folder.
+const FOLDER: &str = "held";
+const EXTENSION: &str = "json";
 
 /// The journal can't be used.
 #[derive(Debug, Error)]
@@ -29,112 +35,124 @@ pub struct JournalError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Content {
+struct Content<H> {
     format: u32,
-    held: Vec<Held>,
+    held: H,
 }
 
-/// The file.
+/// The files.
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
 }
 
 impl Journal {
-    /// Opens it in a folder, which is made if it is not there, and reads what it holds.
-    pub fn open(folder: &Path) -> Result<(Journal, Vec<Held>), JournalError> {
-        let journal = Journal {
-            folder: folder.to_owned(),
-        };
+    /// Opens it in the plugin's folder, which is made if it is not there, and reads what it holds.
+    pub fn open(plugin: &Path) -> Result<(Journal, Vec<Held>), JournalError> {
+        let folder = plugin.join(FOLDER);
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
-        make.create(folder)
-            .map_err(journal.failed("make", folder))?;
-        let path = journal.path();
-        let held = match read(&path) {
-            Ok(held) => held,
-            Err(Unread::Missing) => Vec::new(),
-            Err(Unread::Io(source)) => return Err(journal.failed("read", &path)(source)),
-            Err(Unread::Damaged(why)) => {
-                let aside = path.with_extension("damaged");
-                fs::rename(&path, &aside).map_err(journal.failed("set aside", &path))?;
-                tracing::error!(why, journal = %aside.display(),
-                    "the journal of what was given to pods is damaged and was set aside: what they hold is \
-                     what kubelet says");
-                Vec::new()
-            }
-        };
-        Ok((journal, held))
+        make.create(&folder).map_err(failed("make", &folder))?;
+        let held = read_all(&folder, |path, why| {
+            let aside = path.with_extension("damaged");
+            tracing::error!(why, file = %aside.display(),
+                "a file of the journal of what was given to pods is damaged and is set aside: what they hold \
+                 is what kubelet says");
+            fs::rename(path, &aside).map_err(failed("set aside", path))
+        })?;
+        Ok((Journal { folder }, held))
     }
 
-    /// What the journal in a folder holds, without using it; nothing if there is none.
-    pub fn read(folder: &Path) -> Result<Vec<Held>, JournalError> {
-        let journal = Journal {
-            folder: folder.to_owned(),
-        };
-        let path = journal.path();
-        match read(&path) {
-            Ok(held) => Ok(held),
-            Err(Unread::Missing) => Ok(Vec::new()),
-            Err(Unread::Io(source)) => Err(journal.failed("read", &path)(source)),
-            Err(Unread::Damaged(why)) => Err(journal.failed("read", &path)(io::Error::other(why))),
-        }
+    /// What the journal in a plugin's folder holds, without using it; nothing if there is none.
+    pub fn read(plugin: &Path) -> Result<Vec<Held>, JournalError> {
+        let damaged = |path: &Path, why| Err(failed("read", path)(io::Error::other(why)));
+        read_all(&plugin.join(FOLDER), damaged)
     }
 
-    /// Replaces what it holds; durable once `Ok`. Blocks.
-    pub fn save(&self, held: Vec<Held>) -> Result<(), JournalError> {
-        let path = self.path();
+    /// Notes a device; durable once `Ok`. Blocks.
+    pub fn put(&self, held: &Held) -> Result<(), JournalError> {
+        let path = self.path(&held.pool, &held.offer.id);
         let write = || {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            let content = Content {
-                format: FORMAT,
-                held,
-            };
-            serde_json::to_writer(&mut file, &content)?;
-            file.write_all(b"\n")?;
+            let format = FORMAT;
+            serde_json::to_writer(&mut file, &Content { format, held })?;
+            file.flush()?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
-            File::open(&self.folder)?.sync_all()
+            self.sync()
         };
-        write().map_err(self.failed("write", &path))
+        write().map_err(failed("write", &path))
     }
 
-    fn path(&self) -> PathBuf {
-        self.folder.join(NAME)
-    }
-
-    fn failed(&self, action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
-        let path = path.to_owned();
-        move |source| JournalError {
-            action,
-            path,
-            source,
+    /// Forgets a device; durable once `Ok`. Blocks.
+    pub fn remove(&self, pool: &PoolName, id: &str) -> Result<(), JournalError> {
+        let path = self.path(pool, id);
+        match fs::remove_file(&path).and_then(|()| self.sync()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", &path)(error))
+            }
+            _ => Ok(()),
         }
     }
+
+    /// Pools' names and devices' ids are fit for file names, and neither has a plus sign.
+    fn path(&self, pool: &PoolName, id: &str) -> PathBuf {
+        self.folder.join(format!("{pool}+{id}.{EXTENSION}"))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
 }
 
-enum Unread {
-    Missing,
-    Damaged(String),
-    Io(io::Error),
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError {
+        action,
+        path,
+        source,
+    }
 }
 
-fn read(path: &Path) -> Result<Vec<Held>, Unread> {
-    let size = match fs::metadata(path) {
-        Ok(found) => found.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unread::Missing),
-        Err(error) => return Err(Unread::Io(error)),
+fn read_all(
+    folder: &Path,
+    damaged: impl Fn(&Path, String) -> Result<(), JournalError>,
+) -> Result<Vec<Held>, JournalError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", folder)(error)),
     };
+    let mut held = Vec::new();
+    for entry in entries.take(MAX_FILES) {
+        let path = entry.map_err(failed("list", folder))?.path();
+        // Others are half written, or set aside.
+        if path.extension().is_none_or(|it| it != EXTENSION) {
+            continue;
+        }
+        match read_one(&path) {
+            Ok(Ok(one)) => held.push(one),
+            Ok(Err(why)) => damaged(&path, why)?,
+            Err(error) => return Err(failed("read", &path)(error)),
+        }
+    }
+    Ok(held)
+}
+
+/// What a file says, or why it is damaged.
+fn read_one(path: &Path) -> io::Result<Result<Held, String>> {
+    let size = fs::metadata(path)?.len();
     if size > MAX_FILE_BYTES {
-        return Err(Unread::Damaged(format!("it has {size} bytes")));
+        return Ok(Err(format!("it has {size} bytes")));
     }
-    let bytes = fs::read(path).map_err(Unread::Io)?;
-    let content: Content =
-        serde_json::from_slice(&bytes).map_err(|error| Unread::Damaged(error.to_string()))?;
-    match content.format {
+    let content: Content<Held> = match serde_json::from_slice(&fs::read(path)?) {
+        Ok(content) => content,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    Ok(match content.format {
         FORMAT => Ok(content.held),
-        other => Err(Unread::Damaged(format!("it has format {other}"))),
-    }
+        other => Err(format!("it has format {other}")),
+    })
 }
 
 #[cfg(test)]
@@ -143,7 +161,6 @@ mod tests {
 
     use super::*;
     use crate::allocate::{Health, Holder, Marks, Offer, Place};
-    use crate::config::PoolName;
     use crate::function::PciAddress;
 
     fn held(id: &str) -> Held {
@@ -168,18 +185,28 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_was_saved_is_read_and_damage_is_set_aside() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let folder = folder.path().join("new/one");
-        let (journal, nothing) = Journal::open(&folder).expect("opens");
-        assert!(nothing.is_empty());
-        journal.save(vec![held("a"), held("b")]).expect("saves");
-        let (journal, found) = Journal::open(&folder).expect("opens");
-        assert_eq!(found, [held("a"), held("b")]);
-        journal.save(vec![held("c")]).expect("saves");
+    fn open(plugin: &Path) -> (Journal, Vec<Held>) {
+        let (journal, mut held) = Journal::open(plugin).expect("opens");
+        held.sort_by(|one, other| one.offer.id.cmp(&other.offer.id));
+        (journal, held)
+    }
 
-        let path = folder.join(NAME);
+    #[test]
+    fn what_was_noted_is_read_and_damage_is_set_aside_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let plugin = folder.path().join("new/one");
+        assert!(Journal::read(&plugin).expect("there is none").is_empty());
+        let (journal, nothing) = open(&plugin);
+        assert!(nothing.is_empty());
+        for id in ["a", "b", "c"] {
+            journal.put(&held(id)).expect("notes");
+        }
+        journal.remove(&held("b").pool, "b").expect("forgets");
+        journal.remove(&held("b").pool, "b").expect("there is none");
+        let (journal, found) = open(&plugin);
+        assert_eq!(found, [held("a"), held("c")]);
+
+        let path = journal.path(&held("a").pool, "a");
         let whole = fs::read(&path).expect("reads");
         for damaged in [
             &whole[..whole.len() / 2],
@@ -187,12 +214,13 @@ mod tests {
             b"{\"format\": 2, \"held\": []}",
         ] {
             fs::write(&path, damaged).expect("writes");
-            let (_, found) = Journal::open(&folder).expect("opens");
-            assert!(found.is_empty());
+            assert!(Journal::read(&plugin).is_err());
+            let (_, found) = open(&plugin);
+            assert_eq!(found, [held("c")]);
             let aside = fs::read(path.with_extension("damaged")).expect("kept");
             assert_eq!(aside, damaged);
         }
-        let left = fs::read_dir(&folder).expect("lists").count();
-        assert_eq!(left, 1, "only what was set aside");
+        let left = fs::read_dir(plugin.join(FOLDER)).expect("lists").count();
+        assert_eq!(left, 2, "nothing half written is left");
     }
 }

@@ -151,9 +151,16 @@ impl Plugin {
                 return;
             }
         };
-        if let Err(error) = said {
-            tracing::error!(%error, "who has what could not be written down");
+        match said {
+            Ok(false) => {}
+            // What is given back is to be found, and to be tried.
+            Ok(true) => self.look_again(),
+            Err(error) => tracing::error!(%error, "who has what could not be written down"),
         }
+    }
+
+    /// Has the machine looked at, though the kernel has told of nothing.
+    pub fn look_again(&self) {
         self.look.notify_one();
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::allocate::{Book, Health, Held, Offer, Pod, Refusal, Shown};
+use crate::allocate::{Book, Health, Held, Holder, Offer, Pod, Refusal, Shown};
 use crate::config::{Config, PoolName};
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Counters;
@@ -36,9 +36,12 @@ pub struct State {
     /// What was counted.
     pub counters: Counters,
     book: Mutex<Book>,
-    /// Held while what the book says is being written: one after the other, the newest last.
+    /// Held while what the book says is being written, one change after the other. It blocks: files of less
+    /// than a page on a file system in memory are not worth another thread.
     journal: tokio::sync::Mutex<Journal>,
-    /// Counts changes of what is offered.
+    /// Counts changes of which devices there are and how they are.
+    lists: watch::Sender<u64>,
+    /// Counts changes of anything, of who has what too.
     changes: watch::Sender<u64>,
 }
 
@@ -62,11 +65,17 @@ impl State {
             counters: Counters::default(),
             book,
             journal: tokio::sync::Mutex::new(journal),
+            lists: watch::Sender::new(0),
             changes: watch::Sender::new(0),
         })
     }
 
-    /// Changes with every change of what is offered.
+    /// Changes with every change of which devices there are and how they are.
+    pub fn lists(&self) -> watch::Receiver<u64> {
+        self.lists.subscribe()
+    }
+
+    /// Changes with every change of anything, of who has what too.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -103,71 +112,94 @@ impl State {
     /// Gives devices away; that is on the disk before it counts.
     pub async fn give(&self, pool: &PoolName, ids: &[String]) -> Result<Vec<Offer>, GiveError> {
         let journal = self.journal.lock().await;
-        let given = self.book.lock().allocate(pool, ids, SystemTime::now())?;
-        let held = self.book.lock().held();
-        if let Err(error) = write(&journal, held).await {
-            self.book.lock().undo(pool, ids);
-            return Err(error.into());
+        let now = SystemTime::now();
+        let given = self.book.lock().allocate(pool, ids, now)?;
+        for offer in &given {
+            let noted = journal.put(&Held {
+                pool: pool.clone(),
+                offer: offer.clone(),
+                holder: Some(Holder {
+                    pod: None,
+                    since: now,
+                }),
+            });
+            if let Err(error) = noted {
+                self.book.lock().undo(pool, ids);
+                // What is noted of it and can't be forgotten now is so after the grace period.
+                for id in ids {
+                    let _ = journal.remove(pool, id);
+                }
+                return Err(error.into());
+            }
         }
-        self.changed();
+        self.changes.send_modify(|changes| *changes += 1);
         Ok(given)
     }
 
-    /// Takes back what nobody got.
-    pub async fn take_back(&self, pool: &PoolName, ids: &[String]) -> Result<(), JournalError> {
+    /// Takes back what nobody got; whether there was anything.
+    pub async fn take_back(&self, pool: &PoolName, ids: &[String]) -> Result<bool, JournalError> {
         self.change_durably(|book| book.undo(pool, ids)).await
     }
 
-    /// What kubelet says pods hold.
+    /// What kubelet says pods hold; whether that is news.
     pub async fn reconcile(
         &self,
         named: &HashMap<(PoolName, String), Pod>,
         asked: SystemTime,
-    ) -> Result<(), JournalError> {
+    ) -> Result<bool, JournalError> {
         self.change_durably(|book| book.reconcile(named, asked))
             .await
     }
 
-    /// A device that came back works.
-    pub async fn probed(&self, pool: &PoolName, id: &str) -> Result<(), JournalError> {
+    /// A device that came back works; whether it had to.
+    pub async fn probed(&self, pool: &PoolName, id: &str) -> Result<bool, JournalError> {
         self.change_durably(|book| book.probed(pool, id)).await
     }
 
-    async fn change_durably(&self, change: impl FnOnce(&mut Book)) -> Result<(), JournalError> {
+    /// Whether anything of what must outlive a restart has changed.
+    async fn change_durably(&self, change: impl FnOnce(&mut Book)) -> Result<bool, JournalError> {
         let journal = self.journal.lock().await;
         let before = self.book.lock().held();
         self.change(change);
         let held = self.book.lock().held();
         // Where it can't be written, an earlier state comes back with a restart, and kubelet's word puts
         // that right: nothing is given twice by it.
-        if held == before {
-            return Ok(());
+        let key = |held: &Held| (held.pool.clone(), held.offer.id.clone());
+        let earlier: HashMap<_, _> = before.iter().map(|held| (key(held), held)).collect();
+        let later: HashMap<_, _> = held.iter().map(|held| (key(held), held)).collect();
+        for (pool, id) in earlier.keys().filter(|key| !later.contains_key(key)) {
+            journal.remove(pool, id)?;
         }
-        write(&journal, held).await
+        for (key, held) in &later {
+            if earlier.get(key) != Some(held) {
+                journal.put(held)?;
+            }
+        }
+        Ok(earlier != later)
     }
 
     fn change(&self, change: impl FnOnce(&mut Book)) {
         let pools: Vec<_> = self.config.pools().map(|pool| pool.name.clone()).collect();
-        let changed = {
+        let (before, after) = {
             let mut book = self.book.lock();
             let all = |book: &Book| -> Vec<_> { pools.iter().map(|it| book.shown(it)).collect() };
             let before = all(&book);
             change(&mut book);
-            all(&book) != before
+            (before, all(&book))
         };
-        if changed {
-            self.changed();
+        if before == after {
+            return;
         }
-    }
-
-    fn changed(&self) {
+        let listed = |all: &[Vec<Shown>]| {
+            let devices = all.iter().flatten();
+            let listed = devices.map(|it| (it.id.clone(), it.health.clone()));
+            listed.collect::<Vec<_>>()
+        };
+        if listed(&before) != listed(&after) {
+            self.lists.send_modify(|lists| *lists += 1);
+        }
         self.changes.send_modify(|changes| *changes += 1);
     }
-}
-
-/// A file of a few KiB on a file system in memory: not worth another thread.
-async fn write(journal: &Journal, held: Vec<Held>) -> Result<(), JournalError> {
-    journal.save(held)
 }
 
 /// How many of a pool's devices can be given or are held, and how many can't.

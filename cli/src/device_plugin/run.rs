@@ -4,8 +4,9 @@ use super::{STATE_DIR, functions, read_config, show};
 use crate::exit::Failure;
 use crate::node::{engine, metrics};
 use clap::Args;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -128,7 +129,9 @@ fn lock(folder: &Path) -> Result<File, Failure> {
             folder.display()
         ))
     };
-    std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    let mut make = DirBuilder::new();
+    make.recursive(true).mode(0o700);
+    make.create(folder).map_err(|error| failed(&error))?;
     let file = File::create(folder.join(LOCK)).map_err(|error| failed(&error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -7,6 +7,7 @@ use crate::rdma::{print_json, table};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 use trackbed_deviceplugin::allocate::{Health, Shown};
 use trackbed_deviceplugin::config::Config;
 use trackbed_deviceplugin::discover::Discovery;
@@ -15,6 +16,8 @@ use trackbed_deviceplugin::state::{PoolStatus, State};
 
 /// What the plugin that runs has written for `trackbed device-plugin status`.
 const STATUS: &str = "status.json";
+/// How often it is written at most.
+const WRITE_EVERY: Duration = Duration::from_millis(500);
 
 /// Keeps the file up to date that [`status`] reads.
 pub(super) async fn keep_written(folder: &Path, state: &State) {
@@ -27,6 +30,8 @@ pub(super) async fn keep_written(folder: &Path, state: &State) {
         if changes.changed().await.is_err() {
             return;
         }
+        // People look now and then; pods may come by the hundred.
+        tokio::time::sleep(WRITE_EVERY).await;
     }
 }
 

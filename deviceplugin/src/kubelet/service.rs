@@ -60,7 +60,7 @@ impl DevicePlugin for PoolService {
         let (plugin, pool) = (Arc::clone(&self.plugin), self.pool.clone());
         let mut last = None;
         // A watch keeps the newest change only: a kubelet that reads slowly gets what is, not what was.
-        let lists = WatchStream::new(self.plugin.state.changes()).filter_map(move |_| {
+        let lists = WatchStream::new(self.plugin.state.lists()).filter_map(move |_| {
             let devices: Vec<Device> = plugin.state.shown(&pool).iter().map(device).collect();
             if last.as_ref() == Some(&devices) {
                 return None;

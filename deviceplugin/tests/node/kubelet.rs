@@ -188,7 +188,7 @@ async fn a_device_is_given_again_when_its_pod_ended_and_it_works() {
     let mac = format!("sys/bus/pci/devices/{address}/net/ens59f0v0/address");
     let had = fs::read_to_string(node.machine.at(&mac)).expect("reads");
     node.machine.write(&mac, "02:00:00:00:00:ee\n");
-    node.plugin().reconcile().await;
+    node.plugin().look_again();
     let why = async |part: &str| {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -205,7 +205,7 @@ async fn a_device_is_given_again_when_its_pod_ended_and_it_works() {
     };
     why("02:00:00:00:00:ee").await;
     node.machine.write(&mac, &had);
-    node.plugin().reconcile().await;
+    node.plugin().look_again();
     why("not been probed").await;
     assert!(node.kubelet.admit(VF, "b", &[&id(0)]).await.is_err());
     node.broken.0.lock().expect("no panic").clear();
@@ -219,7 +219,7 @@ async fn a_device_is_given_again_when_its_pod_ended_and_it_works() {
 async fn a_port_that_goes_down_is_told_and_so_is_its_recovery() {
     let node = node(3).await;
     node.machine.set_port(&ROCE, &ROCE.vf(1), 2, false);
-    node.plugin().reconcile().await;
+    node.plugin().look_again();
     let list = node.kubelet.healthy(VF, 2).await;
     assert_eq!(list[1].health, "Unhealthy");
     let refused = node
@@ -229,11 +229,11 @@ async fn a_port_that_goes_down_is_told_and_so_is_its_recovery() {
         .expect_err("down");
     assert!(refused.message().contains("DOWN"), "{}", refused.message());
     node.machine.set_port(&ROCE, &ROCE.vf(1), 2, true);
-    node.plugin().reconcile().await;
+    node.plugin().look_again();
     node.kubelet.healthy(VF, 3).await;
     // One that is taken out is not there any more.
     node.machine.remove(&ROCE.vf(2));
-    node.plugin().reconcile().await;
+    node.plugin().look_again();
     node.kubelet.list(VF, |list| list.len() == 2).await;
 }
 
