@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::unistd::{SysconfVar, sysconf};
 use tokio::runtime::Runtime;
 use trackbed_deviceplugin::discover::Discovery;
 use trackbed_tests::machine::Machine;
@@ -157,28 +156,32 @@ async fn allocate(running: &Running<'_>) -> Result<f64, BenchError> {
 
 /// Processor time while nothing happens, in percent of a core.
 async fn idle(pid: u32) -> Result<f64, BenchError> {
-    let before = ticks(pid)?;
+    let before = nanoseconds(pid)?;
     tokio::time::sleep(IDLE).await;
-    let used = ticks(pid)? - before;
-    let a_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-    Ok(used as f64 / a_second as f64 / IDLE.as_secs_f64() * 100.0)
+    let used = nanoseconds(pid)?.saturating_sub(before);
+    // Never none at all: a ratio is made of it.
+    Ok(used.max(1) as f64 / IDLE.as_nanos() as f64 * 100.0)
 }
 
-/// User and system time of proc_pid_stat(5), in clock ticks.
-fn ticks(pid: u32) -> Result<u64, BenchError> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = read(Path::new(&path))?;
-    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let fields: Vec<&str> = after_name.split(' ').collect();
-    let field = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    // Fields 14 and 15 of the file; the third is the first here.
-    field(11)
-        .zip(field(12))
-        .map(|(user, system)| user + system)
-        .ok_or(BenchError::Output {
-            program: path,
-            output: stat,
-        })
+/// Time on a processor of all threads, from the first field of their schedstat
+/// (Documentation/scheduler/sched-stats).
+fn nanoseconds(pid: u32) -> Result<u64, BenchError> {
+    let folder = format!("/proc/{pid}/task");
+    let listing = || BenchError::io(format!("listing {folder}"));
+    let mut all = 0;
+    for task in std::fs::read_dir(&folder).map_err(listing())? {
+        let path = task.map_err(listing())?.path().join("schedstat");
+        // A thread may end meanwhile.
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let on_processor = text.split(' ').next().and_then(|it| it.parse::<u64>().ok());
+        all += on_processor.ok_or(BenchError::Output {
+            program: path.display().to_string(),
+            output: text,
+        })?;
+    }
+    Ok(all)
 }
 
 /// VmRSS of proc_pid_status(5), in MiB.
@@ -221,7 +224,7 @@ mod tests {
     #[test]
     fn processor_time_and_memory_of_a_process_are_read() {
         let pid = std::process::id();
-        assert!(ticks(pid).is_ok());
+        assert!(nanoseconds(pid).is_ok_and(|time| time > 0));
         assert!(memory(pid).is_ok_and(|mebibytes| mebibytes > 1.0));
     }
 }

@@ -10,7 +10,7 @@ package_of() {
     ip | rdma | bridge) echo iproute2 ;;
     fusermount3) echo fuse3 ;;
     fsck.erofs) echo erofs-utils ;;
-    nsenter | unshare) echo util-linux ;;
+    nsenter | setpriv | unshare) echo util-linux ;;
     python3) echo python3 ;;
     *) echo "$1" ;;
     esac

@@ -70,8 +70,9 @@ impl<'a> Running<'a> {
         kubelet.start();
         // In a network namespace of its own, in which a link can be set up and down: the kernel tells of
         // that as it tells of a port.
-        let process = Command::new("unshare")
-            .args(["--net", "--"])
+        // It ends with this program, however that ends.
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net", "--"])
             .arg(program())
             .args(["--log", "error", "device-plugin", "run", "--config"])
             .arg(config)
@@ -87,7 +88,7 @@ impl<'a> Running<'a> {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| BenchError::Start {
-                program: "unshare".to_owned(),
+                program: "setpriv".to_owned(),
                 source,
                 remedy: "install util-linux, and run as root",
             })?;

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// product data, which has 32 KiB at most.
 const MAX_BYTES: u64 = 32 << 10;
 
+/// What sysfs gives at once.
+const PAGE: usize = 4096;
+
 pub(super) struct Tree<'a>(&'a Path);
 
 impl<'a> Tree<'a> {
@@ -22,9 +25,14 @@ impl<'a> Tree<'a> {
 
     /// What a file holds; `None` if it is not there or can't be read (any more).
     pub(super) fn bytes(&self, path: &str) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = File::open(self.path(path)).ok()?;
-        file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+        let mut file = File::open(self.path(path)).ok()?;
+        let mut page = [0; PAGE];
+        // Nearly all is told by one read: what is shorter than a page has ended.
+        let first = file.read(&mut page).ok()?;
+        let mut bytes = page[..first].to_vec();
+        if first == PAGE {
+            file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+        }
         Some(bytes)
     }
 
