@@ -132,16 +132,14 @@ fn function_path(address: PciAddress, file: &str) -> String {
 }
 
 fn functions(tree: &Tree) -> Result<BTreeMap<PciAddress, Function>, DiscoverError> {
-    let listed = tree.names("sys/bus/pci/devices");
-    let names = match listed {
-        Ok(names) => names,
+    let path = tree.path("sys/bus/pci/devices");
+    match path.read_dir() {
+        Ok(_) => {}
         // A machine without PCI.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => {
-            let path = tree.path("sys/bus/pci/devices");
-            return Err(DiscoverError::Functions { path, source });
-        }
-    };
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(DiscoverError::Functions { path, source }),
+    }
+    let names = tree.names("sys/bus/pci/devices");
     let addresses = names.iter().filter_map(|name| name.parse().ok());
     let mut found: BTreeMap<PciAddress, Function> = addresses
         .filter_map(|address| Some((address, function(tree, address)?)))
@@ -149,10 +147,7 @@ fn functions(tree: &Tree) -> Result<BTreeMap<PciAddress, Function>, DiscoverErro
     let pfs: Vec<_> = found.values().filter(|pf| pf.total_vfs > 0).collect();
     let mut virtual_of = HashMap::new();
     for pf in pfs {
-        for name in tree
-            .names(&function_path(pf.address, ""))
-            .unwrap_or_default()
-        {
+        for name in tree.names(&function_path(pf.address, "")) {
             let index = name.strip_prefix("virtfn").and_then(|n| n.parse().ok());
             if let Some(index) = index
                 && let Some(vf) = tree.link(&function_path(pf.address, &name))
@@ -200,9 +195,7 @@ fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
         // -1 where the platform does not say.
         numa_node: text("numa_node").and_then(|node| node.parse().ok()),
         bridges: addresses.filter(|above| *above != address).collect(),
-        net_devices: tree
-            .names(&function_path(address, "net"))
-            .unwrap_or_default(),
+        net_devices: tree.names(&function_path(address, "net")),
         mac: None,
         link_type: None,
         rdma: None,
@@ -304,7 +297,7 @@ fn listed(tree: &Tree, folder: &str) -> Vec<(String, CharDevice)> {
         let numbers = (major.parse().ok()?, minor.parse().ok()?);
         Some((owner, CharDevice { name, numbers }))
     };
-    let names = tree.names(folder).unwrap_or_default();
+    let names = tree.names(folder);
     names.into_iter().filter_map(device).collect()
 }
 

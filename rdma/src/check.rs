@@ -11,7 +11,6 @@ mod facts;
 mod gather;
 mod judge;
 mod load;
-mod tree;
 
 use std::fmt;
 use std::str::FromStr;

@@ -10,6 +10,7 @@ pub mod fabric;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod kernel_files;
 pub mod mesh;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;

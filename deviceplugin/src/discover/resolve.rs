@@ -58,10 +58,7 @@ pub enum NeedsError {
 /// What is needed of the function at `address` now.
 pub fn needs(root: &Path, address: PciAddress) -> Result<Needs, NeedsError> {
     let tree = Tree::new(root);
-    let names = |folder: &str| {
-        tree.names(&function_path(address, folder))
-            .unwrap_or_default()
-    };
+    let names = |folder: &str| tree.names(&function_path(address, folder));
     let net_devices = names("net");
     let own = names("infiniband").into_iter().next();
     let rdma = own.or_else(|| made_of(&tree, &net_devices));
@@ -85,8 +82,7 @@ pub fn needs(root: &Path, address: PciAddress) -> Result<Needs, NeedsError> {
 /// The RDMA device that software makes of a net device (`rdma link add`).
 fn made_of(tree: &Tree<'_>, net_devices: &[String]) -> Option<String> {
     let class = "sys/class/infiniband";
-    let names = tree.names(class).ok()?;
-    names.into_iter().find(|name| {
+    tree.names(class).into_iter().find(|name| {
         let parent = tree.text(&format!("{class}/{name}/parent"));
         parent.is_some_and(|parent| net_devices.contains(&parent))
     })

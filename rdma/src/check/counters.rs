@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::tree;
+use crate::kernel_files;
 
 /// Counters by name, from `counters` and `hw_counters` of a port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,12 +118,12 @@ impl Counters {
         let mut counters = BTreeMap::new();
         for kind in ["counters", "hw_counters"] {
             let folder = port.join(kind);
-            for name in tree::names(&folder).into_iter().take(MOST_COUNTERS) {
+            for name in kernel_files::names(&folder).into_iter().take(MOST_COUNTERS) {
                 // It says how often the driver asks the adapter: not a counter.
                 if name == "lifespan" {
                     continue;
                 }
-                if let Some(value) = tree::value(&folder.join(&name)) {
+                if let Some(value) = kernel_files::value(&folder.join(&name)) {
                     counters.insert(name, value);
                 }
             }

@@ -7,9 +7,10 @@ mod port;
 
 use std::path::Path;
 
+use super::Selection;
 use super::facts::{DeviceFacts, Facts, PciLink, Verbs};
-use super::{Selection, tree};
 use crate::devices::{Device, Inventory, InventoryError, Port};
+use crate::kernel_files;
 use crate::verbs::{self, Context, VerbsError};
 
 /// What to look at.
@@ -125,7 +126,7 @@ fn of_device(scope: &Scope<'_>, mut device: Device) -> DeviceFacts {
         .then(|| pci::read(scope.root, &folder.join("device")))
         .flatten();
     DeviceFacts {
-        board: tree::text(&folder.join("board_id")).or_else(|| device.model.clone()),
+        board: kernel_files::text(&folder.join("board_id")).or_else(|| device.model.clone()),
         uverbs: uverbs(scope.root, &device.name),
         verbs,
         pci,
@@ -137,9 +138,9 @@ fn of_device(scope: &Scope<'_>, mut device: Device) -> DeviceFacts {
 /// The name of the user-space device that belongs to an RDMA device.
 fn uverbs(root: &Path, device: &str) -> Option<String> {
     let class = root.join("sys/class/infiniband_verbs");
-    tree::names(&class)
+    kernel_files::names(&class)
         .into_iter()
-        .find(|name| tree::text(&class.join(name).join("ibdev")).as_deref() == Some(device))
+        .find(|name| kernel_files::text(&class.join(name).join("ibdev")).as_deref() == Some(device))
 }
 
 fn ask_verbs(device: &mut Device) -> Verbs {

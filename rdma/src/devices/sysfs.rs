@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::kernel_files::text;
+
 use super::{Device, InventoryError, Port, PortGid};
 use crate::verbs::{Gid, GidKind, LinkLayer};
 
@@ -157,14 +159,6 @@ fn after_number(text: &str) -> String {
         .map_or(text, |(_, name)| name)
         .trim()
         .to_owned()
-}
-
-/// A file's text without white space around it; `None` when it is empty or can't be read, which for
-/// unused entries of a table is normal.
-fn text(path: &Path) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn entries(folder: &Path) -> Result<Vec<String>, InventoryError> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::check::facts::{HugePages, Memlock, NodeFacts};
-use crate::check::tree;
+use crate::kernel_files;
 
 /// Runtimes whose limits containers inherit, by the name of their process.
 const RUNTIMES: [&str; 3] = ["containerd", "crio", "dockerd"];
@@ -13,15 +13,15 @@ const CAP_IPC_LOCK: u32 = 14;
 pub(super) fn read(root: &Path) -> NodeFacts {
     let proc = root.join("proc");
     let own = proc.join("self");
-    let status = tree::text(&own.join("status")).unwrap_or_default();
+    let status = kernel_files::text(&own.join("status")).unwrap_or_default();
     let capabilities =
         field(&status, "CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok());
     NodeFacts {
-        memlock: tree::text(&own.join("limits")).and_then(|text| memlock(&text)),
+        memlock: kernel_files::text(&own.join("limits")).and_then(|text| memlock(&text)),
         may_lock_all: capabilities.is_some_and(|set| set & (1 << CAP_IPC_LOCK) != 0),
         runtime_memlock: runtime(&proc),
         huge_pages: huge_pages(&root.join("sys/kernel/mm/hugepages")),
-        allowed_cpus: field(&status, "Cpus_allowed_list:").and_then(tree::cpus),
+        allowed_cpus: field(&status, "Cpus_allowed_list:").and_then(kernel_files::cpus),
         numa_cpus: numa(&root.join("sys/devices/system/node")),
         has_rdma_cm: root.join("sys/class/misc/rdma_cm").exists(),
     }
@@ -47,22 +47,22 @@ fn memlock(limits: &str) -> Option<Memlock> {
 }
 
 fn runtime(proc: &Path) -> Option<(String, Memlock)> {
-    tree::names(proc)
+    kernel_files::names(proc)
         .into_iter()
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
         .find_map(|id| {
             let process = proc.join(id);
-            let name = tree::text(&process.join("comm"))?;
+            let name = kernel_files::text(&process.join("comm"))?;
             if !RUNTIMES.contains(&name.as_str()) {
                 return None;
             }
-            let limit = memlock(&tree::text(&process.join("limits"))?)?;
+            let limit = memlock(&kernel_files::text(&process.join("limits"))?)?;
             Some((name, limit))
         })
 }
 
 fn huge_pages(folder: &Path) -> Vec<HugePages> {
-    let mut found: Vec<HugePages> = tree::names(folder)
+    let mut found: Vec<HugePages> = kernel_files::names(folder)
         .iter()
         .filter_map(|name| {
             let kilobytes: u64 = name
@@ -73,8 +73,8 @@ fn huge_pages(folder: &Path) -> Vec<HugePages> {
             let pool = folder.join(name);
             Some(HugePages {
                 bytes: kilobytes.checked_mul(1024)?,
-                total: tree::value(&pool.join("nr_hugepages"))?,
-                free: tree::value(&pool.join("free_hugepages"))?,
+                total: kernel_files::value(&pool.join("nr_hugepages"))?,
+                free: kernel_files::value(&pool.join("free_hugepages"))?,
             })
         })
         .collect();
@@ -83,12 +83,13 @@ fn huge_pages(folder: &Path) -> Vec<HugePages> {
 }
 
 fn numa(folder: &Path) -> Vec<(u32, Vec<u32>)> {
-    tree::names(folder)
+    kernel_files::names(folder)
         .iter()
         .filter_map(|name| {
             let number = name.strip_prefix("node")?.parse().ok()?;
-            let list = String::from_utf8(tree::bytes(&folder.join(name).join("cpulist"))?).ok()?;
-            Some((number, tree::cpus(&list)?))
+            let list =
+                String::from_utf8(kernel_files::bytes(&folder.join(name).join("cpulist"))?).ok()?;
+            Some((number, kernel_files::cpus(&list)?))
         })
         .collect()
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::check::facts::{Bridge, PciLink};
-use crate::check::tree;
+use crate::kernel_files;
 
 /// Bridges between a device and the root: real trees have a handful.
 const DEEPEST: usize = 32;
@@ -35,11 +35,11 @@ pub(super) fn read(root: &Path, device: &Path) -> Option<PciLink> {
         redirecting: bridges
             .iter()
             .filter(|bridge| {
-                tree::bytes(&bridge.join("config")).is_some_and(|config| redirects(&config))
+                kernel_files::bytes(&bridge.join("config")).is_some_and(|config| redirects(&config))
             })
             .filter_map(|bridge| self::address(bridge))
             .collect(),
-        iommu: tree::text(&real.join("iommu_group/type")),
+        iommu: kernel_files::text(&real.join("iommu_group/type")),
     })
 }
 
@@ -69,12 +69,12 @@ fn address(folder: &Path) -> Option<String> {
 
 /// Lanes; the kernel prints 0 or 255 where there is no link.
 fn width(path: &Path) -> Option<u32> {
-    tree::value(path).filter(|lanes| (1..=32).contains(lanes))
+    kernel_files::value(path).filter(|lanes| (1..=32).contains(lanes))
 }
 
 /// `16.0 GT/s PCIe`, in older kernels `8 GT/s`; or `Unknown`.
 fn speed(path: &Path) -> Option<f64> {
-    tree::value(path).filter(|speed: &f64| (1.0..=1024.0).contains(speed))
+    kernel_files::value(path).filter(|speed: &f64| (1.0..=1024.0).contains(speed))
 }
 
 /// Whether access control services (PCIe base specification, 7.7.8) of a bridge send requests from one

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::Scope;
 use crate::check::counters::Counters;
+use crate::check::dcb;
 use crate::check::facts::{FlowControl, LinkRate, Load, NetDevice, PortFacts};
-use crate::check::{dcb, tree};
 use crate::devices::{Device, Port};
+use crate::kernel_files;
 
 pub(super) fn read(scope: &Scope<'_>, device: &Device, folder: &Path, port: &Port) -> PortFacts {
     let ports = folder.join("ports").join(port.number.to_string());
@@ -21,7 +22,7 @@ pub(super) fn read(scope: &Scope<'_>, device: &Device, folder: &Path, port: &Por
     };
     PortFacts {
         number: port.number,
-        rate: tree::text(&ports.join("rate")).and_then(|text| rate(&text)),
+        rate: kernel_files::text(&ports.join("rate")).and_then(|text| rate(&text)),
         net,
         flow,
         counters: Counters::read(&ports),
@@ -56,9 +57,9 @@ fn net_device(root: &Path, name: &str) -> NetDevice {
     let folder = root.join("sys/class/net").join(name);
     NetDevice {
         name: name.to_owned(),
-        mtu: tree::value(&folder.join("mtu")),
-        speed_mbps: tree::value(&folder.join("speed")),
-        duplex: tree::text(&folder.join("duplex")).filter(|text| text != "unknown"),
+        mtu: kernel_files::value(&folder.join("mtu")),
+        speed_mbps: kernel_files::value(&folder.join("speed")),
+        duplex: kernel_files::text(&folder.join("duplex")).filter(|text| text != "unknown"),
     }
 }
 
@@ -83,7 +84,7 @@ fn flow(scope: &Scope<'_>, net_device: &str) -> FlowControl {
 fn priorities(folder: &Path) -> Option<u8> {
     let mut found = None;
     for priority in 0..8u8 {
-        if let Some(on) = tree::value::<u8>(&folder.join(priority.to_string())) {
+        if let Some(on) = kernel_files::value::<u8>(&folder.join(priority.to_string())) {
             *found.get_or_insert(0) |= u8::from(on != 0) << priority;
         }
     }

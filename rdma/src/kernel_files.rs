@@ -1,44 +1,52 @@
 //! Small files of sysfs and procfs, which may vanish, be empty or hold anything.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
+use libc::O_NONBLOCK;
+
 /// What the kernel prints into one file of sysfs is at most a page; procfs has a little more.
 const LONGEST: u64 = 64 << 10;
+/// What nearly all have.
+const PAGE: usize = 4096;
 /// More entries than this are not looked at.
 const MOST_ENTRIES: usize = 65536;
 
 /// The bytes of a file, up to a bound; `None` when it can't be read.
-pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
+pub fn bytes(path: &Path) -> Option<Vec<u8>> {
     // A FIFO or device in a hostile tree would block.
-    if !fs::metadata(path).ok()?.is_file() {
+    let mut open = OpenOptions::new();
+    let mut file = open.read(true).custom_flags(O_NONBLOCK).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
         return None;
     }
-    let mut bytes = Vec::new();
-    File::open(path)
-        .ok()?
-        .take(LONGEST)
-        .read_to_end(&mut bytes)
-        .ok()?;
+    let mut page = [0; PAGE];
+    // What is shorter than a page has ended: one read tells it all.
+    let first = file.read(&mut page).ok()?;
+    let mut bytes = page[..first].to_vec();
+    if first == PAGE {
+        file.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    }
     Some(bytes)
 }
 
 /// The trimmed text of a file; `None` when it is empty, no text, or can't be read.
-pub(super) fn text(path: &Path) -> Option<String> {
+pub fn text(path: &Path) -> Option<String> {
     let text = String::from_utf8(bytes(path)?).ok()?;
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// A file's first word as a number or the like.
-pub(super) fn value<T: FromStr>(path: &Path) -> Option<T> {
+pub fn value<T: FromStr>(path: &Path) -> Option<T> {
     text(path)?.split_whitespace().next()?.parse().ok()
 }
 
 /// The names in a folder, sorted; none when it can't be read.
-pub(super) fn names(folder: &Path) -> Vec<String> {
+pub fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
@@ -51,7 +59,7 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
 }
 
 /// A list such as `0-3,8`, as the kernel prints sets of CPUs.
-pub(super) fn cpus(text: &str) -> Option<Vec<u32>> {
+pub fn cpus(text: &str) -> Option<Vec<u32>> {
     const MOST_CPUS: u32 = 65536;
     let mut cpus = Vec::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
