@@ -84,6 +84,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Book {
     pools: BTreeMap<PoolName, BTreeMap<String, Entry>>,
+    /// Where everything is that can be seen at all, by device.
+    places: HashMap<String, Place>,
 }
 
 impl Book {
@@ -108,7 +110,16 @@ impl Book {
                 entries.insert(entry.offer.id.clone(), entry);
             }
         }
-        Book { pools }
+        Book {
+            pools,
+            places: HashMap::new(),
+        }
+    }
+
+    /// Where everything is that can be seen at all, by device: also what is in no pool now, as a function
+    /// whose net and RDMA devices are in a pod's network namespace.
+    pub fn locate(&mut self, places: HashMap<String, Place>) {
+        self.places = places;
     }
 
     /// What of a pool is seen now. What is not, and nobody has, is forgotten.
@@ -211,6 +222,9 @@ impl Book {
     /// What kubelet says all pods hold, by pool and device, asked at `now`. Who is not named any more has
     /// ended; an allocation that is younger than [`GRACE`] may not be named yet.
     pub fn reconcile(&mut self, named: &HashMap<(PoolName, String), Pod>, now: SystemTime) {
+        for (pool, id) in named.keys() {
+            self.recall(pool, id);
+        }
         for (pool, entries) in &mut self.pools {
             for (id, entry) in entries {
                 let pod = named.get(&(pool.clone(), id.clone())).cloned();
@@ -232,6 +246,31 @@ impl Book {
                     (None, None) => {}
                 }
             }
+        }
+    }
+
+    /// Takes up a device that a pod has and that can't be seen in its pool, the journal being lost.
+    fn recall(&mut self, pool: &PoolName, id: &str) {
+        let Some(entries) = self.pools.get_mut(pool) else {
+            return;
+        };
+        if let Some(place) = self.places.get(id)
+            && !entries.contains_key(id)
+        {
+            let offer = Offer {
+                id: id.to_owned(),
+                place: place.clone(),
+                // What it was like is not known any more.
+                marks: Marks::default(),
+                health: Health::Healthy,
+            };
+            let entry = Entry {
+                offer,
+                here: false,
+                holder: None,
+                returning: true,
+            };
+            entries.insert(id.to_owned(), entry);
         }
     }
 

@@ -11,12 +11,7 @@ pub fn offers(sorted: &Sorted<'_>) -> Vec<Offer> {
     let offer = |function: &&Function| {
         let whole = Offer {
             id: function.id.clone(),
-            place: Place {
-                address: function.address,
-                physical: function.virtual_of.map_or(function.address, |(pf, _)| pf),
-                bridges: function.bridges.clone(),
-                numa_node: function.numa_node,
-            },
+            place: place(function),
             marks: marks(sorted.pool, function),
             health: health(sorted.pool, function),
         };
@@ -35,6 +30,16 @@ pub fn offers(sorted: &Sorted<'_>) -> Vec<Offer> {
         }
     };
     sorted.functions.iter().flat_map(offer).collect()
+}
+
+/// Where a function sits.
+pub fn place(function: &Function) -> Place {
+    Place {
+        address: function.address,
+        physical: function.virtual_of.map_or(function.address, |(pf, _)| pf),
+        bridges: function.bridges.clone(),
+        numa_node: function.numa_node,
+    }
 }
 
 fn marks(pool: &PoolConfig, function: &Function) -> Marks {

@@ -1,6 +1,6 @@
 //! All of it running: looks at the machine when something changes, asks kubelet who has what, serves.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,14 +10,14 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_blocking};
 use trackbed_proto::endpoint::EndpointError;
 
-use crate::allocate::{Health, Offer};
+use crate::allocate::{Health, Offer, Place};
 use crate::config::{Config, ConfigError, PoolName};
 use crate::discover::{DiscoverError, Discovery};
 use crate::events::KernelEvents;
 use crate::function::PciAddress;
 use crate::journal::{Journal, JournalError};
 use crate::kubelet::{self, FolderWatch, held_by_pods};
-use crate::offer::offers;
+use crate::offer::{offers, place};
 use crate::probe::Probe;
 use crate::settle::{Settle, Transition};
 use crate::state::State;
@@ -98,7 +98,7 @@ impl Plugin {
         if let Some(overlap) = overlaps.into_iter().next() {
             return Err(overlap.into());
         }
-        state.see(seen.offers);
+        state.see(seen.offers, seen.places);
         let plugin = Plugin {
             state,
             pod_resources,
@@ -241,7 +241,7 @@ impl Plugin {
                 Ok((seen, overlaps)) => {
                     next = seen.again;
                     self.note(&seen.transitions);
-                    self.state.see(seen.offers);
+                    self.state.see(seen.offers, seen.places);
                     for overlap in overlaps {
                         tracing::error!(%overlap, "a device is offered by neither of two pools");
                     }
@@ -275,6 +275,8 @@ pub struct Looker {
 /// What a look has found.
 struct Seen {
     offers: Vec<(PoolName, Vec<Offer>)>,
+    /// Where all functions are, by their names.
+    places: HashMap<String, Place>,
     transitions: Vec<Transition>,
     /// When to look again, if something may change by time alone.
     again: Option<Instant>,
@@ -286,6 +288,7 @@ impl Looker {
         let (sorted, overlaps) = config.sort(&found);
         let mut seen = Seen {
             offers: Vec::new(),
+            places: found.iter().map(|it| (it.id.clone(), place(it))).collect(),
             transitions: Vec::new(),
             again: None,
         };

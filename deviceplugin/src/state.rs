@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::allocate::{Book, Health, Held, Holder, Offer, Pod, Refusal, Shown};
+use crate::allocate::{Book, Health, Held, Holder, Offer, Place, Pod, Refusal, Shown};
 use crate::config::{Config, PoolName};
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Counters;
@@ -95,9 +95,10 @@ impl State {
         pools.collect()
     }
 
-    /// What is seen of all pools now.
-    pub fn see(&self, offers: Vec<(PoolName, Vec<Offer>)>) {
+    /// What is seen of all pools now, and where everything is that can be seen at all.
+    pub fn see(&self, offers: Vec<(PoolName, Vec<Offer>)>, places: HashMap<String, Place>) {
         self.change(|book| {
+            book.locate(places);
             for (pool, offers) in offers {
                 book.see(&pool, offers);
             }

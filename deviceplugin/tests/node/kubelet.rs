@@ -144,10 +144,9 @@ async fn a_plugin_that_was_killed_knows_who_has_what() {
     node.kubelet.healthy(VF, 4).await;
     assert!(node.kubelet.admit(VF, "b", &[&id(1)]).await.is_err());
 
-    // Its journal is lost; kubelet knows.
+    // Its journal is lost, and it can't be seen: kubelet knows.
     node.kill().await;
     fs::remove_dir_all(node.state_dir()).expect("removed");
-    moved.back();
     node.start().await;
     node.kubelet.healthy(VF, 4).await;
     let refused = node
@@ -156,6 +155,14 @@ async fn a_plugin_that_was_killed_knows_who_has_what() {
         .await
         .expect_err("held");
     assert!(refused.message().contains("ns/a"), "{}", refused.message());
+    moved.back();
+    node.plugin().look_again();
+    node.kubelet.end("a");
+    node.plugin().reconcile().await;
+    node.kubelet
+        .admit(VF, "b", &[&id(1)])
+        .await
+        .expect("it is back");
 }
 
 #[tokio::test(flavor = "multi_thread")]
