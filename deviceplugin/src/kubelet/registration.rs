@@ -1,5 +1,6 @@
 //! A pool's socket, and making kubelet call it: again whenever kubelet comes back.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use trackbed_proto::endpoint::{EndpointError, listen};
 
 use super::registrar;
 use super::service::{PoolService, options};
-use super::watch::identity;
 use crate::config::PoolName;
 use crate::plugin::Plugin;
 
@@ -24,6 +24,12 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// How long to wait before trying again, at first and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// Which socket is at a path: the number of a file that was removed may be the next one's.
+fn identity(path: &Path) -> Option<(u64, u64, i64, i64)> {
+    let found = path.symlink_metadata().ok()?;
+    Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+}
 
 /// Serves a pool to kubelet until something is wrong with its socket that only a person can mend. Kubelet
 /// removes all sockets of its folder when it starts: then ours is made anew.

@@ -78,8 +78,8 @@ impl FolderWatch {
     }
 }
 
-/// What is at a path: another file of the same name is not the same.
-pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Which folder is at a path.
+fn identity(path: &Path) -> Option<(u64, u64)> {
     let found = path.symlink_metadata().ok()?;
     Some((found.dev(), found.ino()))
 }
