@@ -80,6 +80,8 @@ impl KernelEvents {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "reading what the kernel tells");
+                        // It is looked at instead: the socket stays readable, and is not to be spun on.
+                        told = true;
                         break;
                     }
                 }

@@ -73,6 +73,8 @@ pub struct Plugin {
     look: Notify,
     /// One at a time asks kubelet.
     asking: tokio::sync::Mutex<()>,
+    /// One at a time tries what came back.
+    probing: tokio::sync::Mutex<()>,
 }
 
 impl Plugin {
@@ -106,6 +108,7 @@ impl Plugin {
             probe,
             look: Notify::new(),
             asking: tokio::sync::Mutex::default(),
+            probing: tokio::sync::Mutex::default(),
         };
         Ok((Arc::new(plugin), looker))
     }
@@ -166,6 +169,8 @@ impl Plugin {
 
     /// Tries devices that are back from pods; those that work can be given again.
     pub async fn probe_returned(&self) {
+        // Two at a time could try a device that the first has given back and a pod has got.
+        let _one = self.probing.lock().await;
         for (pool, offer) in self.state.to_probe() {
             match self.try_device(offer.place.address).await {
                 Ok(()) => {
@@ -218,7 +223,8 @@ impl Plugin {
         let mut next = None;
         loop {
             self.probe_returned().await;
-            let until = next.unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
+            // Taken: after a look that fails the next one is not at once.
+            let until = next.take().unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
             tokio::select! {
                 () = events.changed() => {}
                 () = self.look.notified() => {}

@@ -139,7 +139,7 @@ impl Filler {
 }
 
 /// The seal of what lies in the slot, if it is right about it and of the length we expect.
-fn check(slot: &[u8], len: u32, expected: u32) -> Result<Seal, SealError> {
+pub(super) fn check(slot: &[u8], len: u32, expected: u32) -> Result<Seal, SealError> {
     let wrong_length = |sealed| SealError::Length {
         sealed,
         found: len as usize,

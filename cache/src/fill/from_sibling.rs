@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
+use super::from_peer::check;
 use super::{Filled, Filler};
 use crate::digest::Digest;
 use crate::open::Version;
@@ -57,12 +58,26 @@ impl Filler {
                 continue;
             };
             if sibling.store().has(there)
-                && let Some(filled) = self.reread(&sibling, there).await
+                && let Some(filled) = self.copied(&sibling, there).await
             {
                 self.counters.sibling_bytes.add(filled.len() as u64);
                 return Some(filled);
             }
         }
         None
+    }
+
+    /// A chunk as a version has it on the disk, if it is what its seal says: it becomes another version's.
+    async fn copied(&self, version: &Arc<Version>, chunk: u32) -> Option<Filled> {
+        let len = version.manifest().chunk_len(chunk);
+        let lease = self.slab.lease().await;
+        let (lease, read) = version.store().read_whole(chunk, lease).await;
+        read.ok()?;
+        let checked = self.workers.run(move || {
+            let seal = check(&lease, len, len);
+            (lease, seal)
+        });
+        let (lease, seal) = checked.await;
+        Some(Filled::new(lease, Arc::new(seal.ok()?)))
     }
 }
