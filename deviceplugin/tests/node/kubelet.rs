@@ -180,6 +180,23 @@ async fn a_device_is_given_again_when_its_pod_ended_and_it_works() {
     node.kubelet.end("a");
     node.plugin().reconcile().await;
     node.kubelet.healthy(VF, 1).await;
+    let why = async |part: &str| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let shown = node.plugin().state.status().remove(0).devices.remove(0);
+            if format!("{:?}", shown.health).contains(part) {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{shown:?} has no {part:?}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    // Files that move tell nobody: it is looked for.
+    node.plugin().look_again();
+    why("has not come back").await;
     let refused = node
         .kubelet
         .admit(VF, "b", &[&id(0)])
@@ -196,20 +213,6 @@ async fn a_device_is_given_again_when_its_pod_ended_and_it_works() {
     let had = fs::read_to_string(node.machine.at(&mac)).expect("reads");
     node.machine.write(&mac, "02:00:00:00:00:ee\n");
     node.plugin().look_again();
-    let why = async |part: &str| {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let shown = node.plugin().state.status().remove(0).devices.remove(0);
-            if format!("{:?}", shown.health).contains(part) {
-                return;
-            }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "{shown:?} has no {part:?}"
-            );
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
     why("02:00:00:00:00:ee").await;
     node.machine.write(&mac, &had);
     node.plugin().look_again();
