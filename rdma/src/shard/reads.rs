@@ -19,7 +19,7 @@ use std::slice;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::ring::Ring;
+use super::ring::{Exchange, Ring};
 use super::table::Key;
 use super::transfer::{Span, io_result};
 use crate::slab::Lease;
@@ -169,13 +169,23 @@ impl Reads {
         // What is called may use the ring, but not make it look at this stream: the queues are in our
         // hand until the end.
         let mut exchange = self.ring.exchange(self.bits);
-        // From completion to submission queue in one go: a few dozen instructions a read.
-        while let Some((exchange, (place, result))) = exchange
-            .as_mut()
-            .and_then(|exchange| exchange.next_completed().map(|ended| (exchange, ended)))
-        {
+        // From completion to submission queue in one go: a few dozen instructions a read. `next` is
+        // called from one place only, so that the compiler puts it there.
+        loop {
+            let direct = exchange.as_mut().and_then(Exchange::next_completed);
+            let (place, result) = match direct {
+                Some(ended) => ended,
+                None => match places.look(&self.stream.file) {
+                    Some(ended) => {
+                        places.taken += 1;
+                        ended
+                    }
+                    None => break,
+                },
+            };
             let ask = &mut places.asks[place as usize];
-            if !ask.is_all(result) {
+            let is_all = ask.is_all(result);
+            if !is_all && direct.is_some() {
                 places.ended.push((place, result));
                 continue;
             }
@@ -184,13 +194,25 @@ impl Reads {
                 place,
                 result,
             };
-            // SAFETY: the span of this place owns the slot and the kernel is through with it; the
-            // bytes lie inside, as `push` checked. Nobody else has the slot, and the slice ends
-            // with the call.
-            let brought = unsafe { slice::from_raw_parts_mut(ask.start, ask.len as usize) };
-            let following = next(ask.offset, Ok(brought));
+            let (offset, brought) = if is_all {
+                // SAFETY: the span of this place owns the slot and the kernel is through with it; the
+                // bytes lie inside, as `push` checked. Nobody else has the slot, and the slice ends
+                // with the call.
+                let brought = unsafe { slice::from_raw_parts_mut(ask.start, ask.len as usize) };
+                (ask.offset, Ok(brought))
+            } else if let Some(span) = &mut places.spans[place as usize] {
+                brought_in_part(ask, span, result)
+            } else {
+                break;
+            };
+            let following = next(offset, brought);
             untaken.taken();
             count += 1;
+            if !is_all && let Some(span) = &mut places.spans[place as usize] {
+                span.done = 0;
+                span.offset = following.unwrap_or_default();
+                *ask = Ask::rest_of(span);
+            }
             let Some(offset) = following else {
                 places.free.push(place);
                 given_back.extend(places.spans[place as usize].take());
@@ -198,33 +220,14 @@ impl Reads {
             };
             ask.offset = offset;
             let queued = self.stream.fixed_entry(ask).is_some_and(|entry| {
-                // SAFETY: the stream keeps the lease in its place, and the file, until the result of
-                // this operation was taken; the bytes lie inside the lease.
-                unsafe { exchange.push(entry, place) }
+                exchange.as_mut().is_some_and(|exchange| {
+                    // SAFETY: the stream keeps the lease in its place, and the file, until the result
+                    // of this operation was taken; the bytes lie inside the lease.
+                    unsafe { exchange.push(entry, place) }
+                })
             });
             if !queued {
                 places.pushed.push(place);
-            }
-        }
-        while let Some((place, result)) = places.look(&self.stream.file) {
-            let Some(span) = &mut places.spans[place as usize] else {
-                break;
-            };
-            let ask = &mut places.asks[place as usize];
-            let (offset, at) = (ask.offset_of(span), span.at);
-            let brought = io_result(result).map(|count| at..at + span.done + count);
-            let following = next(offset, brought.map(|range| &mut span.lease[range]));
-            span.done = 0;
-            span.offset = following.unwrap_or_default();
-            *ask = Ask::rest_of(span);
-            // Only now: should what is called panic, this read is one that ended and was not taken.
-            places.taken += 1;
-            count += 1;
-            if following.is_some() {
-                places.pushed.push(place);
-            } else {
-                places.free.push(place);
-                given_back.extend(places.spans[place as usize].take());
             }
         }
         self.announce(places);
@@ -300,6 +303,19 @@ impl Reads {
             turns: TURNS,
         }
     }
+}
+
+/// Where a read began that did not bring everything at once, and all that it brought in the end.
+#[cold]
+fn brought_in_part<'s>(
+    ask: &Ask,
+    span: &'s mut Span,
+    result: i32,
+) -> (u64, io::Result<&'s mut [u8]>) {
+    let (at, done) = (span.at, span.done);
+    let offset = ask.offset_of(span);
+    let brought = io_result(result).map(|count| &mut span.lease[at..at + done + count]);
+    (offset, brought)
 }
 
 impl Drop for Reads {

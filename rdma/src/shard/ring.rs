@@ -24,6 +24,7 @@ use super::reads::{FileTarget, Stream};
 use super::table::{Key, Table};
 use super::transfer::{Span, Transfer};
 use crate::slab::Slab;
+pub(super) use exchange::Exchange;
 use owner::Owner;
 pub(super) use pending::Pending;
 use queues::Queues;
