@@ -10,7 +10,10 @@ package_of() {
     ip | rdma | bridge) echo iproute2 ;;
     fusermount3) echo fuse3 ;;
     fsck.erofs) echo erofs-utils ;;
+    readelf | strip) echo binutils ;;
     nsenter | setpriv | unshare) echo util-linux ;;
+    chroot | sha256sum) echo coreutils ;;
+    dpkg-deb) echo dpkg ;;
     python3) echo python3 ;;
     *) echo "$1" ;;
     esac
