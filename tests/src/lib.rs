@@ -11,6 +11,7 @@
 pub mod cluster;
 pub mod kubelet;
 pub mod machine;
+pub mod manifests;
 pub mod node;
 pub mod privilege;
 pub mod rclone;
