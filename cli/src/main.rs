@@ -8,6 +8,7 @@ mod crds;
 mod dataset;
 mod demo;
 mod device_plugin;
+mod doctor;
 mod exit;
 mod keeper;
 mod mount;
@@ -72,6 +73,7 @@ enum Role {
     Crds(crds::CrdsArgs),
     Rdma(rdma::RdmaArgs),
     DevicePlugin(device_plugin::DevicePluginArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         Role::Crds(args) => crds::run(&args),
         Role::Rdma(args) => rdma::run(args),
         Role::DevicePlugin(args) => device_plugin::run(args),
+        Role::Doctor(args) => doctor::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

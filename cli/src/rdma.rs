@@ -1,7 +1,7 @@
 //! The role `trackbed rdma`: what RDMA hardware is here, and what it moves.
 
 mod bench;
-mod check;
+pub(crate) mod check;
 mod compare;
 mod devices;
 mod input;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: RdmaArgs) -> Result<(), Failure> {
 }
 
 /// This node's name, as the kernel has it.
-fn node_name() -> Option<String> {
+pub(crate) fn node_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
     (!name.is_empty()).then(|| name.to_owned())

@@ -22,7 +22,7 @@ pub use facts::{
     Bridge, DeviceFacts, Facts, FlowControl, HugePages, LinkRate, Load, Memlock, NetDevice,
     NodeFacts, PciLink, PortFacts, Verbs,
 };
-pub use gather::{GatherError, Scope, gather};
+pub use gather::{GatherError, Scope, gather, gather_node};
 pub use judge::judge;
 pub use load::{LoadOptions, load};
 
@@ -85,7 +85,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(id: &str, severity: Severity, subject: &str, found: impl Into<String>) -> Finding {
+    /// A finding without expectation and remedy.
+    pub fn new(id: &str, severity: Severity, subject: &str, found: impl Into<String>) -> Finding {
         Finding {
             id: id.to_owned(),
             severity,
@@ -96,34 +97,41 @@ impl Finding {
         }
     }
 
-    fn ok(id: &str, subject: &str, found: impl Into<String>) -> Finding {
+    /// What is as it should be.
+    pub fn ok(id: &str, subject: &str, found: impl Into<String>) -> Finding {
         Finding::new(id, Severity::Ok, subject, found)
     }
 
-    fn note(id: &str, subject: &str, found: impl Into<String>) -> Finding {
+    /// What is worth knowing.
+    pub fn note(id: &str, subject: &str, found: impl Into<String>) -> Finding {
         Finding::new(id, Severity::Note, subject, found)
     }
 
-    fn warning(id: &str, subject: &str, found: impl Into<String>) -> Finding {
+    /// What works, but not as it could.
+    pub fn warning(id: &str, subject: &str, found: impl Into<String>) -> Finding {
         Finding::new(id, Severity::Warning, subject, found)
     }
 
-    fn unknown(id: &str, subject: &str, found: impl Into<String>) -> Finding {
+    /// What could not be found out.
+    pub fn unknown(id: &str, subject: &str, found: impl Into<String>) -> Finding {
         Finding::new(id, Severity::Unknown, subject, found)
     }
 
-    fn failure(id: &str, subject: &str, found: impl Into<String>) -> Finding {
+    /// What makes the node unfit.
+    pub fn failure(id: &str, subject: &str, found: impl Into<String>) -> Finding {
         Finding::new(id, Severity::Failure, subject, found)
     }
 
-    fn expected(self, expected: impl Into<String>) -> Finding {
+    /// The same, with what was expected.
+    pub fn expected(self, expected: impl Into<String>) -> Finding {
         Finding {
             expected: Some(expected.into()),
             ..self
         }
     }
 
-    fn remedy(self, remedy: impl Into<String>) -> Finding {
+    /// The same, with what to do about it.
+    pub fn remedy(self, remedy: impl Into<String>) -> Finding {
         Finding {
             remedy: Some(remedy.into()),
             ..self

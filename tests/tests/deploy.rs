@@ -274,10 +274,9 @@ fn containers_are_told_only_what_their_program_knows() {
     let objects = manifests::helm(&helm, None, &EVERYTHING).expect("renders");
     let daemons = objects.iter().filter(|(key, _)| key.0 == "DaemonSet");
     for (key, daemon) in daemons {
-        for container in daemon["spec"]["template"]["spec"]["containers"]
-            .as_array()
-            .expect("containers")
-        {
+        let pod = &daemon["spec"]["template"]["spec"];
+        let kinds = [&pod["initContainers"], &pod["containers"]];
+        for container in kinds.into_iter().filter_map(Value::as_array).flatten() {
             let args: Vec<&str> = container["args"]
                 .as_array()
                 .expect("args")

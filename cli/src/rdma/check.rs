@@ -138,7 +138,8 @@ fn load_time(seconds: f64) -> Result<Duration, Failure> {
         })
 }
 
-fn text(report: &CheckReport, all: bool) -> String {
+/// A report for people: what is not as it should be, what to do, and the verdict.
+pub(crate) fn text(report: &CheckReport, all: bool) -> String {
     let mut parts = Vec::new();
     let shown: Vec<_> = report
         .findings

@@ -27,6 +27,7 @@ mod fill;
 mod killed;
 mod opens;
 mod tree;
+pub mod trial;
 
 use opens::Passthrough;
 use tree::VersionTree;

@@ -56,6 +56,14 @@ pub fn gather(scope: &Scope<'_>) -> Result<Facts, GatherError> {
     })
 }
 
+/// The facts of a node without RDMA devices, or apart from them.
+pub fn gather_node(root: &Path) -> Facts {
+    Facts {
+        node: node::read(root),
+        devices: Vec::new(),
+    }
+}
+
 /// Why there is nothing to judge.
 #[derive(Debug, thiserror::Error)]
 pub enum GatherError {

@@ -17,7 +17,7 @@ const STACK_DEPTH: u32 = 1;
 
 /// The least bytes a version's files have on average for passthrough to be worth it: each open then
 /// asks us, which takes as long as reading some ten KiB.
-const LEAST_MEAN_BYTES: u64 = 1 << 20;
+pub(super) const LEAST_MEAN_BYTES: u64 = 1 << 20;
 
 const THROUGH_US: FileHandle = FileHandle(0);
 const BY_THE_KERNEL: FileHandle = FileHandle(1);
