@@ -10,6 +10,7 @@ mod demo;
 mod device_plugin;
 mod doctor;
 mod exit;
+mod in_use;
 mod keeper;
 mod mount;
 mod node;
@@ -74,6 +75,7 @@ enum Role {
     Rdma(rdma::RdmaArgs),
     DevicePlugin(device_plugin::DevicePluginArgs),
     Doctor(doctor::DoctorArgs),
+    InUse(in_use::InUseArgs),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         Role::Rdma(args) => rdma::run(args),
         Role::DevicePlugin(args) => device_plugin::run(args),
         Role::Doctor(args) => doctor::run(&args),
+        Role::InUse(args) => in_use::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 
 mod kustomize;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -54,7 +54,7 @@ pub fn clients() -> Option<(PathBuf, PathBuf)> {
     clients
 }
 
-/// Renders the chart with a profile's values and `--set` of each of `set`; the error is what helm says.
+/// Renders the chart, without its hooks, with a profile's values and `--set` of each of `set`; the error is what helm says.
 ///
 /// # Panics
 ///
@@ -139,4 +139,45 @@ pub fn plain(value: Value) -> Value {
             .collect(),
         other => other,
     }
+}
+
+/// What a role's rules allow, as the tests' API server counts calls: verb and resource.
+///
+/// # Panics
+///
+/// If it is no role.
+pub fn allowed(role: &Value) -> BTreeSet<(String, String)> {
+    let words = |rule: &Value, key: &str| {
+        let words = rule[key].as_array().expect("a list").iter();
+        let words = words.map(|word| word.as_str().expect("a word").to_owned());
+        words.collect::<Vec<_>>()
+    };
+    let mut allowed = BTreeSet::new();
+    for rule in role["rules"].as_array().expect("rules") {
+        for group in words(rule, "apiGroups") {
+            for resource in words(rule, "resources") {
+                let (name, below) = match resource.split_once('/') {
+                    Some((name, below)) => (name, format!("/{below}")),
+                    None => (resource.as_str(), String::new()),
+                };
+                let dot = if group.is_empty() { "" } else { "." };
+                let resource = format!("{name}{dot}{group}{below}");
+                allowed.extend(
+                    words(rule, "verbs")
+                        .into_iter()
+                        .map(|verb| (verb, resource.clone())),
+                );
+            }
+        }
+    }
+    allowed
+}
+
+/// Those that are applied and stay: not the hooks, which helm alone knows.
+pub fn applied(objects: Objects) -> Objects {
+    let hook = |object: &Value| object["metadata"]["annotations"]["helm.sh/hook"].is_string();
+    objects
+        .into_iter()
+        .filter(|(_, object)| !hook(object))
+        .collect()
 }

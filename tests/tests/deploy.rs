@@ -8,13 +8,15 @@ use std::path::Path;
 use std::process::Command;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use serde_json::Value;
+use serde_json::{Value, json};
+use trackbed_apiserver::ApiServer;
 use trackbed_tests::cluster::trackbed;
 use trackbed_tests::manifests::{self, Objects};
 
@@ -48,6 +50,7 @@ fn assert_is_of_kubernetes(object: &Value) {
         ConfigMap,
         CustomResourceDefinition,
         DaemonSet,
+        Job,
         Namespace,
         NetworkPolicy,
         PriorityClass,
@@ -122,15 +125,13 @@ fn kustomize_gives_what_the_chart_does() {
     let Some((helm, kubectl)) = manifests::clients() else {
         return;
     };
-    let base = manifests::helm(&helm, None, &[]).expect("renders");
+    let rendered = |profile: Option<&str>| {
+        manifests::applied(manifests::helm(&helm, profile, &[]).expect("renders"))
+    };
+    let base = rendered(None);
     let overlays: BTreeMap<String, Objects> = manifests::profiles()
         .into_iter()
-        .map(|name| {
-            (
-                name.clone(),
-                manifests::helm(&helm, Some(&name), &[]).expect("renders"),
-            )
-        })
+        .map(|name| (name.clone(), rendered(Some(&name))))
         .collect();
     assert!(overlays.len() > 2, "{:?}", overlays.keys());
     let folder = manifests::folder().join("kustomize");
@@ -326,4 +327,59 @@ fn another_folder_of_kubelet_s_is_another_everywhere() {
         agent.contains("unix:///data/kubelet/plugins/csi.trackbed.io/csi.sock"),
         "{agent}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_uninstalled_under_a_pod_that_has_a_volume() {
+    let Some((helm, _)) = manifests::clients() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let api = ApiServer::start(&[]).await.expect("serves");
+    let kubeconfig = folder.path().join("kubeconfig");
+    fs::write(&kubeconfig, api.kubeconfig()).expect("writes");
+    let in_use = async || {
+        let mut command = Command::new(trackbed());
+        command.arg("in-use").env("KUBECONFIG", &kubeconfig);
+        let ran = tokio::task::spawn_blocking(move || command.output()).await;
+        let ran = ran.expect("no panic").expect("runs");
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        (ran.status.code(), said)
+    };
+    for (name, driver) in [("trains", "csi.trackbed.io"), ("other", "csi.example.com")] {
+        api.create(&json!({ "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "namespace": "team-a", "name": name },
+            "spec": { "containers": [], "volumes": [{ "name": "data", "csi": { "driver": driver } }] } }));
+    }
+    let (status, said) = in_use().await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(
+        said.contains("team-a/trains") && !said.contains("team-a/other"),
+        "{said}"
+    );
+    api.delete("Pod", "team-a", "trains");
+    let (status, said) = in_use().await;
+    assert_eq!(status, Some(0), "{said}");
+    // Who may not look is not told that nothing is there.
+    api.forbid("list", "pods");
+    let (status, said) = in_use().await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("listing pods"), "{said}");
+
+    let objects = manifests::helm(&helm, None, &[]).expect("renders");
+    let key = |kind: &str, namespace: &str| {
+        (
+            kind.to_owned(),
+            namespace.to_owned(),
+            "trackbed-in-use".to_owned(),
+        )
+    };
+    let role = &objects[&key("ClusterRole", "")];
+    assert_eq!(manifests::allowed(role), api.calls().into_keys().collect());
+    // It is what the chart runs before anything is taken away.
+    let job = &objects[&key("Job", manifests::NAMESPACE)];
+    assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["args"], json!(["in-use"]));
+    assert!(manifests::applied(objects).keys().all(|key| key.0 != "Job"));
 }

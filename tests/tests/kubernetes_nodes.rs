@@ -524,34 +524,6 @@ async fn a_node_that_has_nothing_to_do_writes_heartbeats_and_nothing_else() {
     }
 }
 
-/// What a role's rules allow, as the API server counts calls.
-fn allowed(role: &Value) -> BTreeSet<(String, String)> {
-    let words = |rule: &Value, key: &str| {
-        let words = rule[key].as_array().expect("a list").iter();
-        let words = words.map(|word| word.as_str().expect("a word").to_owned());
-        words.collect::<Vec<_>>()
-    };
-    let mut allowed = BTreeSet::new();
-    for rule in role["rules"].as_array().expect("rules") {
-        for group in words(rule, "apiGroups") {
-            for resource in words(rule, "resources") {
-                let (name, below) = match resource.split_once('/') {
-                    Some((name, below)) => (name, format!("/{below}")),
-                    None => (resource.as_str(), String::new()),
-                };
-                let dot = if group.is_empty() { "" } else { "." };
-                let resource = format!("{name}{dot}{group}{below}");
-                allowed.extend(
-                    words(rule, "verbs")
-                        .into_iter()
-                        .map(|verb| (verb, resource.clone())),
-                );
-            }
-        }
-    }
-    allowed
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_s_role_allows_all_that_it_calls_and_nothing_else() {
     let kubernetes = Kubernetes::start(1).await;
@@ -578,7 +550,7 @@ async fn a_node_s_role_allows_all_that_it_calls_and_nothing_else() {
     let file = manifests::folder().join("kustomize/base/trackbed.yaml");
     let base = manifests::objects(&fs::read_to_string(file).expect("hack/render has made it"));
     let role = base.get(&("ClusterRole".into(), String::new(), "trackbed-agent".into()));
-    let mut granted = allowed(role.expect("the agent's role"));
+    let mut granted = manifests::allowed(role.expect("the agent's role"));
     // In the namespaces that agent.secretNamespaces names, by a Role of theirs.
     granted.insert(("get".into(), "secrets".into()));
     assert_eq!(granted, called);

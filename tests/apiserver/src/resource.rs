@@ -79,12 +79,28 @@ impl Target {
 }
 
 /// Some of Kubernetes' own: group, version, plural, kind, namespaced, status.
-const OWN: [(&str, &str, &str, &str, bool, bool); 9] = [
+const OWN: [(&str, &str, &str, &str, bool, bool); 11] = [
     ("", "v1", "secrets", "Secret", true, false),
     ("", "v1", "configmaps", "ConfigMap", true, false),
     ("", "v1", "events", "Event", true, false),
     ("", "v1", "services", "Service", true, true),
     ("", "v1", "pods", "Pod", true, true),
+    (
+        "",
+        "v1",
+        "persistentvolumes",
+        "PersistentVolume",
+        false,
+        true,
+    ),
+    (
+        "",
+        "v1",
+        "persistentvolumeclaims",
+        "PersistentVolumeClaim",
+        true,
+        true,
+    ),
     ("", "v1", "nodes", "Node", false, true),
     ("", "v1", "namespaces", "Namespace", false, true),
     ("coordination.k8s.io", "v1", "leases", "Lease", true, false),

@@ -10,10 +10,11 @@ fn main() {
         std::process::exit(3);
     };
     let render = |profile: Option<&str>| {
-        manifests::helm(&helm, profile, &[]).unwrap_or_else(|why| {
+        let rendered = manifests::helm(&helm, profile, &[]).unwrap_or_else(|why| {
             eprintln!("{why}");
             std::process::exit(1);
-        })
+        });
+        manifests::applied(rendered)
     };
     let overlays: BTreeMap<_, _> = manifests::profiles()
         .into_iter()
