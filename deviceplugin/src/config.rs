@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroU16;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::Spanned;
 use thiserror::Error;
+use trackbed_rdma::verbs::GidKind;
 
 use crate::function::Function;
 use crate::sriov::VirtualFunctions;
@@ -130,6 +132,17 @@ pub struct Expectation {
     pub rate_gbps: Option<f64>,
     /// Whether a device whose RDMA ports are down is given all the same.
     pub allow_down: bool,
+    /// The kind of address that each of its ports must have.
+    #[serde(deserialize_with = "gid_kind")]
+    pub gid_kind: Option<GidKind>,
+    /// The most errors of the link in a minute, by the port's counters.
+    pub link_errors_per_minute: Option<u64>,
+}
+
+fn gid_kind<'de, D: Deserializer<'de>>(from: D) -> Result<Option<GidKind>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    let kind = text.map(|text| text.parse().map_err(D::Error::custom));
+    kind.transpose()
 }
 
 /// The name of a pool: a resource's name without its prefix.

@@ -15,6 +15,7 @@ pub mod kubelet;
 pub mod metrics;
 pub mod offer;
 pub mod plugin;
+pub mod port_watch;
 pub mod probe;
 pub mod settle;
 pub mod sriov;

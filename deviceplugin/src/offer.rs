@@ -1,19 +1,23 @@
 //! What of a pool's devices is offered, and whether it is well: as the configuration and the ports say.
 
+use std::time::Instant;
+
 use trackbed_rdma::devices::Port;
 
 use crate::allocate::{Health, Marks, Offer, Place};
 use crate::config::{Expectation, Mode, PoolConfig, Sorted};
 use crate::function::Function;
+use crate::port_watch::PortWatch;
 
-/// What a pool offers, in the order of PCI addresses: each device, or each of its shares.
-pub fn offers(sorted: &Sorted<'_>) -> Vec<Offer> {
-    let offer = |function: &&Function| {
+/// What a pool offers, in the order of PCI addresses: each device, or each of its shares. `watched` knows
+/// what ports were like before `now`.
+pub fn offers(sorted: &Sorted<'_>, watched: &mut PortWatch, now: Instant) -> Vec<Offer> {
+    let mut offer = |function: &&Function| {
         let whole = Offer {
             id: function.id.clone(),
             place: place(function),
             marks: marks(sorted.pool, function),
-            health: health(sorted.pool, function),
+            health: health(sorted.pool, function, watched, now),
         };
         let shares = match sorted.pool.mode {
             Mode::Exclusive => None,
@@ -29,7 +33,7 @@ pub fn offers(sorted: &Sorted<'_>) -> Vec<Offer> {
                 .collect(),
         }
     };
-    sorted.functions.iter().flat_map(offer).collect()
+    sorted.functions.iter().flat_map(&mut offer).collect()
 }
 
 /// Where a function sits.
@@ -54,8 +58,9 @@ fn marks(pool: &PoolConfig, function: &Function) -> Marks {
     }
 }
 
-fn health(pool: &PoolConfig, function: &Function) -> Health {
-    match trouble(pool, function) {
+fn health(pool: &PoolConfig, function: &Function, watched: &mut PortWatch, now: Instant) -> Health {
+    let trouble = trouble(pool, function);
+    match trouble.or_else(|| watched.trouble(&pool.expect, function, now)) {
         Some(why) => Health::Unhealthy(why),
         None => Health::Healthy,
     }

@@ -18,6 +18,7 @@ use crate::function::PciAddress;
 use crate::journal::{Journal, JournalError};
 use crate::kubelet::{self, FolderWatch, held_by_pods};
 use crate::offer::{offers, place};
+use crate::port_watch::PortWatch;
 use crate::probe::Probe;
 use crate::settle::{Settle, Transition};
 use crate::state::State;
@@ -93,6 +94,7 @@ impl Plugin {
         let (journal, held) = Journal::open(&state_dir)?;
         let mut looker = Looker {
             discovery: Discovery::new(&root),
+            watched: PortWatch::new(&root),
             settle: Settle::default(),
         };
         let state = State::new(config, root, journal, held);
@@ -275,6 +277,7 @@ impl Plugin {
 #[derive(Debug)]
 pub struct Looker {
     discovery: Discovery,
+    watched: PortWatch,
     settle: Settle,
 }
 
@@ -301,7 +304,7 @@ impl Looker {
         let mut there = HashSet::new();
         let now = Instant::now();
         for sorted in &sorted {
-            let mut offered = offers(sorted);
+            let mut offered = offers(sorted, &mut self.watched, now);
             let (transitions, again) = self.settle.settle(&mut offered, now);
             seen.transitions.extend(transitions);
             seen.again = [seen.again, again].into_iter().flatten().min();
@@ -309,6 +312,8 @@ impl Looker {
             seen.offers.push((sorted.pool.name.clone(), offered));
         }
         self.settle.keep(|id| there.contains(id));
+        self.watched
+            .keep(|address| found.iter().any(|it| it.address == address));
         Ok((seen, overlaps))
     }
 }

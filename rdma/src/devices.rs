@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::verbs::{self, Context, VerbsError};
+use crate::verbs::{self, Context, GidKind, VerbsError};
 
 /// Why the inventory could not be taken.
 #[derive(Debug, Error)]
@@ -110,6 +110,15 @@ impl Inventory {
             root,
             sysfs::devices(root, |_, _| Vec::new())?,
         ))
+    }
+
+    /// Whether a port of a device has an address of this kind in the sysfs below `root`. What
+    /// [`Inventory::outline`] leaves out is read as far as the first that is.
+    pub fn has_gid(root: &Path, device: &Device, port: &Port, kind: GidKind) -> bool {
+        let folder = sysfs::port_folder(root, &device.name, port.number);
+        let wanted = kind.to_string();
+        let mut gids = sysfs::gids_in_order(&folder, port.link_layer.as_deref());
+        gids.any(|gid| gid.kind.as_deref() == Some(wanted.as_str()))
     }
 
     fn of(root: &Path, devices: Vec<Device>) -> Inventory {

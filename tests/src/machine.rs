@@ -226,13 +226,16 @@ impl Machine {
 
     /// Sets the state of the RDMA port of a function.
     pub fn set_port(&self, adapter: &Adapter, address: &str, number: u32, up: bool) {
-        let ports = format!(
-            "{}/infiniband/mlx5_{number}/ports/1",
-            Machine::folder(adapter, address)
-        );
+        let state = if up { "4: ACTIVE\n" } else { "1: DOWN\n" };
+        self.port_file(adapter, address, number, "state", state);
+    }
+
+    /// Writes a file of the RDMA port of a function, such as `counters/symbol_error`.
+    pub fn port_file(&self, adapter: &Adapter, address: &str, number: u32, file: &str, text: &str) {
+        let pci = Machine::folder(adapter, address);
         self.write(
-            format!("{ports}/state"),
-            if up { "4: ACTIVE\n" } else { "1: DOWN\n" },
+            format!("{pci}/infiniband/mlx5_{number}/ports/1/{file}"),
+            text,
         );
     }
 

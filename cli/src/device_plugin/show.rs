@@ -7,11 +7,12 @@ use crate::rdma::{print_json, table};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use trackbed_deviceplugin::allocate::{Health, Shown};
 use trackbed_deviceplugin::config::Config;
 use trackbed_deviceplugin::discover::Discovery;
 use trackbed_deviceplugin::offer::offers;
+use trackbed_deviceplugin::port_watch::PortWatch;
 use trackbed_deviceplugin::state::{PoolStatus, State};
 
 /// What the plugin that runs has written for `trackbed device-plugin status`.
@@ -76,9 +77,10 @@ pub(super) fn replay(config: &Config, root: &Path, output: Output) -> Result<(),
     if let Some(overlap) = overlaps.into_iter().next() {
         return Err(Failure::usage(overlap));
     }
+    let (mut watched, now) = (PortWatch::new(root), Instant::now());
     let pools = sorted.iter().map(|sorted| PoolStatus {
         resource: config.resource(&sorted.pool.name),
-        devices: offers(sorted)
+        devices: offers(sorted, &mut watched, now)
             .into_iter()
             .map(|offer| Shown {
                 id: offer.id,

@@ -122,3 +122,18 @@ proptest! {
         let _ = HexId::try_from(value);
     }
 }
+
+#[test]
+fn what_ports_must_show_is_read_or_refused_with_its_line() {
+    let expecting = |what: &str| format!("pools:\n  - name: p\n    expect:\n      {what}\n");
+    let config = Config::parse(&expecting("gid-kind: rocev2-ipv4")).expect("valid");
+    let kinds: Vec<_> = config.pools().map(|it| it.expect.gid_kind).collect();
+    assert_eq!(kinds, [Some(GidKind::RoceV2Ipv4)]);
+    let said = refused(&expecting("gid-kind: rocev3"));
+    assert!(
+        said.contains("rocev2-ipv6") && said.contains("line 4"),
+        "{said}"
+    );
+    let said = refused(&expecting("link-errors-per-minute: -1"));
+    assert!(said.contains("line 4"), "{said}");
+}

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Instant;
 
 use trackbed_deviceplugin::config::Config;
 use trackbed_deviceplugin::discover::{Discovery, needs};
 use trackbed_deviceplugin::function::{Function, LinkType, Protocol};
 use trackbed_deviceplugin::offer::offers;
+use trackbed_deviceplugin::port_watch::PortWatch;
 use trackbed_tests::machine::{Adapter, Machine};
 
 const ROCE: Adapter = Adapter::ROCE;
@@ -151,5 +153,7 @@ fn a_thousand_virtual_functions_are_each_found_once() {
     let config = Config::parse("pools: [{name: vf, select: {rdma: true}}]").expect("valid");
     let (sorted, overlaps) = config.sort(&found);
     assert!(overlaps.is_empty());
-    assert_eq!(offers(&sorted[0]).len(), 1016);
+    let mut watched = PortWatch::new(machine.root());
+    let offered = offers(&sorted[0], &mut watched, Instant::now());
+    assert_eq!(offered.len(), 1016);
 }

@@ -2,4 +2,5 @@
 
 mod discovery;
 mod kubelet;
+mod ports;
 mod support;

@@ -131,6 +131,30 @@ impl Counters {
         Counters(counters)
     }
 
+    /// Reads only those of a port that tell of a damaged link, below `root`: a dozen files at most.
+    pub fn of_link(root: &Path, device: &str, port: u32) -> Counters {
+        let folder = root.join(format!("sys/class/infiniband/{device}/ports/{port}"));
+        let names = MEANINGS
+            .iter()
+            .filter(|(_, meaning)| *meaning == Meaning::Link);
+        let read = names.filter_map(|(name, _)| {
+            let mut kinds = ["counters", "hw_counters"].iter();
+            let value =
+                kinds.find_map(|kind| kernel_files::value(&folder.join(kind).join(name)))?;
+            Some(((*name).to_owned(), value))
+        });
+        Counters(read.collect())
+    }
+
+    /// Which counters of a damaged link rose since `before`, and by how much.
+    pub fn link_errors_since(&self, before: &Counters) -> Vec<(&str, u64)> {
+        let risen = before.risen(self).into_iter();
+        risen
+            .filter(|(_, _, meaning)| *meaning == Meaning::Link)
+            .map(|(name, rise, _)| (name, rise))
+            .collect()
+    }
+
     /// The counters with a meaning that rose, and by how much. One that fell was reset meanwhile and
     /// tells nothing.
     pub(super) fn risen<'a>(&self, after: &'a Counters) -> Vec<(&'a str, u64, Meaning)> {

@@ -108,36 +108,46 @@ fn port(folder: &Path, number: u32, parent: &Option<String>, read_gids: ReadGids
 }
 
 pub(super) fn gids(folder: &Path, link_layer: Option<&str>) -> Vec<PortGid> {
+    gids_in_order(folder, link_layer).collect()
+}
+
+/// The addresses of a port, by index, each read when it is asked for.
+pub(super) fn gids_in_order(
+    folder: &Path,
+    link_layer: Option<&str>,
+) -> impl Iterator<Item = PortGid> {
     let link_layer = match link_layer {
         Some("Ethernet") => LinkLayer::Ethernet,
         _ => LinkLayer::InfiniBand,
     };
-    let Ok(indexes) = entries(&folder.join("gids")) else {
-        return Vec::new();
-    };
-    let mut found: Vec<PortGid> = indexes
-        .iter()
-        .filter_map(|name| {
-            let index: u32 = name.parse().ok()?;
-            let address: std::net::Ipv6Addr =
-                text(&folder.join("gids").join(name))?.parse().ok()?;
-            let gid = Gid(address.octets());
-            if gid.is_zero() {
-                return None;
-            }
-            let attributes = folder.join("gid_attrs");
-            Some(PortGid {
-                index,
-                gid: gid.to_string(),
-                kind: text(&attributes.join("types").join(name))
-                    .and_then(|text| GidKind::from_sysfs(&text, &gid, link_layer))
-                    .map(|kind| kind.to_string()),
-                net_device: text(&attributes.join("ndevs").join(name)),
-            })
+    let names = entries(&folder.join("gids")).unwrap_or_default();
+    let mut indexes: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    indexes.sort_unstable();
+    indexes.into_iter().filter_map(move |index| {
+        let name = index.to_string();
+        let address: std::net::Ipv6Addr = text(&folder.join("gids").join(&name))?.parse().ok()?;
+        let gid = Gid(address.octets());
+        if gid.is_zero() {
+            return None;
+        }
+        let attributes = folder.join("gid_attrs");
+        Some(PortGid {
+            index,
+            gid: gid.to_string(),
+            kind: text(&attributes.join("types").join(&name))
+                .and_then(|text| GidKind::from_sysfs(&text, &gid, link_layer))
+                .map(|kind| kind.to_string()),
+            net_device: text(&attributes.join("ndevs").join(&name)),
         })
-        .collect();
-    found.sort_by_key(|gid| gid.index);
-    found
+    })
+}
+
+/// Where a device's port has its files.
+pub(super) fn port_folder(root: &Path, device: &str, number: u32) -> PathBuf {
+    root.join(CLASS)
+        .join(device)
+        .join("ports")
+        .join(number.to_string())
 }
 
 /// The last part of the link's target, when it is a PCI address.
