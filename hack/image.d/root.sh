@@ -17,20 +17,28 @@ package_names() {
     done < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' hack/image.d/packages)
 }
 
-# Fetches the packages to $work/debs. apt checks them with its keys.
-fetch_packages() {
+update_lists() {
+    if [ "$(id -u)" -eq 0 ]; then apt-get update -qq >&2; else sudo apt-get update -qq >&2; fi ||
+        fail "apt-get update failed"
+}
+
+# Fetches the packages to $work/debs, and their names with versions to $work/packages.txt.
+download() {
     local names
-    if ! names=$(package_names); then
-        # Lists that were never fetched know nothing.
-        if [ "$(id -u)" -eq 0 ]; then apt-get update -qq >&2; else sudo apt-get update -qq >&2; fi ||
-            fail "apt-get update failed"
-        names=$(package_names) || fail "apt does not have every package of hack/image.d/packages"
-    fi
+    names=$(package_names) || return 1
+    rm -rf "$work/debs"
     mkdir "$work/debs"
     # shellcheck disable=SC2086 # one word a package
-    (cd "$work/debs" && apt-get download -qq -o APT::Sandbox::User=root $names >&2) ||
-        fail "could not fetch packages: run apt-get update, then try again"
+    (cd "$work/debs" && apt-get download -qq -o APT::Sandbox::User=root $names >&2) || return 1
     echo "$names" >"$work/packages.txt"
+}
+
+# The same; apt checks them with its keys.
+fetch_packages() {
+    download && return
+    # Lists that were never fetched know nothing, and old ones name versions that are gone.
+    update_lists
+    download || fail "apt cannot fetch every package of hack/image.d/packages: it has said why"
 }
 
 # What roles need and no more: of documentation the licences alone, no shell, no package manager.

@@ -383,3 +383,67 @@ async fn nothing_is_uninstalled_under_a_pod_that_has_a_volume() {
     assert_eq!(container["args"], json!(["in-use"]));
     assert!(manifests::applied(objects).keys().all(|key| key.0 != "Job"));
 }
+
+/// The folders of the node that a pod has, with what the container sees them as.
+fn folders<'o>(pod: &'o Value, container: &'o Value) -> BTreeMap<&'o str, (&'o str, &'o str)> {
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let mounts = container["volumeMounts"].as_array().expect("mounts");
+    let path = |mount: &Value| {
+        let volume = volumes
+            .iter()
+            .find(|volume| volume["name"] == mount["name"]);
+        let host = &volume.expect("a volume for each mount")["hostPath"];
+        host["path"].as_str().zip(host["type"].as_str())
+    };
+    mounts
+        .iter()
+        .filter_map(|mount| Some((mount["mountPath"].as_str()?, path(mount)?)))
+        .collect()
+}
+
+#[test]
+fn what_the_agent_is_told_lies_in_folders_that_are_there_and_have_the_same_path_on_the_node() {
+    let Some((helm, _)) = manifests::clients() else {
+        return;
+    };
+    let objects = manifests::helm(&helm, None, &[]).expect("renders");
+    let config: BTreeMap<String, Value> =
+        serde_saphyr::from_str(&data(&objects, "trackbed-agent", "node.yaml")).expect("YAML");
+    for daemon in ["trackbed-agent", "trackbed-keeper"] {
+        let key = (
+            "DaemonSet".to_owned(),
+            manifests::NAMESPACE.to_owned(),
+            daemon.to_owned(),
+        );
+        let pod = &objects[&key]["spec"]["template"]["spec"];
+        let folders = folders(pod, &pod["containers"][0]);
+        for (inside, (outside, _)) in &folders {
+            let own = *inside == "/etc/trackbed/tls";
+            assert!(
+                own || inside == outside,
+                "{daemon}: {inside} is {outside} on the node"
+            );
+        }
+        let mut keys = vec!["cache-dir", "keeper"];
+        if daemon == "trackbed-agent" {
+            keys.extend(["admin-socket", "csi-endpoint", "kubelet-plugins-registry"]);
+        }
+        for key in keys {
+            let value = match &config[key] {
+                Value::Array(values) => values[0].as_str(),
+                value => value.as_str(),
+            };
+            let path = Path::new(value.expect("a path").trim_start_matches("unix://"));
+            // A socket's folder is not made by whoever listens.
+            let folder = match key {
+                "cache-dir" | "kubelet-plugins-registry" => path,
+                _ => path.parent().expect("a folder"),
+            };
+            assert!(
+                folders.contains_key(folder.to_str().expect("UTF-8")),
+                "{daemon}: {key} is in {}",
+                folder.display()
+            );
+        }
+    }
+}
