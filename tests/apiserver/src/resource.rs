@@ -201,9 +201,16 @@ impl Kinds {
         })
     }
 
-    /// The object of this kind and name. Panics if there is no such kind: the test's mistake.
+    /// The object of this kind and name; the kind with its group, as `Job.batch`, where several have it.
+    /// Panics if there is no such kind: the test's mistake.
     pub(crate) fn named(&self, kind: &str, namespace: &str, name: &str) -> Target {
-        let at = self.0.iter().position(|resource| resource.kind == kind);
+        let (kind, group) = match kind.split_once('.') {
+            Some((kind, group)) => (kind, Some(group)),
+            None => (kind, None),
+        };
+        let at = self.0.iter().position(|resource| {
+            resource.kind == kind && group.is_none_or(|group| resource.group == group)
+        });
         Target {
             resource: at.unwrap_or_else(|| panic!("no kind {kind} is served")),
             namespace: namespace.to_owned(),
@@ -216,7 +223,9 @@ impl Kinds {
     pub(crate) fn target_of(&self, object: &Value) -> Target {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &object["metadata"];
-        let kind = text(&object["kind"]);
+        let version = text(&object["apiVersion"]);
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let kind = format!("{}.{group}", text(&object["kind"]));
         let mut target = self.named(&kind, &text(&metadata["namespace"]), "");
         target.name = None;
         target
