@@ -31,6 +31,11 @@ impl Resource {
         }
     }
 
+    /// Whether these are pods, of which more is asked.
+    pub(crate) fn is_pods(&self) -> bool {
+        self.group.is_empty() && self.plural == "pods"
+    }
+
     /// As in RBAC and in messages.
     pub(crate) fn full_name(&self) -> String {
         match self.group.as_str() {
@@ -215,6 +220,16 @@ impl Kinds {
             resource: at.unwrap_or_else(|| panic!("no kind {kind} is served")),
             namespace: namespace.to_owned(),
             name: Some(name.to_owned()),
+            subresource: None,
+        }
+    }
+
+    /// The object of a key.
+    pub(crate) fn target_at(&self, key: &Key) -> Target {
+        Target {
+            resource: key.resource,
+            namespace: key.namespace.clone(),
+            name: Some(key.name.clone()),
             subresource: None,
         }
     }
