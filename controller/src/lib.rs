@@ -4,3 +4,5 @@
 
 pub mod api;
 pub mod job;
+pub mod plan;
+pub mod simulate;
