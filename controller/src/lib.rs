@@ -5,4 +5,5 @@
 pub mod api;
 pub mod job;
 pub mod plan;
+pub mod reconcile;
 pub mod simulate;

@@ -61,7 +61,7 @@ pub(super) struct Attempt<'j> {
 /// The reference by which the API server deletes what a job that is gone leaves behind.
 pub(super) fn owner(job: &Job) -> Value {
     json!({ "apiVersion": job.key.kind.api_version(), "kind": "Caffe2Job", "name": job.key.name,
-        "uid": job.uid, "controller": true, "blockOwnerDeletion": true })
+        "uid": job.uid, "controller": true })
 }
 
 /// What every pod of an attempt is labelled with.

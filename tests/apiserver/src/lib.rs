@@ -14,6 +14,8 @@
 //! - pods: what may change in one behind scheduling gates and what may not, binding, an end that takes a
 //!   kubelet.
 //!
+//! [`Machines`] are nodes for it: a scheduler and kubelets.
+//!
 //! A test can stop it and have it come back on the same port, cut or stall its watches, forget its
 //! history, forbid calls, answer with errors, and look at which calls were made. What nobody here uses
 //! (strategic merge patch, JSON patch, discovery, authentication beyond one token) is refused.
@@ -22,6 +24,7 @@ mod answer;
 mod apply;
 mod fields;
 mod garbage;
+mod machines;
 mod pods;
 mod resource;
 mod schema;
@@ -44,6 +47,8 @@ use answer::Refusal;
 use resource::{Kinds, Target};
 use store::Store;
 use write::Write;
+
+pub use machines::Machines;
 
 /// What every request must carry.
 const TOKEN: &str = "a-token-of-this-test";

@@ -12,7 +12,8 @@ use crate::answer::Refusal;
 /// What of a pod's spec an update may change, by rules of its own here.
 const MAY_CHANGE: [&str; 3] = ["schedulingGates", "affinity", "nodeSelector"];
 
-const REQUIRED: &str =
+/// Where the terms are that a pod's node has to match.
+pub(crate) const REQUIRED: &str =
     "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
 
 /// Checks a new pod, or what became of one by an update.
