@@ -10,6 +10,7 @@ mod act;
 mod clock;
 mod config;
 mod explain;
+mod fetch;
 mod lead;
 mod lease;
 mod requests;
@@ -19,7 +20,8 @@ mod world;
 
 pub use clock::SteadyClock;
 pub use config::{ConfigError, ControllerConfig, HardwareConfig, TeamConfig, TeamQuota};
-pub use explain::explain;
+pub use explain::{HardwareRoom, RoleRoom, explain, rooms};
+pub use fetch::list_all;
 pub use lead::run;
 pub use lease::LeaseSettings;
 pub use snapshot::{Picture, picture};

@@ -1,7 +1,11 @@
 //! What is in a gang's way, in words for who waits.
 
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
 use super::snapshot::Picture;
-use crate::plan::{Blocked, Reservation};
+use crate::plan::{Amounts, Blocked, Gang, Reservation, Role};
 
 /// What is in the way of the picture's gang of this place, and by how much.
 pub fn explain(
@@ -54,6 +58,65 @@ pub fn explain(
     }
 }
 
+/// Where a role's pods would find room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleRoom {
+    /// The role.
+    pub role: String,
+    /// How many pods it has.
+    pub wanted: u64,
+    /// By the hardware of the nodes that it may use.
+    pub hardware: Vec<HardwareRoom>,
+}
+
+/// Where pods would find room on nodes of one kind of hardware.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HardwareRoom {
+    /// The hardware; empty for nodes without accelerators.
+    pub hardware: String,
+    /// Nodes that the role may use.
+    pub nodes: u64,
+    /// How many of its pods they have room for now, at most all.
+    pub pods: u64,
+    /// The same if nothing else were on them.
+    pub pods_when_empty: u64,
+}
+
+/// Where the pods of a gang would find room, each role for itself.
+pub fn rooms(picture: &Picture, gang: &Gang) -> Vec<RoleRoom> {
+    let of = |role: &Role| {
+        let mut hardware: BTreeMap<&str, HardwareRoom> = BTreeMap::new();
+        for node in &picture.snapshot.nodes {
+            let may = role
+                .constraint
+                .allows(&node.name, &node.labels, &node.taints);
+            if node.unusable.is_some() || !may {
+                continue;
+            }
+            let name = &picture.snapshot.hardware[usize::from(node.hardware.0)].name;
+            let room = hardware.entry(name).or_insert_with(|| HardwareRoom {
+                hardware: name.clone(),
+                nodes: 0,
+                pods: 0,
+                pods_when_empty: 0,
+            });
+            let most = u64::from(role.count);
+            let fits = |free: &Amounts| u64::from(free.times(&role.request, role.count));
+            room.nodes += 1;
+            room.pods = most.min(room.pods + fits(&node.free));
+            room.pods_when_empty = most.min(room.pods_when_empty + fits(&node.allocatable));
+        }
+        RoleRoom {
+            role: role.name.clone(),
+            wanted: u64::from(role.count),
+            hardware: hardware.into_values().collect(),
+        }
+    };
+    gang.roles.iter().map(of).collect()
+}
+
 /// There is no room: for lack of accelerators, of nodes that it may use, or of any with enough free.
 fn no_room(picture: &Picture, gang: usize, wanted: u64, free: u64) -> String {
     let Some(gang) = picture.queue.get(gang) else {
@@ -66,37 +129,29 @@ fn no_room(picture: &Picture, gang: usize, wanted: u64, free: u64) -> String {
              are missing"
         );
     }
-    for role in &gang.roles {
-        let usable = picture.snapshot.nodes.iter().filter(|node| {
-            node.unusable.is_none()
-                && role
-                    .constraint
-                    .allows(&node.name, &node.labels, &node.taints)
-        });
-        let (mut nodes, mut fits, mut ever) = (0u64, 0u64, 0u64);
-        for node in usable {
-            nodes += 1;
-            fits += u64::from(node.free.times(&role.request, role.count));
-            ever += u64::from(node.allocatable.times(&role.request, role.count));
-        }
-        let count = u64::from(role.count);
+    for room in rooms(picture, gang) {
+        let sum = |of: fn(&HardwareRoom) -> u64| room.hardware.iter().map(of).sum::<u64>();
+        let (nodes, fits, ever) = (
+            sum(|it| it.nodes),
+            sum(|it| it.pods),
+            sum(|it| it.pods_when_empty),
+        );
+        let (role, count) = (&room.role, room.wanted);
         if nodes == 0 {
             return format!(
-                "no node that is ready may be used by role {}: look at its node selector, affinity and \
-                 tolerations",
-                role.name
+                "no node that is ready may be used by role {role}: look at its node selector, affinity and \
+                 tolerations"
             );
         }
         if ever < count {
             return format!(
-                "the {nodes} nodes that role {} may use hold {ever} of its {count} pods even when they are empty",
-                role.name
+                "the {nodes} nodes that role {role} may use hold {ever} of its {count} pods even when they are \
+                 empty"
             );
         }
         if fits < count {
             return format!(
-                "there is room for {fits} of the {count} pods of role {} on the {nodes} nodes that it may use",
-                role.name
+                "there is room for {fits} of the {count} pods of role {role} on the {nodes} nodes that it may use"
             );
         }
     }
