@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::members::{self, members, pod_name};
-use super::step::{Stepping, gang, lacks_data};
+use super::step::{Stepping, TURN, gang, lacks_data};
 use super::{Action, Decision, PodPhase, PodView, pods, rendezvous};
 use crate::api::caffe2job::{JobPhase, Mistrusted, Placed};
 
@@ -52,7 +52,7 @@ impl Stepping<'_> {
             (Decision::Wait(reasons), None) if !reasons.is_empty() => {
                 self.enter(JobPhase::Queued, "WaitsForNodes", &reasons.join("; "));
             }
-            _ => self.enter(JobPhase::Queued, "WaitsForNodes", "it waits for its turn"),
+            _ => self.enter(JobPhase::Queued, "WaitsForNodes", TURN),
         }
     }
 
@@ -376,7 +376,7 @@ impl Stepping<'_> {
         self.status.attempt_generation = Some(self.job.generation);
         self.status.run_id = Some(self.run_id());
         self.status.rdma = pods::uses_rdma(self.job, self.seen.rdma);
-        self.enter(JobPhase::Queued, "WaitsForNodes", "it waits for its turn");
+        self.enter(JobPhase::Queued, "WaitsForNodes", TURN);
         let none: Vec<Option<&PodView>> = members(self.job).map(|_| None).collect();
         self.warm_up();
         self.make_pods(&none);

@@ -14,6 +14,9 @@ use crate::api::caffe2job::{CleanPodPolicy, DatasetUse, JobPhase, ReplicaStatus,
 /// How often a status is written in which only words have changed.
 const WORDS_EVERY: i64 = 30;
 
+/// What is said of a job that waits and of which nothing more is known yet.
+pub(super) const TURN: &str = "it waits for its turn";
+
 /// What a job's status should be, and what is to be done, at this time. `now` may jump.
 pub fn step(
     job: &Job,
@@ -356,7 +359,9 @@ impl Stepping<'_> {
         status.last_reconcile_time = written.clone();
         if status != *before {
             let age = written.map_or(i64::MAX, |written| self.since(&written));
-            if same_but_for_words(&status, before) && age < WORDS_EVERY {
+            // The first reason is told at once.
+            let said_why = before.message.as_deref() != Some(TURN);
+            if same_but_for_words(&status, before) && said_why && age < WORDS_EVERY {
                 status = before.clone();
                 self.again_in(WORDS_EVERY - age);
             } else {
