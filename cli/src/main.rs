@@ -15,7 +15,9 @@ mod keeper;
 mod mount;
 mod node;
 mod output;
+mod plot;
 mod rdma;
+mod simulate;
 mod size;
 
 use clap::{Parser, Subcommand};
@@ -76,6 +78,7 @@ enum Role {
     DevicePlugin(device_plugin::DevicePluginArgs),
     Doctor(doctor::DoctorArgs),
     InUse(in_use::InUseArgs),
+    Simulate(simulate::SimulateArgs),
 }
 
 fn main() -> ExitCode {
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Role::DevicePlugin(args) => device_plugin::run(args),
         Role::Doctor(args) => doctor::run(&args),
         Role::InUse(args) => in_use::run(&args),
+        Role::Simulate(args) => simulate::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
