@@ -16,6 +16,7 @@ use crate::{
     paired::{Better, Pair},
     progress::Progress,
     row::{Case, Row},
+    selection::Selection,
     session::Session,
 };
 use plugin::{Running, VFS, machine};
@@ -38,12 +39,8 @@ const CASES: [(&str, &str, f64); 6] = [
 /// Which cases, and how often.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Only the cases whose name begins so, such as `allocate`; may be repeated.
-    #[arg(long, value_name = "PREFIX")]
-    case: Vec<String>,
-    /// Say which cases there are, and end.
-    #[arg(long)]
-    list: bool,
+    #[command(flatten)]
+    selection: Selection,
     /// Times that each figure is taken [default: 5, with --long 20].
     #[arg(long)]
     pairs: Option<usize>,
@@ -55,23 +52,12 @@ pub fn measure(
     long: bool,
     print: &mut dyn FnMut(Row),
 ) -> Result<(), BenchError> {
-    let wanted: Vec<_> = CASES
-        .into_iter()
-        .filter(|(name, ..)| {
-            let begins = |prefix: &String| name.starts_with(prefix.as_str());
-            options.case.is_empty() || options.case.iter().any(begins)
-        })
-        .collect();
-    if options.list {
-        wanted.iter().for_each(|(name, ..)| println!("{name}"));
+    let Some(wanted) = options
+        .selection
+        .of("deviceplugin", CASES, |(name, ..)| name)?
+    else {
         return Ok(());
-    }
-    if wanted.is_empty() {
-        return Err(BenchError::Unavailable(format!(
-            "no case begins with {}: `hack/bench deviceplugin --list` names them",
-            options.case.join(" or ")
-        )));
-    }
+    };
     let runs = options.pairs.unwrap_or(if long { RUNS.1 } else { RUNS.0 });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -9,6 +9,7 @@
 
 pub mod cache;
 pub mod command;
+pub mod controller;
 pub mod dataset;
 pub mod deviceplugin;
 mod elsewhere;
@@ -16,6 +17,7 @@ pub mod paired;
 pub mod progress;
 pub mod rdma;
 pub mod row;
+pub mod selection;
 pub mod session;
 pub mod soft_roce;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trackbed_benches::{
-    BenchError, cache, deviceplugin,
+    BenchError, cache, controller, deviceplugin,
     paired::Verdict,
     rdma,
     row::{Row, table},
@@ -30,6 +30,8 @@ struct Arguments {
 enum Part {
     /// A dataset's mount beside the same files read natively.
     Cache(cache::Options),
+    /// The planner of gangs beside its limits, and its policy beside others.
+    Controller(controller::Options),
     /// The device plugin with 1,016 virtual functions beside its limits.
     Deviceplugin(deviceplugin::Options),
     /// Verbs beside perftest on the same two devices, the shard's reads beside fio.
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
     };
     let measured: Result<(), BenchError> = match arguments.part {
         Part::Cache(options) => cache::measure(&options, arguments.long, &mut print),
+        Part::Controller(options) => controller::measure(&options, arguments.long, &mut print),
         Part::Deviceplugin(options) => deviceplugin::measure(&options, arguments.long, &mut print),
         Part::Rdma(options) => rdma::measure(&options, arguments.long, &mut print),
         Part::DiskToNic(_) | Part::Read(_) => Ok(()),

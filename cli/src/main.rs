@@ -17,8 +17,11 @@ mod keeper;
 mod mount;
 mod node;
 mod output;
+
+mod plot;
 mod queue;
 mod rdma;
+mod simulate;
 mod size;
 
 use clap::{Parser, Subcommand};
@@ -82,6 +85,7 @@ enum Role {
     Controller(controller::ControllerArgs),
     Queue(queue::QueueArgs),
     Job(job::JobArgs),
+    Simulate(simulate::SimulateArgs),
 }
 
 fn main() -> ExitCode {
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
         Role::Controller(args) => controller::run(args),
         Role::Queue(args) => queue::run(&args),
         Role::Job(args) => job::run(&args),
+        Role::Simulate(args) => simulate::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

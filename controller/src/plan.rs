@@ -33,6 +33,7 @@ mod constraint;
 mod decide;
 mod free;
 mod gang;
+mod hopeless;
 mod order;
 mod place;
 mod quota;

@@ -9,12 +9,14 @@ mod cluster;
 mod generate;
 mod outcome;
 mod play;
+mod policy;
 mod trace;
 
 pub use cluster::{Cluster, ClusterError, NodeGroup};
 pub use generate::generate;
 pub use outcome::{JobOutcome, Outcome};
 pub use play::{SimulationError, simulate};
+pub use policy::Policy;
 pub use trace::{Job, Trace, TraceError};
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! `trackbed rdma report`.
 
-mod axis;
 mod csv;
 mod heat;
 mod page;
-mod plot;
 mod sections;
 
 use super::input::{self, ResultFile};

@@ -42,6 +42,16 @@ impl Amounts {
         times
     }
 
+    /// Whether `other` is as much or more of each resource.
+    pub fn is_within(&self, other: &Amounts) -> bool {
+        self.gpus <= other.gpus
+            && self.vfs <= other.vfs
+            && self.pods <= other.pods
+            && self.cpu_milli <= other.cpu_milli
+            && self.memory <= other.memory
+            && (self.others.iter()).all(|(resource, amount)| *amount <= other.other(*resource))
+    }
+
     /// How much there is of a resource without a field of its own.
     pub fn other(&self, resource: ResourceId) -> u64 {
         self.others

@@ -3,13 +3,17 @@
 use super::{
     Amounts, Discipline, Gang, HardwareId, Millis, NodeId, OriginId, Peer, Snapshot, TeamId,
     free::Free,
+    hopeless::Hopeless,
     order::longest_wait,
     place::{Placement, Rules, place},
     quota::{Standing, Usage},
     reclaim::victims,
     reserve::{Held, end, hold},
 };
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+};
 
 /// What is to be done now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -94,17 +98,24 @@ pub enum Blocked {
 
 /// Decides what starts now. `now` is in the same time as all times of the snapshot and the queue.
 pub fn plan(snapshot: &Snapshot, queue: &[Gang], now: Millis, discipline: &Discipline) -> Plan {
+    let rules = Rules::of(snapshot, queue);
     let mut planner = Planner {
         snapshot,
         queue,
         now,
         discipline,
         free: Free::of(snapshot),
-        rules: Rules::of(snapshot, queue),
+        rules,
         usage: Usage::of(snapshot),
         started: Vec::new(),
         held: None,
-        hopeless: HashMap::new(),
+        hopeless: Hopeless::default(),
+        least_cache: snapshot
+            .nodes
+            .iter()
+            .map(|node| node.cache_free)
+            .min()
+            .unwrap_or(0),
         bringing: BTreeMap::new(),
         plan: Plan::default(),
     };
@@ -117,15 +128,6 @@ pub fn plan(snapshot: &Snapshot, queue: &[Gang], now: Millis, discipline: &Disci
     planner.plan
 }
 
-/// What decides whether a gang fits, apart from what is free.
-type Shape<'a> = (
-    Vec<(usize, u32, &'a Amounts)>,
-    &'a [HardwareId],
-    super::Topology,
-    Option<usize>,
-    bool,
-);
-
 struct Planner<'a> {
     snapshot: &'a Snapshot,
     queue: &'a [Gang],
@@ -137,8 +139,10 @@ struct Planner<'a> {
     /// When those that start now are said to end, and what they give back.
     started: Vec<(Millis, Vec<(NodeId, Amounts)>)>,
     held: Option<(usize, Held)>,
-    /// What did not fit. Room only gets less within a plan, so that it does not later, either.
-    hopeless: HashMap<Shape<'a>, Blocked>,
+    /// What did not fit.
+    hopeless: Hopeless<'a>,
+    /// What the node with the least room for datasets has.
+    least_cache: u64,
     /// How many datasets each origin is giving.
     bringing: BTreeMap<OriginId, u32>,
     plan: Plan,
@@ -148,73 +152,66 @@ impl<'a> Planner<'a> {
     fn go(&mut self) {
         let order = self.discipline.order(self.queue, self.now);
         match self.discipline {
-            Discipline::Peer(Peer::DrfGang) => self.by_share(&order),
+            Discipline::Peer(Peer::DrfGang) => {
+                self.fairly(&order, |usage, team| usage.total(team) as f64)
+            }
             _ => self.in_order(&order),
         }
         self.take_back();
     }
 
-    /// Those within their teams' quotas first, then those that borrow, the team that has borrowed the
-    /// least of its share first.
+    /// Those within their teams' quotas first, then those that borrow, fairly.
     fn in_order(&mut self, order: &[usize]) {
         let mut borrowers: Vec<usize> = Vec::new();
         let mut stuck = None;
         for &index in order {
             if let Some(first) = stuck {
                 self.plan.blocked.push((index, Blocked::Behind(first)));
-                continue;
-            }
-            if self.borrows(index) {
+            } else if self.borrows(index) {
                 borrowers.push(index);
-                continue;
-            }
-            if !self.ask(index) && *self.discipline == Discipline::Peer(Peer::Fifo) {
+            } else if !self.ask(index) && *self.discipline == Discipline::Peer(Peer::Fifo) {
                 stuck = Some(index);
             }
         }
-        while !borrowers.is_empty() {
-            let excess: HashMap<TeamId, f64> = borrowers
-                .iter()
-                .map(|&index| {
-                    (
-                        self.queue[index].team,
-                        self.usage.excess(self.queue[index].team),
-                    )
-                })
-                .collect();
-            let of = |index: usize| excess[&self.queue[index].team];
-            // min_by takes the first of equals, so that the queue's order decides between them.
-            let least = |a: &usize, b: &usize| {
-                let priority = self.queue[borrowers[*b]]
-                    .priority
-                    .cmp(&self.queue[borrowers[*a]].priority);
-                priority.then(of(borrowers[*a]).total_cmp(&of(borrowers[*b])))
-            };
-            let Some(next) = (0..borrowers.len()).min_by(least) else {
-                break;
-            };
-            self.ask(borrowers.remove(next));
-        }
+        self.fairly(&borrowers, Usage::excess);
     }
 
-    /// A gang of the team with the least share, again and again.
-    fn by_share(&mut self, order: &[usize]) {
-        let mut teams: BTreeMap<TeamId, VecDeque<usize>> = BTreeMap::new();
-        for &index in order {
+    /// Of the highest priority, a gang of the team with the least share, again and again; of equal teams,
+    /// the one whose gang stands first.
+    fn fairly(&mut self, order: &[usize], share: fn(&Usage<'a>, TeamId) -> f64) {
+        let mut classes: BTreeMap<Reverse<i32>, BTreeMap<TeamId, VecDeque<(usize, usize)>>> =
+            BTreeMap::new();
+        for (place, &index) in order.iter().enumerate() {
+            let gang = &self.queue[index];
+            let teams = classes.entry(Reverse(gang.priority)).or_default();
             teams
-                .entry(self.queue[index].team)
+                .entry(gang.team)
                 .or_default()
-                .push_back(index);
+                .push_back((place, index));
         }
-        while let Some(team) = teams
-            .keys()
-            .copied()
-            .min_by_key(|team| self.usage.total(*team))
-        {
-            let next = teams.get_mut(&team).and_then(VecDeque::pop_front);
-            match next {
-                Some(index) => drop(self.ask(index)),
-                None => drop(teams.remove(&team)),
+        for mut teams in classes.into_values() {
+            let mut shares: BTreeMap<TeamId, f64> = teams
+                .keys()
+                .map(|team| (*team, share(&self.usage, *team)))
+                .collect();
+            while let Some(team) = teams
+                .iter()
+                .min_by(|(a, first), (b, second)| {
+                    let places = || first.front().cmp(&second.front());
+                    shares[*a].total_cmp(&shares[*b]).then_with(places)
+                })
+                .map(|(team, _)| *team)
+            {
+                let waiting = teams.get_mut(&team).expect("found above");
+                let (_, index) = waiting
+                    .pop_front()
+                    .expect("a team without gangs is taken out");
+                if waiting.is_empty() {
+                    teams.remove(&team);
+                }
+                if self.ask(index) {
+                    shares.insert(team, share(&self.usage, team));
+                }
             }
         }
     }
@@ -258,7 +255,8 @@ impl<'a> Planner<'a> {
     }
 
     fn attempt(&mut self, index: usize) -> Result<(), Blocked> {
-        let gang = &self.queue[index];
+        let queue = self.queue;
+        let gang = &queue[index];
         if gang.not_before > self.now {
             self.review(gang.not_before);
             return Err(Blocked::NotBefore(gang.not_before));
@@ -275,37 +273,49 @@ impl<'a> Planner<'a> {
             return Err(Blocked::Quota { beyond });
         }
         let outlasts = self.outlasts(gang, &allowed);
-        let shape = self.shape(gang, outlasts);
-        if let Some(blocked) = self.hopeless.get(&shape) {
-            let blocked = blocked.clone();
-            self.consider(index, &allowed);
-            return Err(blocked);
-        }
-        let find = |outlasts| {
-            allowed
-                .iter()
-                .find_map(|&hardware| place(&self.free, &self.rules, gang, hardware, outlasts))
-        };
-        if let Some(placement) = find(outlasts) {
+        if let Some(placement) = self.find(index, &allowed, outlasts) {
             self.admit(index, placement, outlasts);
             return Ok(());
         }
-        let blocked = match &self.held {
-            Some((first, _)) if outlasts && find(false).is_some() => Blocked::Held(*first),
+        let first = self.held.as_ref().map(|(first, _)| *first);
+        let blocked = match first {
+            Some(first) if outlasts && self.find(index, &allowed, false).is_some() => {
+                Blocked::Held(first)
+            }
             _ => Blocked::NoRoom {
                 wanted: gang.gpus(),
                 free: allowed
                     .iter()
-                    .map(|&hardware| self.free.gpus_of(hardware).1)
+                    .map(|&hardware| self.free.gpus_of(hardware))
                     .sum(),
             },
         };
-        // With quotas, what a gang may use depends on its team, too.
-        if self.snapshot.teams[gang.team.0 as usize].quotas.is_empty() {
-            self.hopeless.insert(shape, blocked.clone());
-        }
         self.consider(index, &allowed);
         Err(blocked)
+    }
+
+    /// A place on the first of these kinds of hardware that has one.
+    fn find(&mut self, index: usize, hardware: &[HardwareId], outlasts: bool) -> Option<Placement> {
+        let queue = self.queue;
+        let gang = &queue[index];
+        let bytes = |need: super::DatasetNeed| self.snapshot.datasets[need.dataset].bytes;
+        let lacks_cache = gang
+            .dataset
+            .is_some_and(|need| bytes(need) > self.least_cache);
+        hardware.iter().find_map(|&hardware| {
+            if self
+                .hopeless
+                .knows(index, gang, &self.rules, hardware, outlasts)
+            {
+                return None;
+            }
+            let placement = place(&self.free, &self.rules, gang, hardware, outlasts);
+            if placement.is_none() {
+                self.hopeless
+                    .note(index, gang, &self.rules, hardware, outlasts, lacks_cache);
+            }
+            placement
+        })
     }
 
     /// Whether enough of a gang's dataset is cached; if not, has it brought.
@@ -355,24 +365,6 @@ impl<'a> Planner<'a> {
             .collect::<Option<Vec<Millis>>>();
         let longest = longest.and_then(|times| times.into_iter().max());
         longest.is_none_or(|longest| self.now.saturating_add(longest) > held.at)
-    }
-
-    fn shape(&self, gang: &'a Gang, outlasts: bool) -> Shape<'a> {
-        let role = |role: &'a super::Role| {
-            (
-                self.rules.number(&role.constraint),
-                role.count,
-                &role.request,
-            )
-        };
-        let dataset = gang.dataset.map(|need| need.dataset);
-        (
-            gang.roles.iter().map(role).collect(),
-            &gang.hardware,
-            gang.topology,
-            dataset,
-            outlasts,
-        )
     }
 
     /// Holds room for a gang that does not fit, if it is its turn.

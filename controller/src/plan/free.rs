@@ -27,8 +27,10 @@ pub(super) struct Free<'a> {
     rooms: Vec<Room>,
     pub(super) cells: Vec<Cell>,
     pub(super) by_hardware: Vec<Vec<usize>>,
+    /// For each kind of hardware how many nodes have how many free accelerators.
+    histograms: Vec<BTreeMap<u32, u32>>,
     /// What a gang may use of a node that is held for another, if it outlasts the other's wait.
-    held: HashMap<NodeId, Amounts>,
+    held: BTreeMap<NodeId, Amounts>,
 }
 
 impl<'a> Free<'a> {
@@ -38,7 +40,8 @@ impl<'a> Free<'a> {
             rooms: Vec::with_capacity(snapshot.nodes.len()),
             cells: Vec::new(),
             by_hardware: vec![Vec::new(); snapshot.hardware.len()],
-            held: HashMap::new(),
+            histograms: vec![BTreeMap::new(); snapshot.hardware.len()],
+            held: BTreeMap::new(),
         };
         let mut cells: HashMap<(HardwareId, Option<DomainId>, Option<DomainId>), usize> =
             HashMap::new();
@@ -62,6 +65,9 @@ impl<'a> Free<'a> {
                         free.cells.len() - 1
                     });
                 free.cells[index].insert(id, room.free.gpus);
+                *free.histograms[usize::from(node.hardware.0)]
+                    .entry(room.free.gpus)
+                    .or_default() += 1;
                 room.cell = Some(index);
             }
             free.rooms.push(room);
@@ -137,14 +143,21 @@ impl<'a> Free<'a> {
         self.held.insert(node, left);
     }
 
-    /// The most accelerators that are free on one node of a kind, and all that are free.
-    pub(super) fn gpus_of(&self, hardware: HardwareId) -> (u32, u64) {
-        let cells = self.by_hardware[usize::from(hardware.0)]
+    /// All accelerators that are free on nodes of a kind.
+    pub(super) fn gpus_of(&self, hardware: HardwareId) -> u64 {
+        let histogram = &self.histograms[usize::from(hardware.0)];
+        histogram
             .iter()
-            .map(|&cell| &self.cells[cell]);
-        cells.fold((0, 0), |(most, all), cell| {
-            (most.max(cell.most()), all + cell.gpus)
-        })
+            .map(|(free, nodes)| u64::from(*free) * u64::from(*nodes))
+            .sum()
+    }
+
+    /// How many pods of so many accelerators fit on nodes of a kind at most.
+    pub(super) fn bound(&self, hardware: HardwareId, gpus: u32) -> u64 {
+        let fitting = self.histograms[usize::from(hardware.0)].range(gpus..);
+        fitting
+            .map(|(free, nodes)| pods(*free, gpus, u64::from(*nodes)))
+            .sum()
     }
 
     fn moved(&mut self, cell: Option<usize>, node: NodeId, before: u32, now: u32) {
@@ -153,8 +166,22 @@ impl<'a> Free<'a> {
         {
             cell.remove(node, before);
             cell.insert(node, now);
+            let hardware = self.snapshot.node(node).hardware;
+            let histogram = &mut self.histograms[usize::from(hardware.0)];
+            *histogram.entry(now).or_default() += 1;
+            if let Some(nodes) = histogram.get_mut(&before) {
+                *nodes -= 1;
+                if *nodes == 0 {
+                    histogram.remove(&before);
+                }
+            }
         }
     }
+}
+
+/// How many pods of so many accelerators fit on nodes that have so many free, as far as those decide.
+fn pods(free: u32, gpus: u32, nodes: u64) -> u64 {
+    u64::from(free.checked_div(gpus).unwrap_or(u32::MAX)).saturating_mul(nodes)
 }
 
 impl Room {
@@ -189,16 +216,8 @@ impl Room {
 impl Cell {
     /// How many pods of so many accelerators fit at most, as far as those decide.
     pub(super) fn bound(&self, gpus: u32) -> u64 {
-        let of = |(free, nodes): (&u32, &BTreeSet<NodeId>)| match free.checked_div(gpus) {
-            Some(times) => u64::from(times) * nodes.len() as u64,
-            None => u64::from(u32::MAX),
-        };
+        let of = |(free, nodes): (&u32, &BTreeSet<NodeId>)| pods(*free, gpus, nodes.len() as u64);
         self.by_gpus.range(gpus..).map(of).sum()
-    }
-
-    /// The most accelerators that are free on one node.
-    pub(super) fn most(&self) -> u32 {
-        self.by_gpus.last_key_value().map_or(0, |(gpus, _)| *gpus)
     }
 
     /// The nodes with so many free accelerators or more, those with the fewest first.

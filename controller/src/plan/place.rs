@@ -23,7 +23,8 @@ pub(super) struct Rules<'a> {
     snapshot: &'a Snapshot,
     class_of: Vec<u32>,
     numbers: HashMap<&'a Constraint, usize>,
-    known: RefCell<Vec<HashMap<u32, bool>>>,
+    /// For each constraint and class what it says, once it was asked.
+    known: RefCell<Vec<Vec<Option<bool>>>>,
 }
 
 impl<'a> Rules<'a> {
@@ -47,7 +48,7 @@ impl<'a> Rules<'a> {
                 *classes.entry((values, &node.taints)).or_insert(next)
             })
             .collect();
-        let known = RefCell::new(vec![HashMap::new(); numbers.len()]);
+        let known = RefCell::new(vec![vec![None; classes.len()]; numbers.len()]);
         Rules {
             snapshot,
             class_of,
@@ -68,9 +69,7 @@ impl<'a> Rules<'a> {
             return ask();
         }
         let class = self.class_of[node.0 as usize];
-        *self.known.borrow_mut()[number]
-            .entry(class)
-            .or_insert_with(ask)
+        *self.known.borrow_mut()[number][class as usize].get_or_insert_with(ask)
     }
 }
 
@@ -84,18 +83,17 @@ pub(super) fn place(
     outlasts: bool,
 ) -> Option<Placement> {
     let needed = gang.gpus();
-    let largest = gang
-        .roles
-        .iter()
-        .map(|role| role.request.gpus)
-        .max()
-        .unwrap_or(0);
-    let (most, all) = free.gpus_of(hardware);
-    if needed > all || largest > most {
+    let roles = || {
+        gang.roles
+            .iter()
+            .map(|role| (role.request.gpus, u64::from(role.count)))
+    };
+    if roles().any(|(gpus, count)| free.bound(hardware, gpus) < count) {
         return None;
     }
     let cells = &free.by_hardware[usize::from(hardware.0)];
-    let fits = |cell: &Cell| cell.gpus >= needed && cell.most() >= largest;
+    let fits =
+        |cell: &Cell| cell.gpus >= needed && roles().all(|(gpus, count)| cell.bound(gpus) >= count);
     let attempt = |cells: &[usize]| Attempt::new(free, rules, gang, outlasts).all(cells);
     let made = |pods| Some(Placement { hardware, pods });
 
@@ -173,7 +171,7 @@ struct Attempt<'a, 'b> {
     constraints: Vec<usize>,
     pods: Vec<(usize, NodeId, u32)>,
     /// Which pods have been put on a node: role, how many.
-    put: HashMap<NodeId, Vec<(usize, u32)>>,
+    put: BTreeMap<NodeId, Vec<(usize, u32)>>,
 }
 
 impl<'a, 'b> Attempt<'a, 'b> {
@@ -186,7 +184,7 @@ impl<'a, 'b> Attempt<'a, 'b> {
             outlasts,
             constraints: numbers.collect(),
             pods: Vec::new(),
-            put: HashMap::new(),
+            put: BTreeMap::new(),
         }
     }
 

@@ -1,6 +1,5 @@
 //! A cluster that is only a description.
 
-use super::Trace;
 use crate::plan::{Amounts, Node, Snapshot};
 use std::{fmt, str::FromStr};
 use thiserror::Error;
@@ -40,26 +39,6 @@ pub struct ClusterError {
 }
 
 impl Cluster {
-    /// The smallest cluster of nodes of 8 whose accelerators the trace's jobs would keep busy for this
-    /// share of the time in which they come, and that the largest job fits into.
-    pub fn loaded(trace: &Trace, hardware: &str, share: f64) -> Self {
-        let gpu_time = |job: &super::Job| f64::from(job.gpus) * job.run_time(hardware) as f64;
-        let work: f64 = trace.jobs.iter().map(gpu_time).sum();
-        let span = trace.span().max(1) as f64;
-        let largest = trace.jobs.iter().map(|job| job.gpus).max().unwrap_or(1);
-        let gpus = (work / span / share.max(0.01))
-            .ceil()
-            .max(f64::from(largest));
-        let nodes = ((gpus / 8.0).ceil() as u32).clamp(1, MOST);
-        Cluster {
-            groups: vec![NodeGroup {
-                nodes,
-                gpus: 8,
-                hardware: hardware.to_owned(),
-            }],
-        }
-    }
-
     /// Accelerators of all nodes.
     pub fn gpus(&self) -> u64 {
         let of = |group: &NodeGroup| u64::from(group.nodes) * u64::from(group.gpus);

@@ -1,6 +1,6 @@
 //! Plays a trace.
 
-use super::{Cluster, Job, JobOutcome, Outcome, Trace};
+use super::{Cluster, Job, JobOutcome, Outcome, Policy, Trace};
 use crate::plan::{
     Amounts, Discipline, Gang, HardwareId, Millis, NodeId, Role, Running, Snapshot, plan,
 };
@@ -26,10 +26,11 @@ pub enum SimulationError {
 pub fn simulate(
     trace: &Trace,
     cluster: &Cluster,
-    discipline: &Discipline,
+    policy: Policy,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Outcome, SimulationError> {
-    let mut world = World::new(trace, cluster);
+    let discipline = &policy.discipline();
+    let mut world = World::new(trace, cluster, policy.knows_run_times());
     for job in &trace.jobs {
         if !world.could_hold(job) {
             return Err(SimulationError::TooLarge {
@@ -66,6 +67,7 @@ pub fn simulate(
 
 struct World<'a> {
     trace: &'a Trace,
+    told_the_truth: bool,
     node_gpus: u32,
     gpus: u64,
     snapshot: Snapshot,
@@ -80,9 +82,10 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(trace: &'a Trace, cluster: &Cluster) -> Self {
+    fn new(trace: &'a Trace, cluster: &Cluster, told_the_truth: bool) -> Self {
         World {
             trace,
+            told_the_truth,
             node_gpus: cluster.largest_node(),
             gpus: cluster.gpus(),
             snapshot: cluster.snapshot(),
@@ -152,8 +155,9 @@ impl<'a> World<'a> {
     fn gang(&mut self, index: usize, job: &Job) -> Gang {
         let team = self.snapshot.team(&job.team);
         let mut gang = Gang::new(&index.to_string(), team, job.submitted, self.roles(job));
+        let factor = if self.told_the_truth { 1.0 } else { job.said };
         let said =
-            |kind: HardwareId| ((job.run_time(self.name(kind)) as f64 * job.said) as Millis).max(1);
+            |kind: HardwareId| ((job.run_time(self.name(kind)) as f64 * factor) as Millis).max(1);
         gang.run_time_on = self.kinds().map(|kind| (kind, said(kind))).collect();
         gang
     }

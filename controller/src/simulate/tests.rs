@@ -1,20 +1,8 @@
 //! What a simulation says must be what can happen.
 
 use super::*;
-use crate::plan::{Discipline, Millis, Peer};
+use crate::plan::Millis;
 use std::{collections::BTreeMap, io::Write};
-
-fn all() -> [Discipline; 6] {
-    let peer = Discipline::Peer;
-    [
-        Discipline::default(),
-        peer(Peer::Fifo),
-        peer(Peer::SkipFifo),
-        peer(Peer::Easy),
-        peer(Peer::DrfGang),
-        peer(Peer::Sjf),
-    ]
-}
 
 fn cluster() -> Cluster {
     "4x8:v100".parse().expect("a cluster")
@@ -23,28 +11,24 @@ fn cluster() -> Cluster {
 #[test]
 fn no_discipline_uses_more_than_there_is_and_each_ends_every_job() {
     let trace = generate(300, 32, 1.0, 3).misjudged(3.0, 1);
-    for discipline in all() {
-        let outcome = simulate(&trace, &cluster(), &discipline, &mut |_| {}).expect("it fits");
+    for policy in Policy::ALL {
+        let outcome = simulate(&trace, &cluster(), policy, &mut |_| {}).expect("it fits");
         assert_eq!(outcome.jobs.len(), 300);
         let mut changes: BTreeMap<Millis, i64> = BTreeMap::new();
         for (job, was) in outcome.jobs.iter().zip(&trace.jobs) {
-            assert!(job.started >= job.submitted, "{discipline:?}");
-            assert_eq!(
-                job.ended - job.started,
-                was.run_time("v100"),
-                "{discipline:?}"
-            );
+            assert!(job.started >= job.submitted, "{policy:?}");
+            assert_eq!(job.ended - job.started, was.run_time("v100"), "{policy:?}");
             *changes.entry(job.started).or_default() += i64::from(job.gpus);
             *changes.entry(job.ended).or_default() -= i64::from(job.gpus);
         }
         let mut busy = 0;
         for change in changes.values() {
             busy += change;
-            assert!((0..=32).contains(&busy), "{discipline:?}: {busy}");
+            assert!((0..=32).contains(&busy), "{policy:?}: {busy}");
         }
         assert!(
             (0.0..=1.0 + 1e-9).contains(&outcome.utilisation()),
-            "{discipline:?}"
+            "{policy:?}"
         );
     }
 }
@@ -52,12 +36,7 @@ fn no_discipline_uses_more_than_there_is_and_each_ends_every_job() {
 #[test]
 fn fifo_starts_nobody_before_one_who_came_earlier() {
     let trace = generate(200, 32, 1.2, 5);
-    let outcome = simulate(
-        &trace,
-        &cluster(),
-        &Discipline::Peer(Peer::Fifo),
-        &mut |_| {},
-    );
+    let outcome = simulate(&trace, &cluster(), Policy::Fifo, &mut |_| {});
     let jobs = outcome.expect("it fits").jobs;
     let ordered = |pair: &[JobOutcome]| {
         pair[0].submitted == pair[1].submitted || pair[0].started <= pair[1].started
@@ -69,8 +48,7 @@ fn fifo_starts_nobody_before_one_who_came_earlier() {
 fn a_job_that_never_fits_is_refused_before_anything_is_played() {
     let trace = generate(50, 32, 1.0, 3);
     let small: Cluster = "1x2:v100".parse().expect("a cluster");
-    let error =
-        simulate(&trace, &small, &Discipline::default(), &mut |_| {}).expect_err("too large");
+    let error = simulate(&trace, &small, Policy::Trackbed, &mut |_| {}).expect_err("too large");
     assert!(error.to_string().contains("--cluster"), "{error}");
 }
 

@@ -1,7 +1,7 @@
 //! A mesh as a heat map: rows send, columns receive.
 
-use super::axis::number;
-use super::plot::Drawn;
+use crate::plot::Drawn;
+use crate::plot::number;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use trackbed_rdma::bench::Figure;

@@ -6,8 +6,8 @@ mod latency;
 mod mesh;
 
 use super::Content;
-use super::axis::{number, size};
-use super::page::{Cell, date, table};
+use crate::plot::{Cell, date, table};
+use crate::plot::{number, size};
 use trackbed_rdma::bench::{Figure, Report, Row};
 use trackbed_rdma::check::{CheckReport, Severity, Verdict};
 

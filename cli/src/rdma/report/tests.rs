@@ -218,6 +218,6 @@ fn dates_are_those_of_the_calendar() {
         (951_782_400, "2000-02-29 00:00"),
         (1_790_000_000, "2026-09-21 14:13"),
     ] {
-        assert_eq!(page::date(seconds), date);
+        assert_eq!(crate::plot::date(seconds), date);
     }
 }

@@ -4,10 +4,10 @@ use super::curves::{
     self, behind, by_size, heights, interval, left_out, of_kind, own_lines, percent, sizes,
 };
 use super::{bounded, cell, line_rate, text};
+use crate::plot::Cell;
+use crate::plot::{Axis, number, size};
+use crate::plot::{Drawn, Line, Style};
 use crate::rdma::report::Content;
-use crate::rdma::report::axis::{Axis, number, size};
-use crate::rdma::report::page::Cell;
-use crate::rdma::report::plot::{Drawn, Line, Style};
 use trackbed_rdma::bench::{Figure, Row};
 
 /// Bandwidth and message rate by size.

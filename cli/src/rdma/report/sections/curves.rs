@@ -1,9 +1,9 @@
 //! From results to lines.
 
 use super::Cell;
-use crate::rdma::report::axis::{Axis, number};
-use crate::rdma::report::page::figure;
-use crate::rdma::report::plot::{Drawn, Frame, Line, MOST_LINES, Style, lines};
+use crate::plot::figure;
+use crate::plot::{Axis, number};
+use crate::plot::{Drawn, Frame, Line, MOST_LINES, Style, lines};
 use trackbed_rdma::bench::{Figure, Report, Row};
 
 /// Results of one kind, with names that tell them apart.

@@ -2,10 +2,10 @@
 
 use super::curves::{self, behind, by_size, heights, of_kind, percent, points};
 use super::{bounded, cell, text};
+use crate::plot::{Axis, size};
+use crate::plot::{Cell, figure};
+use crate::plot::{Drawn, Frame, Line, MOST_LINES, Style, lines};
 use crate::rdma::report::Content;
-use crate::rdma::report::axis::{Axis, size};
-use crate::rdma::report::page::{Cell, figure};
-use crate::rdma::report::plot::{Drawn, Frame, Line, MOST_LINES, Style, lines};
 use trackbed_rdma::bench::{Figure, Report, Row};
 
 /// Latency by size, and its distribution.

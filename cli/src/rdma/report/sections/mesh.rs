@@ -1,8 +1,8 @@
 //! Heat maps, distributions and outliers.
 
 use super::{bounded, text};
-use crate::rdma::report::page::{Cell, figure};
-use crate::rdma::report::plot::{Drawn, histogram};
+use crate::plot::{Cell, figure};
+use crate::plot::{Drawn, histogram};
 use crate::rdma::report::{JudgedMesh, heat};
 use trackbed_rdma::bench::Figure;
 

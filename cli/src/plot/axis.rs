@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// An axis whose ticks are chosen by us.
 #[derive(Clone)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     scale: Scale,
     low: f64,
     high: f64,
@@ -25,7 +25,7 @@ const MOST_PERCENT: f64 = 99.9999;
 
 impl Axis {
     /// Message sizes, by powers of two.
-    pub(super) fn sizes(bytes: impl Iterator<Item = u64>) -> Axis {
+    pub(crate) fn sizes(bytes: impl Iterator<Item = u64>) -> Axis {
         let (mut low, mut high) = (u64::MAX, 1);
         for bytes in bytes {
             low = low.min(bytes.max(1));
@@ -53,7 +53,7 @@ impl Axis {
     }
 
     /// From zero to a little above the largest value.
-    pub(super) fn from_zero(values: impl Iterator<Item = f64>) -> Axis {
+    pub(crate) fn from_zero(values: impl Iterator<Item = f64>) -> Axis {
         let most = values.fold(0.0, f64::max);
         let most = if most > 0.0 { most } else { 1.0 };
         let step = nice(most / 5.0);
@@ -69,7 +69,7 @@ impl Axis {
     }
 
     /// Decades, with 1, 2 and 5 in each while there are few.
-    pub(super) fn decades(values: impl Iterator<Item = f64>) -> Axis {
+    pub(crate) fn decades(values: impl Iterator<Item = f64>) -> Axis {
         let (mut low, mut high) = (f64::INFINITY, 0.0f64);
         for value in values.filter(|value| *value > 0.0) {
             low = low.min(value);
@@ -104,7 +104,7 @@ impl Axis {
     }
 
     /// Percentiles, with equal room for each further nine.
-    pub(super) fn percentiles() -> Axis {
+    pub(crate) fn percentiles() -> Axis {
         let ticks = [
             (0.0, "0"),
             (50.0, "50"),
@@ -123,7 +123,7 @@ impl Axis {
     }
 
     /// Counts, evenly.
-    pub(super) fn between(low: f64, high: f64) -> Axis {
+    pub(crate) fn between(low: f64, high: f64) -> Axis {
         let (low, high) = if high > low {
             (low, high)
         } else {
@@ -142,7 +142,7 @@ impl Axis {
         }
     }
 
-    pub(super) fn ends(&self) -> (f64, f64) {
+    pub(crate) fn ends(&self) -> (f64, f64) {
         (self.low, self.high)
     }
 
@@ -198,7 +198,7 @@ fn nice(value: f64) -> f64 {
 }
 
 /// A size as people write it.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         1024..1_048_576 if bytes.is_multiple_of(1024) => format!("{} KiB", bytes >> 10),
@@ -209,7 +209,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// A number with as many digits as tell something.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     let text = match size {
         _ if size >= 1e9 => return format!("{:.3}G", value / 1e9),

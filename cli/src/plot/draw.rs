@@ -4,7 +4,7 @@ use super::axis::Axis;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-pub(super) type Drawn = Result<String, String>;
+pub(crate) type Drawn = Result<String, String>;
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 400;
@@ -15,7 +15,7 @@ const GRID: RGBColor = RGBColor(225, 225, 225);
 const AXIS: RGBColor = RGBColor(110, 110, 110);
 const TEXT: RGBColor = RGBColor(40, 40, 40);
 /// More lines than this can't be told apart.
-pub(super) const MOST_LINES: usize = 8;
+pub(crate) const MOST_LINES: usize = 8;
 
 /// Okabe and Ito's colours, which the colour-blind tell apart, the light ones last.
 const COLOURS: [RGBColor; MOST_LINES] = [
@@ -31,14 +31,14 @@ const COLOURS: [RGBColor; MOST_LINES] = [
 const BEHIND: RGBColor = RGBColor(150, 150, 150);
 
 /// A line with a name.
-pub(super) struct Line {
-    pub(super) name: String,
-    pub(super) points: Vec<(f64, f64)>,
-    pub(super) style: Style,
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) points: Vec<(f64, f64)>,
+    pub(crate) style: Style,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Style {
+pub(crate) enum Style {
     /// With its own colour and marks, that survive a black and white printer.
     Own(usize),
     /// Grey and dashed, behind.
@@ -48,15 +48,15 @@ pub(super) enum Style {
 }
 
 /// What to draw lines in.
-pub(super) struct Frame {
-    pub(super) x: Axis,
-    pub(super) y: Axis,
-    pub(super) x_title: String,
-    pub(super) y_title: String,
+pub(crate) struct Frame {
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    pub(crate) x_title: String,
+    pub(crate) y_title: String,
 }
 
 /// Draws lines, each named at its end.
-pub(super) fn lines(frame: &Frame, lines: &[Line]) -> Drawn {
+pub(crate) fn lines(frame: &Frame, lines: &[Line]) -> Drawn {
     let mut svg = String::new();
     draw(&mut svg, frame, lines).map_err(|error| error.to_string())?;
     Ok(svg)
@@ -183,7 +183,7 @@ fn shortened(name: &str) -> String {
 }
 
 /// How many values are where: bars over an axis.
-pub(super) fn histogram(values: &[f64], x_title: &str) -> Drawn {
+pub(crate) fn histogram(values: &[f64], x_title: &str) -> Drawn {
     const BARS: usize = 30;
     let (low, high) = values
         .iter()
