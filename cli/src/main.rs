@@ -17,7 +17,6 @@ mod keeper;
 mod mount;
 mod node;
 mod output;
-
 mod plot;
 mod queue;
 mod rdma;

@@ -70,8 +70,8 @@ pub(crate) fn run(args: &QueueArgs) -> Result<(), Failure> {
     });
     let since = |job: &Job| job.status.queued_at.as_ref().map_or(job.created, |at| at.0);
     jobs.sort_by_key(|job| {
-        let runs = job.status.placement.is_empty();
-        (runs, since(job), job.key.clone())
+        let waits = job.status.placement.is_empty();
+        (waits, since(job), job.key.clone())
     });
     match args.output {
         Output::Json => print_json(&jobs.iter().map(shown).collect::<Vec<_>>()),

@@ -102,9 +102,9 @@ async fn kubeflow_s_job_runs_as_it_is_with_a_redis_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_gangs_share_the_nodes_and_none_is_placed_where_there_is_no_room() {
+async fn forty_gangs_share_the_nodes_and_none_is_placed_where_there_is_no_room() {
     let cluster = Cluster::start(4).await;
-    let names: Vec<_> = (0..100).map(|at| format!("job-{at}")).collect();
+    let names: Vec<_> = (0..40).map(|at| format!("job-{at}")).collect();
     for (at, name) in names.iter().enumerate() {
         let (pods, gpus) = [(1, 8), (2, 4), (4, 8), (3, 2), (8, 1)][at % 5];
         cluster.submit(

@@ -37,7 +37,6 @@ impl Cluster {
             machines.add(&api, &format!("n{node}"), 8);
         }
         let config = ControllerConfig {
-            bind_seconds: 2,
             retry_seconds: 1,
             ..ControllerConfig::default()
         };
@@ -56,6 +55,14 @@ impl Cluster {
         cluster
     }
 
+    /// One whose controller waits but shortly for pods to get to their nodes.
+    pub(crate) async fn impatient(nodes: usize) -> Cluster {
+        let mut cluster = Cluster::idle(nodes).await;
+        cluster.config.bind_seconds = 2;
+        cluster.controller("one").await;
+        cluster
+    }
+
     /// Starts a controller of this name.
     pub(crate) async fn controller(&mut self, name: &str) {
         let kubeconfig = Kubeconfig::from_yaml(&self.api.kubeconfig()).expect("a kubeconfig");
@@ -65,8 +72,6 @@ impl Cluster {
         config.default_retry = false;
         let client = Client::try_from(config).expect("a client");
         let lease = LeaseSettings {
-            duration: Duration::from_secs(3),
-            act_for: Duration::from_secs(2),
             renew_every: Duration::from_millis(200),
             ..LeaseSettings::new("trackbed", name)
         };

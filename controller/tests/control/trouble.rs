@@ -28,7 +28,7 @@ async fn a_worker_that_fails_has_all_start_anew_with_a_new_run_id() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_takes_no_pod_costs_an_attempt_and_is_avoided() {
-    let cluster = Cluster::start(2).await;
+    let cluster = Cluster::impatient(2).await;
     cluster.submit("here", 1, 8, json!({}));
     let status = cluster.phase("here", "Running").await;
     let used = status["placement"][0]["node"]
@@ -53,7 +53,7 @@ async fn a_node_that_takes_no_pod_costs_an_attempt_and_is_avoided() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_part_of_a_gang_stays_where_the_rest_can_t_come() {
-    let cluster = Cluster::start(2).await;
+    let cluster = Cluster::impatient(2).await;
     cluster.machines.refuse("n1", true);
     cluster.submit("wide", 2, 8, json!({}));
     cluster
