@@ -8,13 +8,10 @@ use crate::node::kubernetes::{connect, reason};
 use crate::output::print;
 use clap::Args;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
-
-/// What the API server is asked for at a time.
-const PAGE: u32 = 500;
+use trackbed_controller::reconcile::list_all;
 
 /// How many pods are named; the rest are counted.
 const NAMED: usize = 20;
@@ -55,23 +52,10 @@ async fn ask() -> Result<Vec<String>, Failure> {
     Ok(users::of(&volumes, &claims, &pods))
 }
 
-/// All objects of a kind, page by page.
 async fn all<K>(client: &Client, what: &str) -> Result<Vec<K>, Failure>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let api: Api<K> = Api::all(client.clone());
-    let mut found = Vec::new();
-    let mut page = ListParams::default().limit(PAGE);
-    loop {
-        let listed = api
-            .list(&page)
-            .await
-            .map_err(|error| Failure::failed(format!("listing {what}: {}", reason(&error))))?;
-        found.extend(listed.items);
-        match listed.metadata.continue_ {
-            Some(next) if !next.is_empty() => page = page.continue_token(&next),
-            _ => return Ok(found),
-        }
-    }
+    let listed = list_all(client).await;
+    listed.map_err(|error| Failure::failed(format!("listing {what}: {}", reason(&error))))
 }

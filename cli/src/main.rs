@@ -4,6 +4,7 @@
 //! with an exit code of [`exit`], having said in one sentence on stderr what went wrong, on what,
 //! why, and what to do next.
 
+mod controller;
 mod crds;
 mod dataset;
 mod demo;
@@ -11,11 +12,14 @@ mod device_plugin;
 mod doctor;
 mod exit;
 mod in_use;
+mod job;
 mod keeper;
 mod mount;
 mod node;
 mod output;
+
 mod plot;
+mod queue;
 mod rdma;
 mod simulate;
 mod size;
@@ -78,6 +82,9 @@ enum Role {
     DevicePlugin(device_plugin::DevicePluginArgs),
     Doctor(doctor::DoctorArgs),
     InUse(in_use::InUseArgs),
+    Controller(controller::ControllerArgs),
+    Queue(queue::QueueArgs),
+    Job(job::JobArgs),
     Simulate(simulate::SimulateArgs),
 }
 
@@ -87,7 +94,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let default = match &command.role {
-        Role::Node(_) | Role::Keeper(_) | Role::Mount(_) => "info",
+        Role::Node(_) | Role::Keeper(_) | Role::Mount(_) | Role::Controller(_) => "info",
         Role::DevicePlugin(args) if args.serves() => "info",
         _ => "warn",
     };
@@ -105,6 +112,9 @@ fn main() -> ExitCode {
         Role::DevicePlugin(args) => device_plugin::run(args),
         Role::Doctor(args) => doctor::run(&args),
         Role::InUse(args) => in_use::run(&args),
+        Role::Controller(args) => controller::run(args),
+        Role::Queue(args) => queue::run(&args),
+        Role::Job(args) => job::run(&args),
         Role::Simulate(args) => simulate::run(&args),
     };
     match outcome {

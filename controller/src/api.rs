@@ -3,7 +3,8 @@
 //! A [`Dataset`] is what somebody wants cached, and what became of it; a [`CacheNode`] is a node of
 //! the cache, kept by its agent. The Rust types are the source: [`manifests`] gives the
 //! CustomResourceDefinitions that `deploy/crds` holds, whose schemas and rules the API server checks
-//! every object with, so that what arrives here has been checked already.
+//! every object with, so that what arrives here has been checked already. A [`Caffe2Job`] is a training
+//! job, whose pods the controller makes.
 //!
 //! A chunk's state is never in the API: it is known to the node that has it.
 
@@ -11,10 +12,13 @@
 #[allow(unreachable_pub, clippy::duplicated_attributes)]
 mod cachenode;
 #[allow(unreachable_pub, clippy::duplicated_attributes)]
+pub mod caffe2job;
+#[allow(unreachable_pub, clippy::duplicated_attributes)]
 mod dataset;
 mod manifest;
 
 pub use cachenode::{CacheNode, CacheNodeSpec, CacheNodeStatus, CachedDataset, Disk, DiskState};
+pub use caffe2job::{Caffe2Job, Caffe2JobSpec, Caffe2JobStatus, KubeflowCaffe2Job};
 pub use dataset::{
     CachedOn, CredentialsReference, Dataset, DatasetSpec, DatasetStatus, MAX_EARLIER, Phase, WarmUp,
 };

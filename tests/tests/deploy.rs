@@ -7,10 +7,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
@@ -21,7 +22,8 @@ use trackbed_tests::cluster::trackbed;
 use trackbed_tests::manifests::{self, Objects};
 
 /// Values that turn on everything that is off by default.
-const EVERYTHING: [&str; 7] = [
+const EVERYTHING: [&str; 8] = [
+    r#"controller.config={"teams":[{"name":"vision","quotas":{"H100":{"nominal":8,"borrow":4}}}]}"#,
     r#"devicePlugin={"enabled":true,"apply":true,"config":{"pools":[{"name":"vf"}],"virtual-functions":[]}}"#,
     r#"agent.secretNamespaces=["team-a","team-b"]"#,
     r#"agent.settings={"registry":"/mnt/registry","cache-capacity":"2TiB"}"#,
@@ -50,9 +52,11 @@ fn assert_is_of_kubernetes(object: &Value) {
         ConfigMap,
         CustomResourceDefinition,
         DaemonSet,
+        Deployment,
         Job,
         Namespace,
         NetworkPolicy,
+        PodDisruptionBudget,
         PriorityClass,
         Role,
         RoleBinding,
@@ -249,6 +253,16 @@ fn the_programs_take_the_configurations_that_they_are_given() {
         let (status, said) = run(&["node"], &file);
         assert_eq!(status, Some(2), "{said}");
         assert!(said.contains("/etc/trackbed/tls/"), "{said}");
+        // The configuration is read before a way to an API server is looked for.
+        fs::write(
+            &file,
+            data(objects, "trackbed-controller", "controller.yaml"),
+        )
+        .expect("writes");
+        let words = ["controller", "run", "--name", "one"];
+        let (status, said) = run(&words, &file);
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains("no way to an API server"), "{said}");
         if objects.keys().any(|key| key.2 == "trackbed-device-plugin") {
             plugins += 1;
             fs::write(
@@ -273,7 +287,9 @@ fn containers_are_told_only_what_their_program_knows() {
         return;
     };
     let objects = manifests::helm(&helm, None, &EVERYTHING).expect("renders");
-    let daemons = objects.iter().filter(|(key, _)| key.0 == "DaemonSet");
+    let daemons = objects
+        .iter()
+        .filter(|(key, _)| ["DaemonSet", "Deployment"].contains(&key.0.as_str()));
     for (key, daemon) in daemons {
         let pod = &daemon["spec"]["template"]["spec"];
         let kinds = [&pod["initContainers"], &pod["containers"]];
@@ -349,7 +365,7 @@ async fn nothing_is_uninstalled_under_a_pod_that_has_a_volume() {
     for (name, driver) in [("trains", "csi.trackbed.io"), ("other", "csi.example.com")] {
         api.create(&json!({ "apiVersion": "v1", "kind": "Pod",
             "metadata": { "namespace": "team-a", "name": name },
-            "spec": { "containers": [], "volumes": [{ "name": "data", "csi": { "driver": driver } }] } }));
+            "spec": { "containers": [{ "name": "c" }], "volumes": [{ "name": "data", "csi": { "driver": driver } }] } }));
     }
     let (status, said) = in_use().await;
     assert_eq!(status, Some(1), "{said}");

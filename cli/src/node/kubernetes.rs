@@ -31,6 +31,7 @@ pub(crate) use origin::check_folders;
 pub(crate) use registry::KubernetesRegistry;
 pub(crate) use secrets::ApiSecrets;
 pub(crate) use tend::tend;
+pub(crate) use trackbed_controller::reconcile::reason;
 
 /// The field manager of what a node says of itself.
 const MANAGER: &str = "trackbed-node";
@@ -74,25 +75,6 @@ pub(crate) async fn connect() -> Result<Client, Failure> {
     // Who asks bounds the answer; a request that failed is made anew by the next round.
     config.default_retry = false;
     Client::try_from(config).map_err(|error| refuse(&error))
-}
-
-/// An error of the API client in one line.
-pub(crate) fn reason(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        error => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(error);
-            while let Some(inner) = cause {
-                let said = inner.to_string();
-                if !text.contains(&said) {
-                    text = format!("{text}: {said}");
-                }
-                cause = inner.source();
-            }
-            text
-        }
-    }
 }
 
 /// Starts what keeps the registry up to date and tells of this node, until the runtime ends.

@@ -2,7 +2,7 @@
 
 use kube::CustomResourceExt;
 
-use super::{CacheNode, Dataset};
+use super::{CacheNode, Caffe2Job, Dataset, KubeflowCaffe2Job};
 
 /// A type whose definition cannot be written down: a mistake in the type.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,13 @@ pub struct ManifestError {
 /// The definitions as the files of `deploy/crds`: name and text.
 pub fn manifests() -> Result<Vec<(&'static str, String)>, ManifestError> {
     let all = [
+        (
+            "kubeflow.org_caffe2jobs.yaml",
+            "kubeflow's Caffe2Job",
+            KubeflowCaffe2Job::crd(),
+        ),
         ("trackbed.io_cachenodes.yaml", "CacheNode", CacheNode::crd()),
+        ("trackbed.io_caffe2jobs.yaml", "Caffe2Job", Caffe2Job::crd()),
         ("trackbed.io_datasets.yaml", "Dataset", Dataset::crd()),
     ];
     let written = all.into_iter().map(|(file, kind, definition)| {

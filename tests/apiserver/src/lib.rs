@@ -10,7 +10,11 @@
 //!   rules is 422;
 //! - server-side apply: field managers, conflicts, forcing, fields that are no longer applied;
 //! - watches: from a version on, an event of code 410 if that is too old, bookmarks, time limits, selectors;
-//! - lists in pages; finalizers.
+//! - lists in pages; finalizers; garbage collection by owner references;
+//! - pods: what may change in one behind scheduling gates and what may not, binding, an end that takes a
+//!   kubelet.
+//!
+//! [`Machines`] are nodes for it: a scheduler and kubelets.
 //!
 //! A test can stop it and have it come back on the same port, cut or stall its watches, forget its
 //! history, forbid calls, answer with errors, and look at which calls were made. What nobody here uses
@@ -19,6 +23,9 @@
 mod answer;
 mod apply;
 mod fields;
+mod garbage;
+mod machines;
+mod pods;
 mod resource;
 mod schema;
 mod serve;
@@ -31,7 +38,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -40,6 +47,8 @@ use answer::Refusal;
 use resource::{Kinds, Target};
 use store::Store;
 use write::Write;
+
+pub use machines::Machines;
 
 /// What every request must carry.
 const TOKEN: &str = "a-token-of-this-test";
@@ -53,6 +62,7 @@ pub struct ApiServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     serving: Mutex<Option<JoinHandle<()>>>,
+    collecting: JoinHandle<()>,
 }
 
 /// What connections share.
@@ -96,9 +106,11 @@ impl ApiServer {
             calls: Mutex::default(),
         });
         let serving = tokio::spawn(serve::serve(listener, shared.clone()));
+        let collecting = tokio::spawn(garbage::collect(shared.clone()));
         Ok(ApiServer {
             address,
             shared,
+            collecting,
             serving: Mutex::new(Some(serving)),
         })
     }
@@ -192,6 +204,44 @@ impl ApiServer {
         self.shared.store.get(&target.key())
     }
 
+    /// The same for its status.
+    ///
+    /// # Panics
+    ///
+    /// If the server refuses it, with its reason, or does not have the object.
+    pub fn merge_status(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Value {
+        let mut target = self.shared.kinds.named(kind, namespace, name);
+        target.subresource = Some("status".to_owned());
+        let write = Write::merge(patch.clone(), "test");
+        self.write(&target, write)
+            .unwrap_or_else(|refusal| panic!("not merged: {}", refusal.body()))
+    }
+
+    /// All objects of a kind.
+    pub fn all(&self, kind: &str) -> Vec<Value> {
+        let mut target = self.shared.kinds.named(kind, "", "");
+        target.name = None;
+        let (all, _) = self.shared.store.all(|key| target.covers(key));
+        all.into_iter().map(|(_, object)| object).collect()
+    }
+
+    /// Binds a pod to a node as a scheduler does; why not, if it may not be.
+    pub fn bind(&self, namespace: &str, pod: &str, node: &str) -> Result<(), String> {
+        let target = self.shared.kinds.named("Pod", namespace, pod);
+        let done = self.write(&target, Write::bind(node));
+        done.map(drop).map_err(|refusal| refusal.body().to_string())
+    }
+
+    /// A kubelet has ended a pod that was deleted: it is gone.
+    pub fn ended(&self, namespace: &str, pod: &str) {
+        let target = self.shared.kinds.named("Pod", namespace, pod);
+        // It is gone either way.
+        let _ = self.write(
+            &target,
+            Write::delete_if(&json!({ "gracePeriodSeconds": 0 })),
+        );
+    }
+
     /// Deletes an object; nothing happens if there is none.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         let target = self.shared.kinds.named(kind, namespace, name);
@@ -207,6 +257,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
+        self.collecting.abort();
         if let Some(serving) = self.serving.lock().take() {
             serving.abort();
         }

@@ -31,6 +31,11 @@ impl Resource {
         }
     }
 
+    /// Whether these are pods, of which more is asked.
+    pub(crate) fn is_pods(&self) -> bool {
+        self.group.is_empty() && self.plural == "pods"
+    }
+
     /// As in RBAC and in messages.
     pub(crate) fn full_name(&self) -> String {
         match self.group.as_str() {
@@ -201,9 +206,16 @@ impl Kinds {
         })
     }
 
-    /// The object of this kind and name. Panics if there is no such kind: the test's mistake.
+    /// The object of this kind and name; the kind with its group, as `Job.batch`, where several have it.
+    /// Panics if there is no such kind: the test's mistake.
     pub(crate) fn named(&self, kind: &str, namespace: &str, name: &str) -> Target {
-        let at = self.0.iter().position(|resource| resource.kind == kind);
+        let (kind, group) = match kind.split_once('.') {
+            Some((kind, group)) => (kind, Some(group)),
+            None => (kind, None),
+        };
+        let at = self.0.iter().position(|resource| {
+            resource.kind == kind && group.is_none_or(|group| resource.group == group)
+        });
         Target {
             resource: at.unwrap_or_else(|| panic!("no kind {kind} is served")),
             namespace: namespace.to_owned(),
@@ -212,11 +224,23 @@ impl Kinds {
         }
     }
 
+    /// The object of a key.
+    pub(crate) fn target_at(&self, key: &Key) -> Target {
+        Target {
+            resource: key.resource,
+            namespace: key.namespace.clone(),
+            name: Some(key.name.clone()),
+            subresource: None,
+        }
+    }
+
     /// The collection that an object belongs to.
     pub(crate) fn target_of(&self, object: &Value) -> Target {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &object["metadata"];
-        let kind = text(&object["kind"]);
+        let version = text(&object["apiVersion"]);
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let kind = format!("{}.{group}", text(&object["kind"]));
         let mut target = self.named(&kind, &text(&metadata["namespace"]), "");
         target.name = None;
         target

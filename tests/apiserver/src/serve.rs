@@ -156,7 +156,7 @@ async fn answer(
         "create" => Write::create(parsed()?, default),
         "update" => Write::replace(parsed()?, default),
         "delete" if body.is_empty() => Write::delete(),
-        "delete" => Write::delete_if(&parsed()?["preconditions"]),
+        "delete" => Write::delete_if(&parsed()?),
         _ => match content_type.as_ref().map(HeaderValue::as_bytes) {
             Some(b"application/merge-patch+json") => Write::merge(parsed()?, default),
             // JSON is YAML; clients that send anything else are not used here.

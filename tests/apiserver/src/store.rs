@@ -113,8 +113,10 @@ impl Store {
         if version < state.forgotten {
             return Err(Refusal::gone());
         }
-        let newer = state.history.iter().filter(|event| event.version > version);
-        Ok(newer.cloned().collect())
+        let first = state
+            .history
+            .partition_point(|event| event.version <= version);
+        Ok(state.history.range(first..).cloned().collect())
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::answer::Refusal;
 use crate::apply::{self, Manager};
 use crate::fields;
+use crate::pods;
 use crate::resource::{Resource, Target};
 use crate::schema;
 use crate::store::Store;
@@ -21,7 +22,8 @@ enum Action {
     Replace,
     Merge,
     Apply { force: bool },
-    Delete,
+    Bind,
+    Delete { now: bool },
 }
 
 impl Write {
@@ -42,12 +44,20 @@ impl Write {
     }
 
     pub(crate) fn delete() -> Write {
-        Write::new(Action::Delete, json!({}), "")
+        Write::delete_if(&json!({}))
     }
 
-    /// Deletes the object only if it has this version or uid, where those are given.
-    pub(crate) fn delete_if(preconditions: &Value) -> Write {
-        Write::new(Action::Delete, json!({ "metadata": preconditions }), "")
+    /// Deletes the object as these options say: only if it has this version or uid, where those are given; a
+    /// pod without asking its kubelet if no time is given to it.
+    pub(crate) fn delete_if(options: &Value) -> Write {
+        let now = options["gracePeriodSeconds"] == 0;
+        let seen = json!({ "metadata": options["preconditions"] });
+        Write::new(Action::Delete { now }, seen, "")
+    }
+
+    /// Binds a pod to this node.
+    pub(crate) fn bind(node: &str) -> Write {
+        Write::new(Action::Bind, json!({ "target": node }), "")
     }
 
     fn new(action: Action, body: Value, manager: &str) -> Write {
@@ -86,7 +96,8 @@ impl Write {
             };
             match self.action {
                 Action::Create => writing.create(before, self.body),
-                Action::Delete => writing.delete(before, &self.body),
+                Action::Bind => writing.bind(before, &self.body),
+                Action::Delete { now } => writing.delete(before, &self.body, now),
                 Action::Replace => writing.replace(before, self.body),
                 Action::Merge => writing.merge(before, &self.body),
                 Action::Apply { force } => writing.apply(before, &self.body, force),
@@ -113,7 +124,10 @@ impl Write {
         if !self.body.is_object() {
             return Err(Refusal::bad_request("the body is no object"));
         }
-        let whole = !matches!(self.action, Action::Merge | Action::Delete);
+        let whole = !matches!(
+            self.action,
+            Action::Merge | Action::Bind | Action::Delete { .. }
+        );
         let (kind, version) = (&self.body["kind"], &self.body["apiVersion"]);
         if whole && (*kind != resource.kind || *version != resource.api_version()) {
             return Err(Refusal::bad_request(format!(
@@ -200,7 +214,12 @@ impl Writing<'_> {
         metadata["generation"] = 1.into();
     }
 
-    fn delete(&self, before: Option<&Value>, preconditions: &Value) -> After {
+    fn bind(&self, before: Option<&Value>, body: &Value) -> After {
+        let node = body["target"].as_str().unwrap_or_default();
+        pods::bound(self.there(before)?, node, &self.what()).map(Some)
+    }
+
+    fn delete(&self, before: Option<&Value>, preconditions: &Value, now: bool) -> After {
         let before = self.there(before)?;
         for field in ["uid", "resourceVersion"] {
             let wanted = &preconditions["metadata"][field];
@@ -211,7 +230,8 @@ impl Writing<'_> {
             }
         }
         let finalizers = before["metadata"]["finalizers"].as_array();
-        if finalizers.is_none_or(Vec::is_empty) {
+        let waits = !now && self.resource.is_pods() && pods::has_a_kubelet(before);
+        if finalizers.is_none_or(Vec::is_empty) && !waits {
             return Ok(None);
         }
         let mut after = before.clone();
@@ -339,6 +359,9 @@ impl Writing<'_> {
     }
 
     fn checked(&self, object: &mut Value, before: Option<&Value>) -> Result<(), Refusal> {
+        if self.resource.is_pods() && self.target.subresource.is_none() {
+            pods::check(object, before, &self.what())?;
+        }
         match &self.resource.schema {
             Some(schema) => schema::check(object, before, schema, &self.what()),
             None => Ok(()),
@@ -362,7 +385,8 @@ impl Writing<'_> {
         let finalizers = after["metadata"]["finalizers"].as_array();
         let free = finalizers.is_none_or(Vec::is_empty);
         let leaving = !after["metadata"]["deletionTimestamp"].is_null();
-        (!(leaving && free)).then_some(after)
+        let waits = self.resource.is_pods() && pods::has_a_kubelet(&after);
+        (!(leaving && free) || waits).then_some(after)
     }
 }
 

@@ -1,0 +1,6 @@
+//! What becomes of jobs, one thing after another.
+
+mod attempts;
+mod model;
+mod pods;
+mod world;
