@@ -128,6 +128,9 @@ pub fn plan(snapshot: &Snapshot, queue: &[Gang], now: Millis, discipline: &Disci
     planner.plan
 }
 
+/// For each team its gangs: place in the order, place in the queue.
+type Waiting = BTreeMap<TeamId, VecDeque<(usize, usize)>>;
+
 struct Planner<'a> {
     snapshot: &'a Snapshot,
     queue: &'a [Gang],
@@ -179,8 +182,7 @@ impl<'a> Planner<'a> {
     /// Of the highest priority, a gang of the team with the least share, again and again; of equal teams,
     /// the one whose gang stands first.
     fn fairly(&mut self, order: &[usize], share: fn(&Usage<'a>, TeamId) -> f64) {
-        let mut classes: BTreeMap<Reverse<i32>, BTreeMap<TeamId, VecDeque<(usize, usize)>>> =
-            BTreeMap::new();
+        let mut classes: BTreeMap<Reverse<i32>, Waiting> = BTreeMap::new();
         for (place, &index) in order.iter().enumerate() {
             let gang = &self.queue[index];
             let teams = classes.entry(Reverse(gang.priority)).or_default();

@@ -7,7 +7,8 @@ use super::{
     quota::Usage,
 };
 
-/// The running gangs, by their places, that are to end so that `gang` fits: of teams that have borrowed and
+/// The running gangs, by their places, that are to end so that `gang` fits, once those that are ending already
+/// have; none if it then does: of teams that have borrowed and
 /// no more than they have, the lowest priority and the latest start first, and none that need not.
 pub(super) fn victims(
     snapshot: &Snapshot,
@@ -35,6 +36,13 @@ pub(super) fn victims(
         let held = snapshot.running[index].holds.iter();
         held.map(|(_, held)| u64::from(held.gpus)).sum()
     };
+    let mut free = free.clone();
+    for (node, held) in &snapshot.leaving {
+        free.give(*node, held);
+    }
+    if place(&free, rules, gang, hardware, false).is_some() {
+        return Some(Vec::new());
+    }
     let mut borrowed = std::collections::HashMap::new();
     let mut chosen = Vec::new();
     let mut later = free.clone();

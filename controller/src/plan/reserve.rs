@@ -18,6 +18,9 @@ pub(super) struct Held {
 /// A running gang that is past its said end is taken to run this much longer, of what it has run.
 const OVERRUN: i64 = 4;
 
+/// How long a pod that is ending is taken to need for it: Kubernetes's grace unless it asks for more.
+const GRACE: Millis = 30_000;
+
 /// When a running gang is taken to end; never, if it does not say.
 pub(super) fn end(started: Millis, ends: Option<Millis>, now: Millis) -> Option<Millis> {
     ends.map(|ends| {
@@ -45,6 +48,10 @@ pub(super) fn hold(
             let held = running.holds.iter().map(|(node, held)| (*node, held));
             endings.entry(at).or_default().extend(held);
         }
+    }
+    for (node, held) in &snapshot.leaving {
+        let at = now.saturating_add(GRACE);
+        endings.entry(at).or_default().push((*node, held));
     }
     for (at, held) in started {
         let held = held.iter().map(|(node, held)| (*node, held));

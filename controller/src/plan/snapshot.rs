@@ -32,6 +32,9 @@ pub struct Snapshot {
     pub nodes: Vec<Node>,
     /// Every gang that has been admitted and has not ended.
     pub running: Vec<Running>,
+    /// What pods that are ending still hold of nodes: it is not free yet, and will be without anybody's
+    /// doing.
+    pub leaving: Vec<(NodeId, Amounts)>,
     /// Every team.
     pub teams: Vec<Team>,
     /// Every dataset that a gang names.

@@ -260,3 +260,80 @@ proptest! {
         prop_assert!(zoned || !alone.admissions.is_empty(), "{:?}", alone.blocked);
     }
 }
+
+/// Two nodes of eight, both with a gang of a team that has borrowed them; a gang of another team that has a
+/// right to eight.
+fn borrowed() -> (Snapshot, Gang) {
+    let mut snapshot = Snapshot::default();
+    let fast = snapshot.hardware("fast", 1.0);
+    let quota = |nominal| {
+        BTreeMap::from([(
+            fast,
+            Quota {
+                nominal,
+                borrow: None,
+            },
+        )])
+    };
+    snapshot.teams = vec![
+        Team {
+            quotas: quota(8),
+            ..Team::new("owner")
+        },
+        Team {
+            quotas: quota(0),
+            ..Team::new("borrower")
+        },
+    ];
+    for index in 0..2u32 {
+        let mut node = Node::new(&format!("node-{index}"), fast, amounts(8, 0, 8000));
+        node.free = Amounts::default();
+        snapshot.nodes.push(node);
+        snapshot.running.push(Running {
+            name: format!("borrower-{index}"),
+            team: TeamId(1),
+            priority: 0,
+            hardware: fast,
+            started: index.into(),
+            ends: None,
+            holds: vec![(NodeId(index), amounts(8, 0, 100))],
+            reclaimable: true,
+        });
+    }
+    let gang = Gang::new(
+        "owner",
+        TeamId(0),
+        5,
+        vec![Role::new("worker", 1, amounts(8, 0, 100))],
+    );
+    (snapshot, gang)
+}
+
+#[test]
+fn no_more_is_taken_back_than_need_be_the_latest_first() {
+    let (snapshot, gang) = borrowed();
+    let planned = plan(&snapshot, &[gang], 10, &Discipline::default());
+    assert_eq!(
+        planned.reclaims,
+        [Reclaim {
+            running: 1,
+            gang: 0
+        }]
+    );
+}
+
+#[test]
+fn while_what_was_taken_back_is_still_ending_nothing_more_is() {
+    let (mut snapshot, gang) = borrowed();
+    let ending = snapshot.running.pop().expect("two run");
+    snapshot.leaving = ending.holds;
+    let planned = plan(
+        &snapshot,
+        std::slice::from_ref(&gang),
+        10,
+        &Discipline::default(),
+    );
+    assert_eq!(planned.reclaims, []);
+    let held = planned.reservation.expect("room is held");
+    assert_eq!((held.nodes, held.at), (vec![NodeId(1)], 30_010));
+}

@@ -149,6 +149,9 @@ impl Painter<'_> {
         self.picture.snapshot.nodes[id.0 as usize]
             .free
             .take(&asked, 1);
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.picture.snapshot.leaving.push((id, asked));
+        }
     }
 
     /// A gang that has nodes: what it holds of each, its pods there or on their way.
