@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use trackbed_controller::reconcile::TeamConfig;
+use trackbed_controller::reconcile::{TeamConfig, TeamQuota};
 
 use crate::support::{Cluster, node, template};
 
@@ -175,4 +175,48 @@ async fn a_suspended_job_gives_its_nodes_back_until_it_is_resumed() {
     cluster.phase("resnet", "Queued").await;
     cluster.succeed("other");
     cluster.phase("resnet", "Running").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_team_has_borrowed_goes_back_to_whom_it_belongs() {
+    let mut cluster = Cluster::idle(1).await;
+    let team = |name: &str, nominal: u32| {
+        let quota = TeamQuota {
+            nominal,
+            borrow: None,
+        };
+        TeamConfig {
+            name: name.to_owned(),
+            quotas: BTreeMap::from([("h100".to_owned(), quota)]),
+        }
+    };
+    cluster.config.teams = vec![team("owner", 8), team("guest", 0)];
+    let labels = json!({ "metadata": { "labels": { "nvidia.com/gpu.product": "h100" } } });
+    cluster.api.merge("Node", "", "n0", &labels);
+    cluster.controller("one").await;
+    cluster.submit("borrowed", 1, 8, json!({ "team": "guest" }));
+    cluster.phase("borrowed", "Running").await;
+    cluster.submit("owned", 1, 8, json!({ "team": "owner" }));
+    cluster.phase("owned", "Running").await;
+    let status = cluster
+        .until("borrowed", |status| {
+            status["phase"] == "Queued" && status["attempt"] == 2
+        })
+        .await;
+    assert_eq!(status["restarts"], 0, "that was not its fault");
+    let told = || cluster.told("borrowed");
+    let heard = || told().iter().any(|it| it == "Preempted").then_some(());
+    cluster.eventually(heard, || format!("{:?}", told())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_vanishes_under_a_pinned_pod_does_not_keep_the_job() {
+    let cluster = Cluster::impatient(1).await;
+    cluster.machines.refuse("n0", true);
+    cluster.submit("resnet", 1, 8, json!({}));
+    cluster.phase("resnet", "Admitted").await;
+    cluster.api.delete("Node", "", "n0");
+    cluster.machines.add(&cluster.api, "n1", 8);
+    let status = cluster.phase("resnet", "Running").await;
+    assert_eq!(status["placement"][0]["node"], "n1");
 }
