@@ -222,7 +222,9 @@ impl ApiServer {
         let mut target = self.shared.kinds.named(kind, "", "");
         target.name = None;
         let (all, _) = self.shared.store.all(|key| target.covers(key));
-        all.into_iter().map(|(_, object)| object).collect()
+        all.into_iter()
+            .map(|(_, object)| object.as_ref().clone())
+            .collect()
     }
 
     /// Binds a pod to a node as a scheduler does; why not, if it may not be.

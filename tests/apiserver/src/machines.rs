@@ -100,7 +100,7 @@ struct Known {
     nodes: BTreeMap<String, u64>,
     /// Pods that have a node: it, and what they take there.
     taken: BTreeMap<Key, (String, u64)>,
-    waiting: BTreeMap<Key, Value>,
+    waiting: BTreeMap<Key, Arc<Value>>,
 }
 
 async fn run(shared: Arc<Shared>, wishes: Arc<Wishes>) {
@@ -133,7 +133,7 @@ async fn run(shared: Arc<Shared>, wishes: Arc<Wishes>) {
 }
 
 impl Known {
-    fn take(&mut self, shared: &Shared, key: Key, object: Option<Value>) {
+    fn take(&mut self, shared: &Shared, key: Key, object: Option<Arc<Value>>) {
         let target = shared.kinds.target_at(&key);
         let resource = shared.kinds.resource(&target);
         if resource.plural == "nodes" {
@@ -156,7 +156,7 @@ impl Known {
         }
     }
 
-    fn pod(&mut self, shared: &Shared, key: Key, pod: Value) {
+    fn pod(&mut self, shared: &Shared, key: Key, pod: Arc<Value>) {
         let leaving = pod["metadata"]["deletionTimestamp"].is_string();
         let Some(node) = pod["spec"]["nodeName"].as_str() else {
             if !leaving

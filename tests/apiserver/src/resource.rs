@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -21,6 +22,8 @@ pub(crate) struct Resource {
     pub(crate) status: bool,
     /// Its structural schema; Kubernetes' own kinds are taken as they come.
     pub(crate) schema: Option<Value>,
+    /// The schema's rules, compiled: to do so takes longer than all else about a write.
+    pub(crate) rules: Option<CompiledSchema>,
 }
 
 impl Resource {
@@ -130,6 +133,7 @@ impl Kinds {
                 namespaced,
                 status,
                 schema: None,
+                rules: None,
             },
         );
         let custom = definitions.iter().flat_map(|definition| {
@@ -146,6 +150,7 @@ impl Kinds {
                 kind: text(&spec["names"]["kind"]),
                 namespaced: spec["scope"] == "Namespaced",
                 status: version["subresources"]["status"].is_object(),
+                rules: Some(compile_schema(&version["schema"]["openAPIV3Schema"])),
                 schema: Some(version["schema"]["openAPIV3Schema"].clone()),
             })
         });

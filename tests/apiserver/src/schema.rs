@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use kube_cel::Validator;
+use kube_cel::{CompiledSchema, Validator};
 use regex::Regex;
 use serde_json::Value;
 
@@ -21,6 +21,7 @@ pub(crate) fn check(
     object: &mut Value,
     before: Option<&Value>,
     schema: &Value,
+    rules: &CompiledSchema,
     what: &str,
 ) -> Result<(), Refusal> {
     let (kind, version) = (object["kind"].take(), object["apiVersion"].take());
@@ -32,7 +33,7 @@ pub(crate) fn check(
     let mut mistakes = Mistakes::new();
     validate(object, schema, "", &mut mistakes);
     if mistakes.is_empty()
-        && let Err(broken) = Validator::new().validate(schema, object, before)
+        && let Err(broken) = Validator::new().validate_compiled(rules, object, before)
     {
         let broken = broken.into_iter();
         mistakes.extend(broken.map(|error| (error.field_path, error.message)));

@@ -279,7 +279,9 @@ fn list(shared: &Arc<Shared>, target: &Target, query: &Query) -> Result<Response
     let chosen = all
         .into_iter()
         .filter(|(key, object)| selection.has(key, object));
-    let mut chosen = chosen.map(|(_, object)| object).skip(after);
+    let mut chosen = chosen
+        .map(|(_, object)| object.as_ref().clone())
+        .skip(after);
     let items: Vec<Value> = chosen.by_ref().take(limit).collect();
     let left = chosen.count();
     let mut metadata = BTreeMap::from([("resourceVersion", version.to_string())]);
@@ -336,7 +338,9 @@ fn watching(
             let there = all
                 .into_iter()
                 .filter(|(key, object)| selection.has(key, object));
-            waiting.extend(there.map(|(_, object)| json!({ "type": "ADDED", "object": object })));
+            waiting.extend(
+                there.map(|(_, object)| json!({ "type": "ADDED", "object": object.as_ref() })),
+            );
             if initial && bookmarks {
                 let mut end = bookmark(shared, target, version);
                 end["object"]["metadata"]["annotations"] =
@@ -421,19 +425,20 @@ impl Watch {
     fn take(&mut self, events: Vec<Event>) {
         for event in events {
             self.version = event.version;
-            let selected = |object: &Option<Value>| {
+            let selected = |object: &Option<Arc<Value>>| {
                 let object = object.as_ref()?;
                 self.selection
                     .has(&event.key, object)
                     .then(|| object.clone())
             };
             let (before, after) = (selected(&event.before), selected(&event.after));
-            let (said, mut object) = match (before, after) {
+            let (said, object) = match (before, after) {
                 (None, None) => continue,
                 (None, Some(after)) => ("ADDED", after),
                 (Some(_), Some(after)) => ("MODIFIED", after),
                 (Some(before), None) => ("DELETED", before),
             };
+            let mut object = object.as_ref().clone();
             object["metadata"]["resourceVersion"] = event.version.to_string().into();
             self.waiting
                 .push_back(json!({ "type": said, "object": object }));

@@ -1,6 +1,7 @@
 //! What is stored, and what happened to it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -25,9 +26,9 @@ pub(crate) struct Event {
     /// The version of the store that it made.
     pub(crate) version: u64,
     pub(crate) key: Key,
-    pub(crate) before: Option<Value>,
+    pub(crate) before: Option<Arc<Value>>,
     /// `None`: it was deleted.
-    pub(crate) after: Option<Value>,
+    pub(crate) after: Option<Arc<Value>>,
 }
 
 /// All objects.
@@ -40,7 +41,7 @@ pub(crate) struct Store {
 #[derive(Default)]
 struct State {
     version: u64,
-    objects: BTreeMap<Key, Value>,
+    objects: BTreeMap<Key, Arc<Value>>,
     history: VecDeque<Event>,
     /// What happened up to this version is forgotten.
     forgotten: u64,
@@ -49,11 +50,15 @@ struct State {
 
 impl Store {
     pub(crate) fn get(&self, key: &Key) -> Option<Value> {
-        self.state.lock().objects.get(key).cloned()
+        self.state
+            .lock()
+            .objects
+            .get(key)
+            .map(|it| it.as_ref().clone())
     }
 
     /// All objects, and the version at which they were so.
-    pub(crate) fn all(&self, wanted: impl Fn(&Key) -> bool) -> (Vec<(Key, Value)>, u64) {
+    pub(crate) fn all(&self, wanted: impl Fn(&Key) -> bool) -> (Vec<(Key, Arc<Value>)>, u64) {
         let state = self.state.lock();
         let found = state.objects.iter().filter(|(key, _)| wanted(key));
         let found = found.map(|(key, object)| (key.clone(), object.clone()));
@@ -69,27 +74,29 @@ impl Store {
     ) -> Result<Value, Refusal> {
         let mut state = self.state.lock();
         let before = state.objects.get(key).cloned();
-        let mut after = act(before.as_ref())?;
-        if after == before {
+        let mut after = act(before.as_deref())?;
+        if after.as_ref() == before.as_deref() {
             return after.ok_or_else(|| Refusal::not_found(format!("{:?} not found", key.name)));
         }
         state.version += 1;
         let version = state.version;
-        let mut told = after.clone().or(before.clone()).unwrap_or_default();
+        let left = after.is_some();
+        let mut told = after
+            .take()
+            .or(before.as_deref().cloned())
+            .unwrap_or_default();
         told["metadata"]["resourceVersion"] = version.to_string().into();
-        match &mut after {
-            Some(after) => {
-                after["metadata"]["resourceVersion"] = version.to_string().into();
-                state.objects.insert(key.clone(), after.clone());
-            }
-            None => {
-                state.objects.remove(key);
-            }
-        }
+        let shared = Arc::new(told.clone());
         // Who watches is told of a deletion with the version that it made.
-        let before = match after {
-            None => Some(told.clone()),
-            Some(_) => before,
+        let (before, after) = match left {
+            true => {
+                state.objects.insert(key.clone(), shared.clone());
+                (before, Some(shared))
+            }
+            false => {
+                state.objects.remove(key);
+                (Some(shared), None)
+            }
         };
         state.history.push_back(Event {
             version,

@@ -362,9 +362,11 @@ impl Writing<'_> {
         if self.resource.is_pods() && self.target.subresource.is_none() {
             pods::check(object, before, &self.what())?;
         }
-        match &self.resource.schema {
-            Some(schema) => schema::check(object, before, schema, &self.what()),
-            None => Ok(()),
+        match (&self.resource.schema, &self.resource.rules) {
+            (Some(schema), Some(rules)) => {
+                schema::check(object, before, schema, rules, &self.what())
+            }
+            _ => Ok(()),
         }
     }
 
