@@ -1,6 +1,8 @@
 //! The planner of gangs: how long a plan takes beside its limit, and what jobs see of its policy beside
-//! what they see of others, on generated traces and on files.
+//! what they see of others, on generated traces and on files; and how many gangs a second a controller
+//! admits.
 
+mod admissions;
 mod load;
 
 use std::{
@@ -30,6 +32,8 @@ const RUNS: (usize, usize) = (5, 20);
 const PLANS: usize = 100;
 /// Sizes of cluster and queue, and the limit of a plan in milliseconds.
 const SIZES: [(usize, f64); 2] = [(1_000, 50.0), (10_000, 500.0)];
+/// The least gangs a second that a controller admits.
+const ADMISSIONS: f64 = 200.0;
 /// The cluster that traces are played on: 160 accelerators.
 const CLUSTER: &str = "20x8:v100";
 /// Generated traces: jobs in each, and their seeds. They keep 9 of 10 accelerators busy.
@@ -57,6 +61,8 @@ pub struct Options {
 enum Measure {
     /// A plan with so many nodes and gangs, beside milliseconds.
     Plan(usize, f64),
+    /// Admissions a second, beside a number of them.
+    Admissions(f64),
     Jct,
     Wait,
     Utilisation,
@@ -103,6 +109,9 @@ pub fn measure(
                 .into_iter()
                 .map(|ours| Pair { ours, peer: limit })
                 .collect::<Vec<_>>()),
+            Measure::Admissions(limit) => (0..runs)
+                .map(|_| admissions::rate().map(|ours| Pair { ours, peer: limit }))
+                .collect(),
             _ => played.pairs(wanted, runs),
         };
         match pairs {
@@ -118,6 +127,7 @@ pub fn measure(
 fn case(wanted: &Wanted) -> Case {
     let (peer_name, unit, better) = match wanted.measure {
         Measure::Plan(..) => ("limit", "ms", Better::Lower),
+        Measure::Admissions(_) => ("limit", "gangs/s", Better::Higher),
         Measure::Jct => (
             "the least of fifo, skip-fifo, easy, drf and 1.05 sjf",
             "h",
@@ -144,6 +154,12 @@ fn cases<'a>(traces: impl Iterator<Item = &'a str> + Clone) -> Vec<Wanted> {
         wrong: false,
     };
     let mut cases: Vec<Wanted> = SIZES.into_iter().map(plan).collect();
+    cases.push(Wanted {
+        name: "admissions".to_owned(),
+        measure: Measure::Admissions(ADMISSIONS),
+        trace: String::new(),
+        wrong: false,
+    });
     for (kind, measure) in [
         ("jct", Measure::Jct),
         ("wait-p99", Measure::Wait),
@@ -328,6 +344,7 @@ mod tests {
         let known = [
             "plan/1000",
             "plan/10000",
+            "admissions",
             "jct/0e4a51",
             "jct/0e4a51/wrong-3x",
             "wait-p99/0e4a51",
