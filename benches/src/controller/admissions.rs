@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// Gangs a second, from the controller's first look at the jobs to the last pod let go.
 pub(super) fn rate() -> Result<f64, BenchError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        // The API server takes more than the controller does.
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(BenchError::io("starting a runtime"))?;
