@@ -289,6 +289,8 @@ impl World {
             others.take(3).collect()
         };
         let queued = job.status.attempt_live && job.status.placement.is_empty();
+        let begins =
+            !job.status.attempt_live || job.status.attempt_generation != Some(job.generation);
         let service = (namespace.clone(), service_name(job));
         let resource = &job.spec.network.resource;
         let has_resource = |node: &Node| {
@@ -304,7 +306,8 @@ impl World {
             taken: if queued { taken() } else { Vec::new() },
             service: self.services.get(&service).is_some(),
             dataset: self.dataset_of(job).map(dataset_view),
-            rdma: self.nodes.all().any(has_resource),
+            // Asked only when an attempt may begin, as it looks at every node.
+            rdma: begins && self.nodes.all().any(has_resource),
         }
     }
 
