@@ -6,6 +6,7 @@
 
 mod evict;
 mod keep;
+mod referrals;
 mod serve;
 mod siblings;
 pub(crate) mod upkeep;
@@ -18,6 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use trackbed_rdma::fabric::{ChunkSource, Fabric, FabricError};
 use trackbed_rdma::shard::Shard;
 use trackbed_rdma::slab::Slab;
@@ -39,6 +41,7 @@ use crate::workers::Workers;
 
 pub use evict::{Keeps, Mounted};
 pub use keep::VersionOnDisk;
+use referrals::Referrals;
 use upkeep::{Upkeep, UpkeepSettings};
 use versions::Versions;
 
@@ -197,6 +200,8 @@ pub(crate) struct Inner {
     workers: Workers,
     disks: Disks,
     versions: Versions,
+    /// Of chunks that peers ask this node for.
+    referrals: Mutex<Referrals>,
     upkeep: Upkeep,
     /// Removes what was evicted, which may take a while.
     remover: Workers,
@@ -284,6 +289,7 @@ impl Agent {
             workers,
             disks,
             versions: Versions::default(),
+            referrals: Mutex::default(),
             upkeep,
             remover,
             mounted: OnceLock::new(),

@@ -75,6 +75,8 @@ metrics! {
         "Chunks given to the fabric for peers"
     sibling_bytes Counter "trackbed_cache_shared_bytes_total"
         "Bytes of datasets taken from another version of the dataset on this node's disks"
+    peer_referrals Counter "trackbed_cache_peer_referrals_total"
+        "Times that a peer named another that has a chunk, as it was sending it to several already"
     peer_failures Counter "trackbed_cache_peer_failures_total"
         "Requests to peers that brought no chunk: unreachable, late or failing there"
     peer_corrupt_chunks Counter "trackbed_cache_peer_corrupt_chunks_total"

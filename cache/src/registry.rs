@@ -53,6 +53,21 @@ pub struct Member {
     pub weight: u32,
 }
 
+impl Member {
+    /// The member in few bits, for messages between nodes: the first four bytes of its name's
+    /// digest. Two members may have the same.
+    pub(crate) fn tag(&self) -> u32 {
+        tag_of(&self.name)
+    }
+}
+
+/// The [`Member::tag`] of the node of that name.
+pub(crate) fn tag_of(node: &str) -> u32 {
+    let digest = Digest::of(node.as_bytes());
+    let [a, b, c, d, ..] = *digest.as_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
 /// The most earlier versions of a dataset that are remembered; the oldest are forgotten.
 const MAX_EARLIER: usize = 1000;
 

@@ -102,6 +102,12 @@ pub trait ChunkSource: Send + Sync + 'static {
         peer: &str,
         request: ChunkRequest,
     ) -> Pin<Box<dyn Future<Output = Result<Payload, Refusal>> + Send>>;
+
+    /// A payload that [`ChunkSource::serve`] gave has left this node whole (`delivered`), or never
+    /// will: called once for each, on the shard's thread, and must not block.
+    fn ended(&self, peer: &str, request: ChunkRequest, delivered: bool) {
+        let _ = (peer, request, delivered);
+    }
 }
 
 /// Which chunk, of what.
@@ -118,6 +124,12 @@ pub struct ChunkRequest {
 impl ChunkRequest {
     /// The requester is itself answering somebody: don't ask a third on its behalf.
     pub const FORWARDED: u16 = 1;
+
+    /// The requester understands [`Refusal::AskInstead`].
+    pub const MAY_BE_REFERRED: u16 = 2;
+
+    /// The peer was named to the requester: what it is being sent itself, it is to give as well.
+    pub const NAMED: u16 = 4;
 }
 
 /// A chunk in a slot: `len` bytes of data from the start, the trailer in the last page.
@@ -151,30 +163,54 @@ pub fn chunk_capacity(slab: &Slab) -> usize {
     slab.slot_bytes() - PAGE_BYTES
 }
 
-/// Why a peer does not bring a chunk; the numbers travel.
+/// Why a peer does not bring a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-#[repr(u16)]
 pub enum Refusal {
     /// The peer does not have the chunk.
     #[error("it does not have the chunk")]
-    NotHere = 1,
+    NotHere,
     /// The peer does not know the dataset version.
     #[error("it does not know the dataset version")]
-    UnknownVersion = 2,
+    UnknownVersion,
     /// The peer has too much to do.
     #[error("it has too much to do")]
-    Busy = 3,
+    Busy,
     /// The peer tried and failed; its log says why.
     #[error("it failed to bring the chunk (its log says why)")]
-    Failed = 4,
+    Failed,
     /// The request makes no sense to the peer.
     #[error("it found the request malformed")]
-    Malformed = 5,
+    Malformed,
+    /// Another has the chunk and less to do: whom, by a number that the layers above agree on. Only
+    /// to a request with [`ChunkRequest::MAY_BE_REFERRED`].
+    #[error("it named another that has the chunk")]
+    AskInstead(u32),
 }
 
 impl Refusal {
-    /// The refusal of that number.
-    pub(crate) fn from_wire(status: u16) -> Option<Refusal> {
+    /// The number that travels, below 255, and what travels beside it.
+    pub(crate) fn to_wire(self) -> (u8, u32) {
+        match self {
+            Refusal::NotHere => (1, 0),
+            Refusal::UnknownVersion => (2, 0),
+            Refusal::Busy => (3, 0),
+            Refusal::Failed => (4, 0),
+            Refusal::Malformed => (5, 0),
+            Refusal::AskInstead(whom) => (6, whom),
+        }
+    }
+
+    /// The refusal of that number, with what came beside it.
+    pub(crate) fn from_wire(status: u16, beside: u32) -> Option<Refusal> {
+        match (status, beside) {
+            (6, whom) => Some(Refusal::AskInstead(whom)),
+            (status, 0) => Refusal::plain(status),
+            _ => None,
+        }
+    }
+
+    /// The refusal of that number, of those that need nothing beside it.
+    pub(crate) fn plain(status: u16) -> Option<Refusal> {
         Some(match status {
             1 => Refusal::NotHere,
             2 => Refusal::UnknownVersion,

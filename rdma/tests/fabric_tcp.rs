@@ -10,8 +10,8 @@ use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::join_all;
 use peers::{
-    CAPACITY, GATED, Harm, Node, PANICS, REFUSED, Wire, behind_a_wire, chunk, fetch_all, is_right,
-    length_of, loopback, pair, wait_until,
+    CAPACITY, GATED, Harm, Node, PANICS, REFUSALS, REFUSED, Wire, behind_a_wire, chunk, fetch_all,
+    is_right, length_of, loopback, pair, wait_until,
 };
 use trackbed_rdma::fabric::{
     FabricConfig, FabricError, FetchError, GreetingError, Refusal, TRAILER_BYTES,
@@ -122,14 +122,7 @@ fn every_refusal_arrives_as_what_it_is_and_the_link_goes_on() {
     let (client, server) = pair();
     block_on(async {
         let link = client.link_to(&server).await.unwrap();
-        let kinds = [
-            Refusal::NotHere,
-            Refusal::UnknownVersion,
-            Refusal::Busy,
-            Refusal::Failed,
-            Refusal::Malformed,
-        ];
-        for (number, kind) in kinds.into_iter().enumerate() {
+        for (number, kind) in REFUSALS.into_iter().enumerate() {
             let error = link
                 .fetch(chunk(REFUSED + number as u32))
                 .await
@@ -143,8 +136,11 @@ fn every_refusal_arrives_as_what_it_is_and_the_link_goes_on() {
             "a panic there is a failure here"
         );
         fetch_all(&link, 0..3).await;
-        assert_eq!(client.fabric.counters().refusals_received, 6);
-        assert_eq!(server.fabric.counters().refusals_sent, 6);
+        assert_eq!(client.fabric.counters().refusals_received, 7);
+        assert_eq!(server.fabric.counters().refusals_sent, 7);
+        let [delivered, lost] = &server.source.ended;
+        wait_until(|| delivered.load(Ordering::Relaxed) == 3);
+        assert_eq!(lost.load(Ordering::Relaxed), 0);
     });
 }
 

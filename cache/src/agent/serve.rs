@@ -3,14 +3,21 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use trackbed_rdma::fabric::{ChunkRequest, ChunkSource, Payload, Refusal};
 use trackbed_rdma::slab::Lease;
 
 use super::Inner;
+use super::referrals::{Key, Turn};
 use crate::digest::Digest;
 use crate::fill::{Filled, For};
 use crate::open::Version;
+use crate::registry::tag_of;
+
+/// How long somebody to whom an owner has named us waits for a chunk that is on its way to us. It may be
+/// on its way to us from somebody who waits in turn: this ends rings, should owners' news make one.
+const NAMED_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves peers for as long as the agent lives; the fabric that holds it does not keep it alive.
 pub(super) struct Source(Weak<Inner>);
@@ -30,11 +37,73 @@ impl ChunkSource for Source {
         let (inner, peer) = (self.0.upgrade(), peer.to_owned());
         Box::pin(async move {
             let inner = inner.ok_or(Refusal::Failed)?;
+            let copy = Copy::begin(&inner, &peer, request)?;
             let payload = serve(&inner, &peer, request).await?;
+            if let Some(copy) = copy {
+                copy.leave();
+            }
             inner.counters.peer_out_chunks.add(1);
             inner.counters.peer_out_bytes.add(u64::from(payload.len));
             Ok(payload)
         })
+    }
+
+    fn ended(&self, peer: &str, request: ChunkRequest, delivered: bool) {
+        if let Some(inner) = self.0.upgrade()
+            && let Some(key) = counted(request)
+        {
+            let mut referrals = inner.referrals.lock();
+            referrals.ended(key, tag_of(peer), delivered, Instant::now());
+        }
+    }
+}
+
+/// What a request is counted as: one that another has referred here is not ours to spread.
+fn counted(request: ChunkRequest) -> Option<Key> {
+    let forwarded = request.flags & ChunkRequest::FORWARDED != 0;
+    (!forwarded).then(|| (Digest::from(request.version), request.chunk))
+}
+
+/// A copy of a chunk that a peer is sent, until the fabric has it. Dropped before, it is not sent.
+struct Copy<'a> {
+    inner: &'a Inner,
+    key: Key,
+    who: u32,
+}
+
+impl<'a> Copy<'a> {
+    /// Notes that the peer is sent a copy, or says whom it is to ask instead. `None` for a copy that
+    /// is not counted.
+    fn begin(
+        inner: &'a Inner,
+        peer: &str,
+        request: ChunkRequest,
+    ) -> Result<Option<Copy<'a>>, Refusal> {
+        let Some(key) = counted(request) else {
+            return Ok(None);
+        };
+        let (who, now) = (tag_of(peer), Instant::now());
+        let mut referrals = inner.referrals.lock();
+        if request.flags & ChunkRequest::MAY_BE_REFERRED == 0 {
+            referrals.insists(key, who, now);
+        } else if let Turn::Name(whom) = referrals.ask(key, who, now) {
+            return Err(Refusal::AskInstead(whom));
+        }
+        Ok(Some(Copy { inner, key, who }))
+    }
+
+    /// The fabric tells what becomes of it from now on.
+    fn leave(self) {
+        let now = Instant::now();
+        self.inner.referrals.lock().leaves(self.key, self.who, now);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Copy<'_> {
+    fn drop(&mut self) {
+        let mut referrals = self.inner.referrals.lock();
+        referrals.ended(self.key, self.who, false, Instant::now());
     }
 }
 
@@ -55,12 +124,16 @@ async fn serve(inner: &Arc<Inner>, peer: &str, request: ChunkRequest) -> Result<
             if let Some(payload) = from_disk(inner, &version, chunk).await {
                 return Ok(payload);
             }
-            if request.flags & ChunkRequest::FORWARDED != 0 {
+            if request.flags & ChunkRequest::NAMED != 0 {
+                let arrival = inner.filler.arrival(&version, chunk, NAMED_WAIT);
+                arrival.await.ok_or(Refusal::NotHere)?
+            } else if request.flags & ChunkRequest::FORWARDED != 0 {
                 return Err(Refusal::NotHere);
+            } else {
+                let filled = inner.filler.fill(&version, chunk, For::Peer).await;
+                // The fill has logged why.
+                filled.map_err(|_| Refusal::Failed)?
             }
-            let filled = inner.filler.fill(&version, chunk, For::Peer).await;
-            // The fill has logged why.
-            filled.map_err(|_| Refusal::Failed)?
         }
     };
     let (lease, len) = owned(inner, filled).await;

@@ -15,7 +15,7 @@ use futures_timer::Delay;
 use trackbed_rdma::slab::Lease;
 
 use super::from_peer::PeerFailure;
-use super::plan::{self, Outcome, Source, Step};
+use super::plan::{self, Asked, Outcome, Source, Step};
 use super::{FillError, Filler, For};
 use crate::open::Version;
 use crate::origin::OriginError;
@@ -35,9 +35,9 @@ enum Failure {
 }
 
 impl Failure {
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self, members: &[Member]) -> Outcome {
         match self {
-            Failure::Peer(failure) => failure.outcome(),
+            Failure::Peer(failure) => failure.outcome(members),
             Failure::Origin(_) => Outcome::NotDelivered,
         }
     }
@@ -63,7 +63,7 @@ struct Tried {
 
 impl Tried {
     fn failed(&mut self, members: &[Member], source: Source, failure: Failure) {
-        let outcome = failure.outcome();
+        let outcome = failure.outcome(members);
         for tried in &mut self.outcomes {
             if tried.0 == source {
                 tried.1 = outcome;
@@ -71,13 +71,7 @@ impl Tried {
         }
         match (source, failure) {
             (_, Failure::Origin(error)) => self.origin_said = Some(error),
-            (
-                Source::Peer {
-                    member,
-                    stored_only: false,
-                },
-                Failure::Peer(failure),
-            ) => self
+            (Source::Peer { member, asked }, Failure::Peer(failure)) if asked.is_to_bring() => self
                 .told
                 .push(format!("{}: {failure}", members[member].name)),
             _ => {}
@@ -145,7 +139,7 @@ impl Filler {
                         let is_help = matches!(
                             source,
                             Source::Peer {
-                                stored_only: true,
+                                asked: Asked::Give,
                                 ..
                             }
                         );
@@ -190,7 +184,7 @@ impl Filler {
         match source {
             Source::Peer {
                 member,
-                stored_only: true,
+                asked: Asked::Give,
             } => self.peers.is_linked(&members[*member]),
             Source::Peer { member, .. } => !self.peers.is_down(&members[*member].name),
             Source::Origin => true,
@@ -203,14 +197,17 @@ impl Filler {
         match source {
             Source::Origin => VecDeque::new(),
             Source::Peer {
-                stored_only: true, ..
+                asked: Asked::Give, ..
             } => [(waits.next, Alarm::Next)].into(),
             Source::Peer { .. } => [(waits.hedge, Alarm::Hedge), (waits.next, Alarm::Next)].into(),
         }
     }
 
     fn note_slow(&self, members: &[Member], asked: Option<Source>, waited: Duration) {
-        if let Some(Source::Peer { member, .. }) = asked {
+        // Whom an owner has named may be slow for those before it.
+        if let Some(Source::Peer { member, asked }) = asked
+            && asked != Asked::GiveNamed
+        {
             let peer = &members[member].name;
             tracing::info!(peer, ?waited, "a peer is slow: asking elsewhere as well");
             self.pace.note(waited);
@@ -233,12 +230,9 @@ impl Filler {
                     let read = self.read_origin(version, chunk).await;
                     read.map_err(Failure::Origin)
                 }
-                Source::Peer {
-                    member,
-                    stored_only,
-                } => {
-                    let asked = self.ask_peer(version, chunk, &members[member], stored_only);
-                    asked.await.map_err(Failure::Peer)
+                Source::Peer { member, asked } => {
+                    let answer = self.ask_peer(version, chunk, &members[member], asked);
+                    answer.await.map_err(Failure::Peer)
                 }
             };
             (source, delivered)

@@ -40,6 +40,15 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
         (receiver, lead)
     }
 
+    /// Where the result of work that is under way will arrive.
+    pub(crate) fn join_if_any(&self, key: &K) -> Option<oneshot::Receiver<V>> {
+        let mut flights = self.0.lock();
+        let waiters = flights.get_mut(key)?;
+        let (sender, receiver) = oneshot::channel();
+        waiters.push(sender);
+        Some(receiver)
+    }
+
     /// Whether work for `key` is under way.
     pub(crate) fn has(&self, key: &K) -> bool {
         self.0.lock().contains_key(key)
@@ -83,10 +92,12 @@ mod tests {
         let (first, lead) = flights.join("chunk");
         let (second, nobody) = flights.join("chunk");
         assert!(nobody.is_none() && flights.has(&"chunk"));
+        let third = flights.join_if_any(&"chunk").expect("under way");
         lead.expect("the first leads").finish(7);
         assert_eq!(first.now_or_never(), Some(Ok(7)));
         assert_eq!(second.now_or_never(), Some(Ok(7)));
-        assert!(!flights.has(&"chunk"));
+        assert_eq!(third.now_or_never(), Some(Ok(7)));
+        assert!(!flights.has(&"chunk") && flights.join_if_any(&"chunk").is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use trackbed_rdma::fabric::{ChunkRequest, FetchError, Refusal, TRAILER_BYTES};
 use trackbed_rdma::slab::Lease;
 
 use super::Filler;
-use super::plan::Outcome;
+use super::plan::{Asked, Outcome};
 use crate::open::Version;
 use crate::peers::PeerError;
 use crate::registry::Member;
@@ -34,8 +34,12 @@ pub(super) enum PeerFailure {
 }
 
 impl PeerFailure {
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self, members: &[Member]) -> Outcome {
         match self {
+            PeerFailure::Fetch(FetchError::Refused(Refusal::AskInstead(whom))) => {
+                let is_it = |member: &Member| member.tag() == *whom;
+                Outcome::Named(members.iter().position(is_it))
+            }
             PeerFailure::Fetch(FetchError::Refused(Refusal::Busy)) => Outcome::Busy,
             PeerFailure::Fetch(FetchError::Refused(_)) | PeerFailure::Corrupt(_) => {
                 Outcome::NotDelivered
@@ -64,13 +68,13 @@ impl Filler {
         version: &Arc<Version>,
         chunk: u32,
         member: &Member,
-        stored_only: bool,
+        asked: Asked,
     ) -> Result<(Lease, Arc<Seal>), PeerFailure> {
         let began = Instant::now();
-        let result = self.fetch(version, chunk, member, stored_only).await;
+        let result = self.fetch(version, chunk, member, asked).await;
         match &result {
             Ok((_, seal)) => {
-                if !stored_only {
+                if asked != Asked::Give {
                     self.pace.note(began.elapsed());
                 }
                 self.hedges.succeeded();
@@ -79,7 +83,10 @@ impl Filler {
                 self.counters.peer_in_bytes.add(seal.len() as u64);
             }
             // That it has nothing on disk is what a peer was asked.
-            Err(PeerFailure::Fetch(FetchError::Refused(_))) if stored_only => {}
+            Err(PeerFailure::Fetch(FetchError::Refused(_))) if !asked.is_to_bring() => {}
+            Err(PeerFailure::Fetch(FetchError::Refused(Refusal::AskInstead(_)))) => {
+                self.counters.peer_referrals.add(1);
+            }
             Err(failure) => {
                 self.counters.peer_failures.add(1);
                 match failure {
@@ -104,7 +111,7 @@ impl Filler {
         version: &Arc<Version>,
         chunk: u32,
         member: &Member,
-        stored_only: bool,
+        asked: Asked,
     ) -> Result<(Lease, Arc<Seal>), PeerFailure> {
         let link = self
             .peers
@@ -114,10 +121,11 @@ impl Filler {
         let request = ChunkRequest {
             version: *version.digest().as_bytes(),
             chunk,
-            flags: if stored_only {
-                ChunkRequest::FORWARDED
-            } else {
-                0
+            flags: match asked {
+                Asked::Bring => ChunkRequest::MAY_BE_REFERRED,
+                Asked::BringItself => 0,
+                Asked::GiveNamed => ChunkRequest::FORWARDED | ChunkRequest::NAMED,
+                Asked::Give => ChunkRequest::FORWARDED,
             },
         };
         let fetch = std::pin::pin!(link.fetch(request));

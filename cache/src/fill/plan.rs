@@ -2,7 +2,8 @@
 //!
 //! Only owners read the origin, so that it gives each byte once: the primary, or the second owner
 //! when the primary does not answer. Others ask the owners, and the origin only if neither owner
-//! can deliver. An owner that is merely busy is waited for.
+//! can deliver. An owner that is merely busy is waited for, and one that names another who has the
+//! chunk is asked again if there is nothing to be had there.
 
 use crate::placement::Owners;
 
@@ -13,11 +14,31 @@ pub(super) enum Source {
     Peer {
         /// The position.
         member: usize,
-        /// Whether it is to answer from its disk only, and to ask nobody in turn.
-        stored_only: bool,
+        /// What it is asked.
+        asked: Asked,
     },
     /// The origin itself.
     Origin,
+}
+
+/// What a peer is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// To bring the chunk from wherever it has it, or to name another that has it.
+    Bring,
+    /// To bring the chunk itself.
+    BringItself,
+    /// To give what it has or is being sent, and to ask nobody in turn: it was named by an owner.
+    GiveNamed,
+    /// The same, and not worth meeting it for.
+    Give,
+}
+
+impl Asked {
+    /// Whether the peer is to do whatever it takes.
+    pub(super) fn is_to_bring(self) -> bool {
+        matches!(self, Asked::Bring | Asked::BringItself)
+    }
 }
 
 /// How asking someone ended, if not with the chunk.
@@ -29,6 +50,8 @@ pub(super) enum Outcome {
     Unreachable,
     /// It answered that it has no time.
     Busy,
+    /// It named another, whose position this is if it is a member.
+    Named(Option<usize>),
     /// It does not have the chunk, or tried and failed, or sent something else.
     NotDelivered,
 }
@@ -72,16 +95,35 @@ fn order(situation: &Situation) -> Vec<Source> {
         return vec![Source::Origin];
     };
     let peers = [Some(primary), secondary].into_iter().flatten();
-    let stored_only = !situation.asks_on();
+    let asked = if situation.asks_on() {
+        Asked::Bring
+    } else {
+        Asked::Give
+    };
     peers
         .filter(|&member| situation.me != Some(member))
         // The second owner asks the primary; if that is down it is the owner itself.
-        .map(|member| Source::Peer {
-            member,
-            stored_only,
-        })
+        .map(|member| Source::Peer { member, asked })
         .chain([Source::Origin])
         .collect()
+}
+
+/// Whom to ask after an owner named another: that one, then the owner itself once more.
+fn after_named(
+    situation: &Situation,
+    owner: usize,
+    named: Option<usize>,
+) -> impl Iterator<Item = Source> {
+    let named = named.filter(|named| situation.me != Some(*named) && owner != *named);
+    let named = named.map(|member| Source::Peer {
+        member,
+        asked: Asked::GiveNamed,
+    });
+    let again = Source::Peer {
+        member: owner,
+        asked: Asked::BringItself,
+    };
+    named.into_iter().chain([again])
 }
 
 /// The next step, given what was tried so far. `usable` says whether a source is worth trying now.
@@ -93,20 +135,21 @@ pub(super) fn next(
     let untried = |source: &Source| tried.iter().all(|(asked, _)| asked != source);
     let someone_is_busy = tried.iter().any(|(source, outcome)| {
         *outcome == Outcome::Busy
-            && matches!(
-                source,
-                Source::Peer {
-                    stored_only: false,
-                    ..
-                }
-            )
+            && matches!(source, Source::Peer { asked, .. } if asked.is_to_bring())
     });
-    for source in order(situation).into_iter().filter(untried) {
-        if source == Source::Origin && someone_is_busy {
-            return Step::Wait;
-        }
-        if usable(&source) {
-            return Step::Ask(source);
+    for source in order(situation) {
+        let ended = tried.iter().find(|(asked, _)| *asked == source);
+        match (source, ended) {
+            (Source::Origin, None) if someone_is_busy => return Step::Wait,
+            (_, None) if usable(&source) => return Step::Ask(source),
+            (Source::Peer { member, .. }, Some((_, Outcome::Named(named)))) => {
+                let next = after_named(situation, member, *named)
+                    .find(|source| untried(source) && usable(source));
+                if let Some(source) = next {
+                    return Step::Ask(source);
+                }
+            }
+            _ => {}
         }
     }
     Step::GiveUp
@@ -130,7 +173,7 @@ pub(super) fn beside(
         .find(|&member| situation.me != Some(member) && !asked(member) && usable(member))
         .map(|member| Source::Peer {
             member,
-            stored_only: true,
+            asked: Asked::Give,
         })
 }
 
@@ -145,11 +188,11 @@ mod tests {
     });
     const PRIMARY: Source = Source::Peer {
         member: 0,
-        stored_only: false,
+        asked: Asked::Bring,
     };
     const SECONDARY: Source = Source::Peer {
         member: 1,
-        stored_only: false,
+        asked: Asked::Bring,
     };
 
     fn steps(me: usize, for_peer: bool, down: &[usize], ends: Outcome) -> Vec<Step> {
@@ -194,7 +237,7 @@ mod tests {
     fn the_primary_reads_the_origin_unless_the_second_owner_has_it_on_disk() {
         let helped = Source::Peer {
             member: 1,
-            stored_only: true,
+            asked: Asked::Give,
         };
         let steps_taken = steps(0, false, &[], Outcome::NotDelivered);
         assert_eq!(
@@ -237,7 +280,7 @@ mod tests {
         };
         let other = Some(Source::Peer {
             member: 1,
-            stored_only: true,
+            asked: Asked::Give,
         });
         assert_eq!(beside(2, &[PRIMARY], true), other);
         assert_eq!(beside(2, &[PRIMARY], false), None);
@@ -255,6 +298,39 @@ mod tests {
     }
 
     #[test]
+    fn who_is_named_is_asked_and_the_owner_again_if_that_has_nothing() {
+        let situation = |me| Situation {
+            me: Some(me),
+            owners: OWNERS,
+            for_peer: false,
+        };
+        let peer = |member, asked| Source::Peer { member, asked };
+        let named = |whom| vec![(PRIMARY, Outcome::Named(whom))];
+        let next = |tried: &[(Source, Outcome)]| next(&situation(2), tried, |_| true);
+        let mut tried = named(Some(5));
+        for expected in [
+            peer(5, Asked::GiveNamed),
+            peer(0, Asked::BringItself),
+            SECONDARY,
+            Source::Origin,
+        ] {
+            assert_eq!(next(&tried), Step::Ask(expected));
+            tried.push((expected, Outcome::NotDelivered));
+        }
+        assert_eq!(next(&tried), Step::GiveUp);
+        // One that is unknown here, or is us, or the owner itself.
+        for nobody in [None, Some(2), Some(0)] {
+            let expected = Step::Ask(peer(0, Asked::BringItself));
+            assert_eq!(next(&named(nobody)), expected, "{nobody:?}");
+        }
+        // The owner is busy when it is asked again.
+        let mut tried = named(None);
+        tried.push((peer(0, Asked::BringItself), Outcome::Busy));
+        tried.push((SECONDARY, Outcome::Unreachable));
+        assert_eq!(next(&tried), Step::Wait);
+    }
+
+    #[test]
     fn without_members_the_origin_is_asked() {
         let situation = Situation {
             me: None,
@@ -269,7 +345,7 @@ mod tests {
         fn who_is_asked_by_a_peer_asks_nobody_to_ask_on(me in 0..4usize, busy: bool) {
             let ends = if busy { Outcome::Busy } else { Outcome::NotDelivered };
             for step in steps(me, true, &[], ends) {
-                let asks_on = matches!(step, Step::Ask(Source::Peer { stored_only: false, .. }));
+                let asks_on = matches!(step, Step::Ask(Source::Peer { asked, .. }) if asked.is_to_bring());
                 prop_assert!(!asks_on);
             }
         }

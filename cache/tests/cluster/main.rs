@@ -5,6 +5,7 @@ mod disk;
 mod disks;
 mod evict;
 mod faults;
+mod forward;
 mod image;
 mod native;
 mod reading;

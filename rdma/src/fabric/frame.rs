@@ -9,7 +9,7 @@
 //! | 5 | kind | | |
 //! | 6..8 | 0 | number of entries | 0 |
 //! | 8..12 | bytes of the body: 32 | 56 an entry | 0 |
-//! | 12..16 | 0 | 0 | data bytes of the payload |
+//! | 12..16 | 0 | 0 | data bytes of the payload, or whom to ask instead |
 //! | 16..18 | 0 | 0 | slot |
 //! | 18..20 | 0 | 0 | status |
 //! | 20..24 | 0 | 0 | tag of the request |
@@ -198,7 +198,10 @@ pub(super) fn encode_requests(entries: &[Entry]) -> Vec<u8> {
 pub(super) fn encode_reply(reply: &Reply) -> [u8; HEADER_BYTES] {
     let (payload, status) = match reply.outcome {
         Outcome::Payload(len) => (len, STATUS_PAYLOAD),
-        Outcome::Refused(refusal) => (0, refusal as u16),
+        Outcome::Refused(refusal) => {
+            let (status, beside) = refusal.to_wire();
+            (beside, u16::from(status))
+        }
         Outcome::Working => (0, STATUS_WORKING),
     };
     put_header(KIND_REPLY, 0, &[], payload, reply.slot, status, reply.tag)
@@ -236,11 +239,10 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, FrameError> {
             let payload = u32_at(header, 12);
             let outcome = match u16_at(header, 18) {
                 STATUS_PAYLOAD => Outcome::Payload(payload),
-                _ if payload != 0 => return Err(FrameError::Length),
-                STATUS_WORKING => Outcome::Working,
-                status => {
-                    Outcome::Refused(Refusal::from_wire(status).ok_or(FrameError::Status(status))?)
-                }
+                STATUS_WORKING if payload == 0 => Outcome::Working,
+                status => Outcome::Refused(
+                    Refusal::from_wire(status, payload).ok_or(FrameError::Status(status))?,
+                ),
             };
             Ok(Header::Reply(Reply {
                 slot: u16_at(header, 16),
@@ -292,7 +294,8 @@ mod tests {
     fn outcomes() -> impl Strategy<Value = Outcome> {
         prop_oneof![
             any::<u32>().prop_map(Outcome::Payload),
-            (1u16..=5).prop_map(|status| Outcome::Refused(Refusal::from_wire(status).unwrap())),
+            (1u16..=5).prop_map(|status| Outcome::Refused(Refusal::plain(status).unwrap())),
+            any::<u32>().prop_map(|whom| Outcome::Refused(Refusal::AskInstead(whom))),
             Just(Outcome::Working),
         ]
     }

@@ -86,6 +86,7 @@ fn frame_seeds() -> Vec<Vec<u8>> {
         encode_requests(&[entry(0), entry(1), entry(65_535)]),
         reply(Outcome::Payload(4 << 20)),
         reply(Outcome::Refused(Refusal::Busy)),
+        reply(Outcome::Refused(Refusal::AskInstead(0x1234_5678))),
         reply(Outcome::Working),
     ]
 }

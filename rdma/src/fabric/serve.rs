@@ -10,7 +10,7 @@ use futures::future::join_all;
 
 use super::counters::Counters;
 use super::frame::{Entry, TRAILER_BYTES};
-use super::{ChunkSource, Payload, Refusal, chunk_capacity};
+use super::{ChunkRequest, ChunkSource, Payload, Refusal, chunk_capacity};
 
 /// The most slots a peer's arena may have; bounds what one peer can have queued here.
 pub(super) const MAX_PEER_SLOTS: usize = 1024;
@@ -30,12 +30,34 @@ pub(super) struct Server {
 pub(super) struct Served {
     pub(super) entry: Entry,
     pub(super) result: Result<Payload, Refusal>,
-    pub(super) turn: Turn,
+    pub(super) leaving: Leaving,
 }
 
-/// One of the requests of a peer that may be worked on at a time. To be kept until its answer has left:
-/// dropping it begins the next.
-pub(super) struct Turn {
+/// An answer on its way. To be kept until it has left: dropping it begins the next request, and
+/// tells the source how it went.
+pub(super) struct Leaving {
+    _turn: Turn,
+    /// For answers that are payloads.
+    delivery: Option<Delivery>,
+}
+
+/// Tells the source, when dropped, whether what it gave was delivered.
+struct Delivery {
+    server: Arc<Server>,
+    peer: Arc<str>,
+    request: ChunkRequest,
+    delivered: bool,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let source = &self.server.source;
+        source.ended(&self.peer, self.request, self.delivered);
+    }
+}
+
+/// One of the requests of a peer that may be worked on at a time; dropping it begins the next.
+struct Turn {
     turns: async_channel::Sender<()>,
 }
 
@@ -50,7 +72,7 @@ impl Drop for Turn {
 /// [`Desk::work`]; dropping that ends the serves under way.
 pub(super) struct Desk {
     server: Arc<Server>,
-    peer: String,
+    peer: Arc<str>,
     /// Slots of the peer that an answer is owed for. Twice the same is a breach, and so the queue of
     /// requests can't overflow.
     owed: RefCell<Vec<bool>>,
@@ -71,7 +93,7 @@ impl Desk {
         while turns.0.try_send(()).is_ok() {}
         Desk {
             server,
-            peer: peer.to_owned(),
+            peer: peer.into(),
             owed: RefCell::new(vec![false; slots]),
             owing: Cell::new(0),
             queue: async_channel::bounded(slots),
@@ -133,22 +155,35 @@ impl Desk {
                 return;
             };
             let serve = async { self.server.source.serve(&self.peer, entry.request).await };
+            let mut delivery = None;
             let result = match AssertUnwindSafe(serve).catch_unwind().await {
-                Ok(Ok(payload)) => self.check(payload),
+                Ok(Ok(payload)) => {
+                    delivery = Some(Delivery {
+                        server: Arc::clone(&self.server),
+                        peer: Arc::clone(&self.peer),
+                        request: entry.request,
+                        delivered: false,
+                    });
+                    self.check(payload)
+                }
                 Ok(Err(refusal)) => Err(refusal),
                 Err(_) => {
                     tracing::error!(
-                        peer = self.peer,
+                        peer = &*self.peer,
                         chunk = entry.request.chunk,
                         "serving a chunk panicked"
                     );
                     Err(Refusal::Failed)
                 }
             };
+            let leaving = Leaving {
+                _turn: turn,
+                delivery,
+            };
             let served = Served {
                 entry,
                 result,
-                turn,
+                leaving,
             };
             if self.answers.0.send(served).await.is_err() {
                 return;
@@ -192,9 +227,12 @@ impl Desk {
     }
 
     /// Counts an answer that went out.
-    pub(super) fn count_sent(&self, result: Result<u32, Refusal>) {
+    pub(super) fn count_sent(&self, result: Result<u32, Refusal>, mut leaving: Leaving) {
         match result {
             Ok(len) => {
+                if let Some(delivery) = &mut leaving.delivery {
+                    delivery.delivered = true;
+                }
                 self.counters().payloads_sent.increment();
                 self.counters()
                     .payload_bytes_sent

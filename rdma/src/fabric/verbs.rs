@@ -2,7 +2,8 @@
 //!
 //! The requester SENDs request frames, each entry with the address and key of its slot. The server
 //! RDMA-WRITEs the data to the slot's start, then, with immediate, the trailer and behind it the
-//! reply's frame; a refusal is an immediate alone. An immediate is `slot << 16 | status << 8 | tag`,
+//! reply's frame; a refusal is an immediate alone, or one with the reply's frame if it names another
+//! to ask. An immediate is `slot << 16 | status << 8 | tag`,
 //! the tag cut to 8 bits: enough to notice a stray one, while the frame in the slot has all of it.
 //!
 //! Data goes in pieces, and each but the last carries an immediate that says "working". A queue pair
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::frame::Outcome;
 use super::link::{PeerLink, link};
 use super::meeting::{Endpoint, Greeting, GreetingError, Role};
 use super::serve::{Desk, MAX_PEER_SLOTS, Server};
@@ -279,6 +281,15 @@ struct Immediate {
 impl Immediate {
     const PAYLOAD: u8 = 0;
     const WORKING: u8 = 0xff;
+
+    /// The status of a reply.
+    fn status(outcome: &Outcome) -> u8 {
+        match outcome {
+            Outcome::Payload(_) => Immediate::PAYLOAD,
+            Outcome::Refused(refusal) => refusal.to_wire().0,
+            Outcome::Working => Immediate::WORKING,
+        }
+    }
 
     const fn encode(self) -> u32 {
         (self.slot as u32) << 16 | (self.status as u32) << 8 | self.tag as u32

@@ -27,6 +27,15 @@ pub(crate) const CAPACITY: usize = 64 * PAGE_BYTES;
 
 /// Chunks from this number on are refused: the number less this is the refusal.
 pub(crate) const REFUSED: u32 = 1_000_000;
+/// With these, one after the other.
+pub(crate) const REFUSALS: [Refusal; 6] = [
+    Refusal::NotHere,
+    Refusal::UnknownVersion,
+    Refusal::Busy,
+    Refusal::Failed,
+    Refusal::Malformed,
+    Refusal::AskInstead(0xfedc_ba98),
+];
 /// Serving this chunk panics.
 pub(crate) const PANICS: u32 = 2_000_000;
 /// Serving this chunk or a later one waits for [`Source::gate`].
@@ -77,6 +86,8 @@ pub(crate) struct Source {
     pub(crate) gate: (async_channel::Sender<()>, async_channel::Receiver<()>),
     pub(crate) serving: Arc<AtomicUsize>,
     pub(crate) most_serving: Arc<AtomicUsize>,
+    /// Payloads that were delivered, and that never will be.
+    pub(crate) ended: [AtomicUsize; 2],
 }
 
 impl Source {
@@ -86,6 +97,7 @@ impl Source {
             gate: async_channel::unbounded(),
             serving: Arc::default(),
             most_serving: Arc::default(),
+            ended: Default::default(),
         })
     }
 }
@@ -106,13 +118,7 @@ impl ChunkSource for Source {
                     let _ = gate.recv().await;
                 }
                 chunk if chunk >= REFUSED => {
-                    return Err([
-                        Refusal::NotHere,
-                        Refusal::UnknownVersion,
-                        Refusal::Busy,
-                        Refusal::Failed,
-                        Refusal::Malformed,
-                    ][(chunk - REFUSED) as usize % 5]);
+                    return Err(REFUSALS[(chunk - REFUSED) as usize % REFUSALS.len()]);
                 }
                 _ => {}
             }
@@ -129,6 +135,10 @@ impl ChunkSource for Source {
                 len: len as u32,
             })
         })
+    }
+
+    fn ended(&self, _peer: &str, _request: ChunkRequest, delivered: bool) {
+        self.ended[usize::from(!delivered)].fetch_add(1, Ordering::Relaxed);
     }
 }
 

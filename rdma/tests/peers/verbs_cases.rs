@@ -1,6 +1,7 @@
 //! What users of the fabric over verbs get, on whatever two devices: the mock provider's, or real.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -15,7 +16,8 @@ use trackbed_rdma::verbs::{
 };
 
 use super::{
-    CAPACITY, GATED, Node, PANICS, REFUSED, chunk, fetch_all, is_right, length_of, wait_until,
+    CAPACITY, GATED, Node, PANICS, REFUSALS, REFUSED, chunk, fetch_all, is_right, length_of,
+    wait_until,
 };
 
 /// Two devices that reach each other; the same twice will do.
@@ -94,14 +96,7 @@ pub(crate) fn every_refusal_arrives_as_what_it_is_and_the_link_goes_on(devices: 
     let (client, server) = devices.pair();
     block_on(async {
         let link = client.link_to(&server).await.unwrap();
-        let kinds = [
-            Refusal::NotHere,
-            Refusal::UnknownVersion,
-            Refusal::Busy,
-            Refusal::Failed,
-            Refusal::Malformed,
-        ];
-        for (number, kind) in kinds.into_iter().enumerate() {
+        for (number, kind) in REFUSALS.into_iter().enumerate() {
             let error = link
                 .fetch(chunk(REFUSED + number as u32))
                 .await
@@ -111,6 +106,9 @@ pub(crate) fn every_refusal_arrives_as_what_it_is_and_the_link_goes_on(devices: 
         let error = link.fetch(chunk(PANICS)).await.unwrap_err();
         assert_eq!(error, FetchError::Refused(Refusal::Failed));
         fetch_all(&link, 0..3).await;
+        let [delivered, lost] = &server.source.ended;
+        wait_until(|| delivered.load(Ordering::Relaxed) == 3);
+        assert_eq!(lost.load(Ordering::Relaxed), 0);
     });
 }
 
@@ -190,7 +188,8 @@ pub(crate) fn a_dropped_fetch_does_not_disturb_those_after_it(devices: &Devices)
         // And many that are dropped anywhere on their way.
         for round in 0..20u32 {
             let mut fetch = Box::pin(link.fetch(chunk(1)));
-            assert!(fetch.as_mut().now_or_never().is_none());
+            // On a busy machine it may be there already.
+            let _ = fetch.as_mut().now_or_never();
             std::thread::sleep(Duration::from_micros(u64::from(round) * 100));
             drop(fetch);
             fetch_all(&link, 0..2).await;

@@ -195,7 +195,7 @@ async fn send_answer(
     let Served {
         entry,
         result,
-        turn: _turn,
+        leaving,
     } = served;
     let outcome = match &result {
         Ok(payload) => Outcome::Payload(payload.len),
@@ -221,7 +221,7 @@ async fn send_answer(
             Err(refusal)
         }
     };
-    desk.count_sent(sent);
+    desk.count_sent(sent, leaving);
     Ok(())
 }
 

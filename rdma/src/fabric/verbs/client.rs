@@ -8,7 +8,7 @@ use futures::future::{Either, select};
 
 use super::completions::{Connection, Settle};
 use super::{Immediate, SPARE_RECEIVES, connect_options, pieces};
-use crate::fabric::frame::{Header, MAX_FRAME_BYTES, Outcome, Reply, TRAILER_BYTES, decode_header};
+use crate::fabric::frame::{Header, MAX_FRAME_BYTES, Outcome, TRAILER_BYTES, decode_header};
 use crate::fabric::link::{Driver, LinkEnd};
 use crate::fabric::session::Session;
 use crate::fabric::{FabricError, Refusal, chunk_capacity, trailer_at};
@@ -327,22 +327,19 @@ impl Requester {
 
     /// What a reply says, from its immediate and the slot it was written to.
     fn outcome(&self, immediate: &Immediate, tag: u32, slot: &Lease) -> Result<Outcome, LinkEnd> {
-        if immediate.status != Immediate::PAYLOAD {
-            return Refusal::from_wire(u16::from(immediate.status))
-                .map(Outcome::Refused)
-                .ok_or_else(|| {
-                    LinkEnd::Malformed(format!("status {} is unknown", immediate.status))
-                });
+        if immediate.status != Immediate::PAYLOAD
+            && let Some(refusal) = Refusal::plain(u16::from(immediate.status))
+        {
+            return Ok(Outcome::Refused(refusal));
         }
         // The reply's frame came with the same write as the immediate, behind the trailer.
         let frame = &slot[trailer_at(self.session.arena()) + TRAILER_BYTES..];
         match decode_header(frame).map_err(LinkEnd::frame)? {
-            Header::Reply(
-                reply @ Reply {
-                    outcome: Outcome::Payload(_),
-                    ..
-                },
-            ) if reply.slot == immediate.slot && reply.tag == tag => {
+            Header::Reply(reply)
+                if reply.slot == immediate.slot
+                    && reply.tag == tag
+                    && Immediate::status(&reply.outcome) == immediate.status =>
+            {
                 self.session.check_len(&reply)?;
                 Ok(reply.outcome)
             }

@@ -14,7 +14,7 @@ use crate::fabric::frame::{
     HEADER_BYTES, Header, Outcome, Reply, TRAILER_BYTES, decode_entries, decode_header,
     encode_reply,
 };
-use crate::fabric::serve::{Desk, Served, Turn};
+use crate::fabric::serve::{Desk, Leaving, Served};
 use crate::fabric::silence::Silence;
 use crate::fabric::{FabricError, Payload, Refusal, chunk_capacity, trailer_at};
 use crate::shard::Ring;
@@ -37,13 +37,10 @@ pub(super) struct Outgoing {
     what: What,
     writes: u64,
     bytes: u64,
-    /// Of an answer: the next request's turn comes when this has left.
-    _turn: Option<Turn>,
 }
 
-#[derive(Clone, Copy)]
 enum What {
-    Answer(Result<u32, Refusal>),
+    Answer(Result<u32, Refusal>, Leaving),
     SignOfLife,
 }
 
@@ -173,6 +170,20 @@ const WORKING: u32 = Immediate {
 }
 .encode();
 
+fn immediate(reply: &Reply) -> u32 {
+    Immediate {
+        slot: reply.slot,
+        status: Immediate::status(&reply.outcome),
+        tag: reply.tag as u8,
+    }
+    .encode()
+}
+
+/// Puts the reply's frame where the requester looks for it: behind the trailer.
+fn put_frame(slot: &mut Lease, trailer: usize, reply: &Reply) {
+    slot[trailer + TRAILER_BYTES..][..HEADER_BYTES].copy_from_slice(&encode_reply(reply));
+}
+
 /// Why the link ended.
 struct End(String);
 
@@ -210,82 +221,107 @@ impl PeerServer {
             let Served {
                 entry,
                 result,
-                turn,
+                leaving,
             } = served;
             let remote = RemoteAddress {
                 address: entry.address,
                 rkey: entry.rkey,
             };
-            let (slot, tag) = (entry.slot, entry.tag);
-            let immediate = |status| {
-                Immediate {
-                    slot,
-                    status,
-                    tag: tag as u8,
-                }
-                .encode()
+            let reply = Reply {
+                slot: entry.slot,
+                tag: entry.tag,
+                outcome: match &result {
+                    Ok(payload) => Outcome::Payload(payload.len),
+                    Err(refusal) => Outcome::Refused(*refusal),
+                },
             };
             let posted = match result {
-                Ok(payload) => {
-                    let Payload { mut lease, len } = self.in_registered_memory(payload).await;
-                    let trailer = trailer_at(&self.slab);
-                    let reply = Reply {
-                        slot,
-                        tag,
-                        outcome: Outcome::Payload(len),
-                    };
-                    lease[trailer + TRAILER_BYTES..][..HEADER_BYTES]
-                        .copy_from_slice(&encode_reply(&reply));
-                    let tail_bytes = TRAILER_BYTES + HEADER_BYTES;
-                    let tail = [Segment::new(trailer as u32, tail_bytes as u32)];
-                    let last = Work::write_with_immediate(
-                        remote.offset(trailer as u64),
-                        immediate(Immediate::PAYLOAD),
-                        &tail,
-                    )
-                    .signaled();
-                    let mut segments = [[Segment::new(0, 0)]; MAX_PIECES];
-                    let pieces = self.cut(len, &mut segments);
-                    let mut work = [last; MAX_PIECES + 1];
-                    for (index, (work, piece)) in work.iter_mut().zip(pieces).enumerate() {
-                        let at = remote.offset(u64::from(piece[0].offset));
-                        *work = if index + 1 < pieces.len() {
-                            Work::write_with_immediate(at, WORKING, piece).signaled()
-                        } else {
-                            Work::write(at, piece)
-                        };
-                    }
-                    let outgoing = Outgoing {
-                        lease: Some(lease),
-                        what: What::Answer(Ok(len)),
-                        writes: pieces.len() as u64 + 1,
-                        bytes: u64::from(len) + tail_bytes as u64,
-                        _turn: Some(turn),
-                    };
-                    self.connection.room_for(self.work_per_answer).await;
-                    self.desk.answers(slot);
-                    self.post(outgoing, &work[..=pieces.len()])
-                }
-                Err(refusal) => {
-                    let outgoing = Outgoing {
-                        lease: None,
-                        what: What::Answer(Err(refusal)),
-                        writes: 1,
-                        bytes: 0,
-                        _turn: Some(turn),
-                    };
-                    let status = immediate(refusal as u16 as u8);
-                    let work = [Work::write_with_immediate(remote, status, &[]).signaled()];
-                    self.connection.room_for(self.work_per_answer).await;
-                    self.desk.answers(slot);
-                    self.post(outgoing, &work)
-                }
+                Ok(payload) => self.post_payload(&reply, remote, payload, leaving).await,
+                Err(refusal) => self.post_refusal(&reply, remote, refusal, leaving).await,
             };
             if let Err(end) = posted {
                 return end;
             }
         }
         End("it is no longer served".to_owned())
+    }
+
+    async fn post_payload(
+        &self,
+        reply: &Reply,
+        remote: RemoteAddress,
+        payload: Payload,
+        leaving: Leaving,
+    ) -> Result<(), End> {
+        let Payload { mut lease, len } = self.in_registered_memory(payload).await;
+        let trailer = trailer_at(&self.slab);
+        put_frame(&mut lease, trailer, reply);
+        let tail_bytes = TRAILER_BYTES + HEADER_BYTES;
+        let tail = [Segment::new(trailer as u32, tail_bytes as u32)];
+        let last =
+            Work::write_with_immediate(remote.offset(trailer as u64), immediate(reply), &tail)
+                .signaled();
+        let mut segments = [[Segment::new(0, 0)]; MAX_PIECES];
+        let pieces = self.cut(len, &mut segments);
+        let mut work = [last; MAX_PIECES + 1];
+        for (index, (work, piece)) in work.iter_mut().zip(pieces).enumerate() {
+            let at = remote.offset(u64::from(piece[0].offset));
+            *work = if index + 1 < pieces.len() {
+                Work::write_with_immediate(at, WORKING, piece).signaled()
+            } else {
+                Work::write(at, piece)
+            };
+        }
+        let outgoing = Outgoing {
+            lease: Some(lease),
+            what: What::Answer(Ok(len), leaving),
+            writes: pieces.len() as u64 + 1,
+            bytes: u64::from(len) + tail_bytes as u64,
+        };
+        self.post_answer(reply, outgoing, &work[..=pieces.len()])
+            .await
+    }
+
+    async fn post_refusal(
+        &self,
+        reply: &Reply,
+        remote: RemoteAddress,
+        refusal: Refusal,
+        leaving: Leaving,
+    ) -> Result<(), End> {
+        let trailer = trailer_at(&self.slab);
+        let frame = [Segment::new(
+            (trailer + TRAILER_BYTES) as u32,
+            HEADER_BYTES as u32,
+        )];
+        let mut outgoing = Outgoing {
+            lease: None,
+            what: What::Answer(Err(refusal), leaving),
+            writes: 1,
+            bytes: 0,
+        };
+        let work = if let Refusal::AskInstead(_) = refusal {
+            let mut lease = self.slab.lease().await;
+            put_frame(&mut lease, trailer, reply);
+            outgoing.lease = Some(lease);
+            outgoing.bytes = HEADER_BYTES as u64;
+            let at = remote.offset(u64::from(frame[0].offset));
+            Work::write_with_immediate(at, immediate(reply), &frame)
+        } else {
+            Work::write_with_immediate(remote, immediate(reply), &[])
+        };
+        self.post_answer(reply, outgoing, &[work.signaled()]).await
+    }
+
+    async fn post_answer(
+        &self,
+        reply: &Reply,
+        outgoing: Outgoing,
+        work: &[Work<'_>],
+    ) -> Result<(), End> {
+        self.connection.room_for(self.work_per_answer).await;
+        self.desk.answers(reply.slot);
+        self.post(outgoing, work)
     }
 
     /// Cuts that many bytes of data into pieces.
@@ -383,7 +419,6 @@ impl PeerServer {
                 what: What::SignOfLife,
                 writes: 1,
                 bytes: 0,
-                _turn: None,
             };
             if let Err(end) = self.post(outgoing, &[work.signaled()]) {
                 return end;
@@ -407,7 +442,7 @@ impl Settle<Outgoing, Lease> for PeerServer {
             counters.verbs_writes_completed.add(outgoing.writes);
             counters.verbs_write_bytes_completed.add(outgoing.bytes);
             match outgoing.what {
-                What::Answer(result) => self.desk.count_sent(result),
+                What::Answer(result, leaving) => self.desk.count_sent(result, leaving),
                 What::SignOfLife => self.sign_under_way.set(false),
             }
         }
