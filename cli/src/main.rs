@@ -22,6 +22,7 @@ mod queue;
 mod rdma;
 mod simulate;
 mod size;
+mod top;
 
 use clap::{Parser, Subcommand};
 use output::Output;
@@ -36,6 +37,7 @@ Examples:
   trackbed demo --output json          one object for a script
   trackbed node --config node.yaml     the daemon that runs on every node
   trackbed rdma devices                which RDMA devices are here, and in what state
+  trackbed top --kubernetes            nodes, datasets, devices and jobs as they are now
 
 Exit status:
   0    done
@@ -85,6 +87,7 @@ enum Role {
     Queue(queue::QueueArgs),
     Job(job::JobArgs),
     Simulate(simulate::SimulateArgs),
+    Top(top::TopArgs),
 }
 
 fn main() -> ExitCode {
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
         Role::Queue(args) => queue::run(&args),
         Role::Job(args) => job::run(&args),
         Role::Simulate(args) => simulate::run(&args),
+        Role::Top(args) => top::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
