@@ -338,6 +338,13 @@ impl Agent {
     }
 
     /// As [`Agent::register`], for these readers from then on.
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "dataset.register",
+        skip_all,
+        fields(dataset = %name, origin = %origin),
+        err
+    )]
     pub async fn register_for(
         &self,
         name: &DatasetName,

@@ -5,10 +5,12 @@
 //! to take datasets from: one that can be made to fail ([`s3_server`]), and two that others wrote
 //! ([`seaweedfs`], and [`rclone`], which is no bottleneck). For the device [`plugin`], a [`machine`] that is files
 //! and a [`kubelet`] on real sockets; for the [`controller`], an API server in the test's process.
+//! For traces, a [`collector`].
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 pub mod cluster;
+pub mod collector;
 pub mod controller;
 pub mod daemon;
 pub mod kubelet;
