@@ -20,6 +20,7 @@ pub mod node;
 pub mod plugin;
 pub mod privilege;
 pub mod rclone;
+pub mod reader;
 pub mod release;
 mod s3_client;
 pub mod s3_server;

@@ -4,17 +4,11 @@
 //! The other release is this build, copied with another version in it ([`release::another`]): what a change
 //! of the agent's protocol does is tested where the protocol is, in `csi/tests/keeper.rs`.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use trackbed_apiserver::{ApiServer, Machines};
@@ -23,6 +17,7 @@ use trackbed_tests::controller::{Controller, api_server};
 use trackbed_tests::daemon::Daemon;
 use trackbed_tests::machine::{Adapter, Machine};
 use trackbed_tests::plugin::{DevicePlugin, VF};
+use trackbed_tests::reader::{Reader, Tally, files};
 use trackbed_tests::{privilege, release, tree};
 
 const NODES: usize = 3;
@@ -49,104 +44,6 @@ impl End {
             End::Upgrade => assert!(daemon.terminate().success(), "{}", daemon.log()),
         }
     }
-}
-
-/// What the files of the dataset hold.
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-/// What one process that reads has met.
-#[derive(Default)]
-struct Tally {
-    reads: AtomicU64,
-    failed: AtomicU64,
-    wrong: AtomicU64,
-}
-
-impl Tally {
-    fn count(&self, path: &Path, found: io::Result<bool>) {
-        self.reads.fetch_add(1, Relaxed);
-        let (what, before) = match found {
-            Ok(true) => return,
-            Ok(false) => ("wrong bytes".to_owned(), self.wrong.fetch_add(1, Relaxed)),
-            Err(error) => (error.to_string(), self.failed.fetch_add(1, Relaxed)),
-        };
-        // One of each says what is wrong; there may be thousands.
-        if before == 0 {
-            eprintln!("{}: {what}", path.display());
-        }
-    }
-}
-
-/// Something that reads a mount on and on.
-struct Reader {
-    tally: Arc<Tally>,
-    thread: JoinHandle<()>,
-}
-
-impl Reader {
-    /// Epoch after epoch, in another order each time, and beside that a file that stays open: as training
-    /// does. The kernel keeps nothing of it in memory.
-    fn start(mount: PathBuf, files: Arc<Files>, seed: u64, ended: Arc<AtomicBool>) -> Reader {
-        let tally = Arc::new(Tally::default());
-        let counting = tally.clone();
-        let thread = thread::spawn(move || {
-            let largest = files.iter().max_by_key(|(_, bytes)| bytes.len());
-            let (open, whole) = largest.expect("there are files");
-            let kept = File::open(mount.join(open)).expect("opens");
-            let mut dice = seed;
-            let mut order: Vec<_> = files.iter().collect();
-            while !ended.load(Relaxed) {
-                for at in (1..order.len()).rev() {
-                    order.swap(at, random(&mut dice, at + 1));
-                }
-                for &(path, bytes) in &order {
-                    if ended.load(Relaxed) {
-                        return;
-                    }
-                    counting.count(path, reads_as(&mount.join(path), bytes));
-                    let from = random(&mut dice, whole.len());
-                    let some = &whole[from..whole.len().min(from + (64 << 10))];
-                    counting.count(open, holds(&kept, from as u64, some));
-                }
-            }
-        });
-        Reader { tally, thread }
-    }
-
-    fn reads(&self) -> u64 {
-        self.tally.reads.load(Relaxed)
-    }
-}
-
-fn random(dice: &mut u64, bound: usize) -> usize {
-    *dice ^= *dice << 13;
-    *dice ^= *dice >> 7;
-    *dice ^= *dice << 17;
-    (*dice % bound as u64) as usize
-}
-
-fn forget(file: &File) -> io::Result<()> {
-    Ok(posix_fadvise(
-        file,
-        0,
-        0,
-        PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-    )?)
-}
-
-fn reads_as(path: &Path, wanted: &[u8]) -> io::Result<bool> {
-    let mut file = File::open(path)?;
-    forget(&file)?;
-    let mut found = Vec::new();
-    file.read_to_end(&mut found)?;
-    Ok(found == wanted)
-}
-
-fn holds(file: &File, from: u64, wanted: &[u8]) -> io::Result<bool> {
-    forget(file)?;
-    let mut found = vec![0; wanted.len()];
-    file.read_exact_at(&mut found, from)?;
-    Ok(found == wanted)
 }
 
 /// A job of pods that take so many accelerators each.
@@ -177,7 +74,6 @@ struct Scene {
     pods: Vec<(String, Value)>,
     /// Two on each node.
     readers: Vec<Reader>,
-    ended: Arc<AtomicBool>,
     lost: usize,
     restarts: usize,
 }
@@ -197,12 +93,7 @@ impl Scene {
         tree::write_chunks(&origin, 24).expect("writes");
         cluster.register("demo", &origin).await;
         cluster.nodes[2].complete("demo").await.expect("completes");
-        let entries = tree::read(&origin).expect("reads").into_iter();
-        let files = entries.filter_map(|(path, entry)| match entry {
-            tree::Entry::File(_, bytes) => Some((path, bytes)),
-            _ => None,
-        });
-        let files: Arc<Files> = Arc::new(files.collect());
+        let files = Arc::new(files(&origin).expect("reads"));
 
         let api = api_server().await;
         let machines = Machines::start(&api);
@@ -215,13 +106,12 @@ impl Scene {
             .until(|| has_phase(&api, "training", "Running"))
             .await;
 
-        let ended = Arc::new(AtomicBool::new(false));
         let (mut pods, mut readers) = (Vec::new(), Vec::new());
         let (mut keepers, mut plugins) = (Vec::new(), Vec::new());
         for (seed, node) in (1..).zip(&cluster.nodes) {
             let mount = node.mount("demo").await.expect("mounts");
             keepers.push(node.keeper_process());
-            let reader = |seed| Reader::start(mount.clone(), files.clone(), seed, ended.clone());
+            let reader = |seed| Reader::start(mount.clone(), files.clone(), seed);
             readers.extend([reader(seed * 0x9E37_79B9), reader(seed * 0x7261_696C)]);
             let mut all = api.all("Pod").into_iter();
             let pod = all.find(|pod| pod["spec"]["nodeName"] == node.name.as_str());
@@ -239,7 +129,6 @@ impl Scene {
             controller,
             pods,
             readers,
-            ended,
             lost: 0,
             restarts: 0,
         }
@@ -381,14 +270,12 @@ async fn a_training_job_notices_nothing_of_crashes_nor_of_another_release_and_ba
         scene.replace_controller(round, end, program).await;
     }
 
-    scene.ended.store(true, Relaxed);
-    let (mut reads, mut failed, mut wrong) = (0, 0, 0);
-    for reader in std::mem::take(&mut scene.readers) {
-        reader.thread.join().expect("no panic");
-        reads += reader.tally.reads.load(Relaxed);
-        failed += reader.tally.failed.load(Relaxed);
-        wrong += reader.tally.wrong.load(Relaxed);
-    }
+    let ended = std::mem::take(&mut scene.readers).into_iter();
+    let Tally {
+        reads,
+        failed,
+        wrong,
+    } = ended.map(Reader::end).sum();
     let (jobs, restarted) = scene.restarted();
     println!(
         "{} restarts, as {} and as {version}: {reads} reads, {failed} failed, {wrong} with wrong bytes; \
