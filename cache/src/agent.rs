@@ -29,7 +29,7 @@ use crate::fill::{Filler, FillerParts};
 use crate::manifest::{Manifest, ManifestError, Place};
 use crate::membership::Membership;
 use crate::metrics::{AgentCounters, Counters};
-use crate::open::{OpenVersion, Purpose};
+use crate::open::{OpenVersion, Progress, Purpose};
 use crate::origin::{ListProgress, OpenOrigin, OriginError, OriginUrl};
 use crate::peers::{PeerControl, Peers};
 use crate::registry::{DatasetName, DatasetRecord, Namespace, Readers, Registry, RegistryError};
@@ -344,6 +344,13 @@ impl Agent {
     }
 
     /// As [`Agent::register`], for these readers from then on.
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "dataset.register",
+        skip_all,
+        fields(dataset = %name, origin = %origin),
+        err
+    )]
     pub async fn register_for(
         &self,
         name: &DatasetName,
@@ -415,6 +422,18 @@ impl Agent {
             version,
             purpose,
         )))
+    }
+
+    /// How much this node has of the datasets whose current version it has open; nobody is asked about the
+    /// others. Looks into the registry, whose files may be on a network.
+    pub fn datasets_here(&self) -> Result<Vec<(DatasetName, Progress)>, AgentError> {
+        let records = self.0.registry.datasets()?.into_iter();
+        let here = records.filter_map(|record| {
+            let version = self.0.versions.opened(&record.version)?;
+            let open = OpenVersion::new(Arc::clone(&self.0), version, Purpose::Look);
+            Some((record.name, open.progress()))
+        });
+        Ok(here.collect())
     }
 
     /// Whether this node knows a version without asking anybody: its manifest is on a disk.

@@ -3,6 +3,7 @@
 use crate::exit::Failure;
 use crate::node::engine;
 use crate::node::kubernetes::connect;
+use crate::traces::TracesArgs;
 use clap::{Args, Subcommand};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,17 @@ struct RunArgs {
     /// What this controller is called there: the pod's name, and no other controller's
     #[arg(long, env = "TRACKBED_NAME", value_name = "NAME")]
     name: String,
+
+    #[command(flatten)]
+    traces: TracesArgs,
+}
+
+impl ControllerArgs {
+    /// Where its traces go.
+    pub(crate) fn traces(&self) -> &TracesArgs {
+        let ControllerCommand::Run(args) = &self.command;
+        &args.traces
+    }
 }
 
 /// Runs until a signal comes.

@@ -6,6 +6,7 @@ mod show;
 
 use crate::exit::Failure;
 use crate::output::Output;
+use crate::traces::TracesArgs;
 use clap::{Args, Subcommand};
 use std::fs::File;
 use std::io::Read;
@@ -68,6 +69,14 @@ impl DevicePluginArgs {
     /// Whether it runs until it is ended.
     pub(crate) fn serves(&self) -> bool {
         matches!(self.command, DevicePluginCommand::Run(_))
+    }
+
+    /// Where its traces go, if it does.
+    pub(crate) fn traces(&self) -> Option<&TracesArgs> {
+        match &self.command {
+            DevicePluginCommand::Run(args) => Some(args.traces()),
+            _ => None,
+        }
     }
 }
 

@@ -22,12 +22,16 @@ mod queue;
 mod rdma;
 mod simulate;
 mod size;
+mod top;
+mod traces;
 
 use clap::{Parser, Subcommand};
 use output::Output;
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -36,6 +40,7 @@ Examples:
   trackbed demo --output json          one object for a script
   trackbed node --config node.yaml     the daemon that runs on every node
   trackbed rdma devices                which RDMA devices are here, and in what state
+  trackbed top --kubernetes            nodes, datasets, devices and jobs as they are now
 
 Exit status:
   0    done
@@ -85,6 +90,19 @@ enum Role {
     Queue(queue::QueueArgs),
     Job(job::JobArgs),
     Simulate(simulate::SimulateArgs),
+    Top(top::TopArgs),
+}
+
+impl Role {
+    /// Where the role's traces go, and what it is called there.
+    fn traced(&self) -> (Option<&traces::TracesArgs>, &'static str) {
+        match self {
+            Role::Node(args) => (Some(args.traces()), "trackbed-agent"),
+            Role::DevicePlugin(args) => (args.traces(), "trackbed-device-plugin"),
+            Role::Controller(args) => (Some(args.traces()), "trackbed-controller"),
+            _ => (None, "trackbed"),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -97,7 +115,13 @@ fn main() -> ExitCode {
         Role::DevicePlugin(args) if args.serves() => "info",
         _ => "warn",
     };
-    if let Err(failure) = log_to_stderr(command.log.as_deref().unwrap_or(default)) {
+    let (traced, service) = command.role.traced();
+    let traces = match traces::Traces::start(traced, service) {
+        Ok(traces) => traces,
+        Err(failure) => return exit::report(failure),
+    };
+    let filter = command.log.as_deref().unwrap_or(default);
+    if let Err(failure) = log_to_stderr(filter, traces.as_ref()) {
         return exit::report(failure);
     }
     let outcome = match command.role {
@@ -115,7 +139,11 @@ fn main() -> ExitCode {
         Role::Queue(args) => queue::run(&args),
         Role::Job(args) => job::run(&args),
         Role::Simulate(args) => simulate::run(&args),
+        Role::Top(args) => top::run(args),
     };
+    if let Some(traces) = traces {
+        traces.end();
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit::report(failure),
@@ -138,17 +166,22 @@ fn refuse(error: &clap::Error) -> ExitCode {
     })
 }
 
-fn log_to_stderr(filter: &str) -> Result<(), exit::Failure> {
+/// Logs, and hands spans to the traces if there are any.
+fn log_to_stderr(filter: &str, traces: Option<&traces::Traces>) -> Result<(), exit::Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         exit::Failure::usage(format!(
             "--log {filter}: {error}: give a level (error, warn, info, debug, trace) or \
              target=level pairs"
         ))
     })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // Spans are for traces alone.
+    let spans = format!("{}=off", traces::TARGET);
+    let filter = filter.add_directive(spans.parse().expect("a directive"));
+    let log = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .init();
+        .with_filter(filter);
+    let traced = traces.map(traces::Traces::layer);
+    tracing_subscriber::registry().with(log).with(traced).init();
     Ok(())
 }

@@ -20,6 +20,7 @@ mod settings;
 mod transport;
 
 use crate::exit::Failure;
+use crate::traces::TracesArgs;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -54,6 +55,16 @@ pub(crate) struct NodeArgs {
 
     #[command(flatten)]
     settings: settings::Settings,
+
+    #[command(flatten)]
+    traces: TracesArgs,
+}
+
+impl NodeArgs {
+    /// Where its traces go.
+    pub(crate) fn traces(&self) -> &TracesArgs {
+        &self.traces
+    }
 }
 
 /// Runs the node until it is asked to end.

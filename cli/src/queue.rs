@@ -6,6 +6,7 @@ use crate::output::{Output, print};
 use crate::rdma::{print_json, table};
 use clap::Args;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use serde::Serialize;
 use trackbed_controller::api::caffe2job::JobPhase;
 use trackbed_controller::api::{Caffe2Job, KubeflowCaffe2Job};
@@ -40,20 +41,38 @@ pub(crate) struct QueueArgs {
 }
 
 /// A job, as it is shown.
-#[derive(Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
-    namespace: String,
-    name: String,
-    kind: &'static str,
-    team: String,
-    priority: i32,
-    phase: Option<JobPhase>,
-    attempt: i64,
-    pods: usize,
-    active: i32,
-    queued_at: Option<String>,
-    message: Option<String>,
+pub(crate) struct Shown {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) team: String,
+    pub(crate) priority: i32,
+    pub(crate) phase: Option<JobPhase>,
+    pub(crate) attempt: i64,
+    pub(crate) pods: usize,
+    pub(crate) active: i32,
+    pub(crate) queued_at: Option<String>,
+    pub(crate) message: Option<String>,
+    /// Since when it waits, in seconds since 1970, while it does.
+    #[serde(skip)]
+    pub(crate) waits_since: Option<i64>,
+}
+
+impl Shown {
+    /// Its phase; one that no controller has looked at yet is unseen.
+    pub(crate) fn phase(&self) -> String {
+        self.phase
+            .map_or("Unseen".to_owned(), |phase| format!("{phase:?}"))
+    }
+
+    /// For how long it has waited, if it waits.
+    pub(crate) fn waits(&self) -> String {
+        let now = Timestamp::now().as_second();
+        self.waits_since
+            .map_or(String::new(), |since| age(now - since))
+    }
 }
 
 /// Asks, and shows.
@@ -62,19 +81,10 @@ pub(crate) fn run(args: &QueueArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
-    let mut jobs = runtime.block_on(jobs())?;
-    jobs.retain(|job| {
-        let wanted = args.namespace.as_ref();
-        wanted.is_none_or(|wanted| *wanted == job.key.namespace)
-            && (args.all || !job.status.phase.is_some_and(JobPhase::is_final))
-    });
-    let since = |job: &Job| job.status.queued_at.as_ref().map_or(job.created, |at| at.0);
-    jobs.sort_by_key(|job| {
-        let waits = job.status.placement.is_empty();
-        (waits, since(job), job.key.clone())
-    });
+    let jobs = runtime.block_on(async { jobs(&connect().await?).await })?;
+    let jobs = in_order(jobs, args.namespace.as_deref(), args.all);
     match args.output {
-        Output::Json => print_json(&jobs.iter().map(shown).collect::<Vec<_>>()),
+        Output::Json => print_json(&jobs),
         Output::Table if jobs.is_empty() => print("no job waits or runs"),
         Output::Table => {
             let header = [
@@ -89,41 +99,50 @@ pub(crate) fn run(args: &QueueArgs) -> Result<(), Failure> {
                 "WHY",
             ];
             let mut table = table(&header);
-            let now = Timestamp::now();
-            for job in &jobs {
-                let it = shown(job);
-                let phase = it
-                    .phase
-                    .map_or("Unseen".to_owned(), |phase| format!("{phase:?}"));
-                let waits = match job.status.phase {
-                    Some(JobPhase::Queued) | None => age(now.as_second() - since(job).as_second()),
-                    _ => String::new(),
-                };
-                let cells = [
-                    it.namespace,
-                    it.name,
-                    it.team,
-                    it.priority.to_string(),
+            for job in jobs {
+                let (phase, waits) = (job.phase(), job.waits());
+                table.add_row([
+                    job.namespace,
+                    job.name,
+                    job.team,
+                    job.priority.to_string(),
                     phase,
-                    it.attempt.to_string(),
-                    format!("{}/{}", it.active, it.pods),
+                    job.attempt.to_string(),
+                    format!("{}/{}", job.active, job.pods),
                     waits,
-                    it.message.unwrap_or_default(),
-                ];
-                table.add_row(cells);
+                    job.message.unwrap_or_default(),
+                ]);
             }
             print(&table.to_string())
         }
     }
 }
 
-async fn jobs() -> Result<Vec<Job>, Failure> {
-    let client = connect().await?;
+/// All jobs of all namespaces.
+pub(crate) async fn jobs(client: &Client) -> Result<Vec<Job>, Failure> {
     let failed = |error: kube::Error| Failure::failed(format!("listing jobs: {}", reason(&error)));
-    let ours: Vec<Caffe2Job> = list_all(&client).await.map_err(failed)?;
-    let theirs: Vec<KubeflowCaffe2Job> = list_all(&client).await.map_err(failed)?;
+    let ours: Vec<Caffe2Job> = list_all(client).await.map_err(failed)?;
+    let theirs: Vec<KubeflowCaffe2Job> = list_all(client).await.map_err(failed)?;
     let theirs = theirs.iter().map(kubeflow_job_of);
     Ok(ours.iter().map(job_of).chain(theirs).collect())
+}
+
+/// Those of a namespace, or of all; those that run, then those that wait, and if wanted those that have ended.
+/// Whoever has waited longest comes first.
+pub(crate) fn in_order(mut jobs: Vec<Job>, namespace: Option<&str>, ended: bool) -> Vec<Shown> {
+    jobs.retain(|job| {
+        namespace.is_none_or(|wanted| *wanted == job.key.namespace)
+            && (ended || !job.status.phase.is_some_and(JobPhase::is_final))
+    });
+    jobs.sort_by_key(|job| {
+        let waits = job.status.placement.is_empty();
+        (waits, since(job), job.key.clone())
+    });
+    jobs.iter().map(shown).collect()
+}
+
+fn since(job: &Job) -> Timestamp {
+    job.status.queued_at.as_ref().map_or(job.created, |at| at.0)
 }
 
 fn shown(job: &Job) -> Shown {
@@ -150,6 +169,10 @@ fn shown(job: &Job) -> Shown {
             .as_ref()
             .map(|at| at.0.strftime("%FT%TZ").to_string()),
         message: status.message.clone(),
+        waits_since: match status.phase {
+            Some(JobPhase::Queued) | None => Some(since(job).as_second()),
+            _ => None,
+        },
     }
 }
 

@@ -4,11 +4,15 @@ use std::{
     io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use hyper_util::rt::TokioIo;
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::Pid,
+};
 use tokio::net::UnixStream;
 use tonic::{
     Code, Status,
@@ -31,6 +35,8 @@ use trackbed_proto::{
     pluginregistration::v1::registration_client::RegistrationClient,
 };
 
+use crate::daemon::Daemon;
+
 /// How long a node may take until it answers; far beyond what it needs, as the machine may be busy.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -42,9 +48,7 @@ pub struct Node {
     pub address: Ipv4Addr,
     /// Its folder: cache, sockets, log, volumes.
     pub folder: PathBuf,
-    command: Vec<String>,
-    environment: Vec<(String, String)>,
-    child: Option<Child>,
+    daemon: Daemon,
 }
 
 impl Node {
@@ -57,54 +61,41 @@ impl Node {
         Self {
             name: name.to_owned(),
             address,
+            daemon: Daemon::new(command, folder.join("node.log")),
             folder,
-            command,
-            environment: Vec::new(),
-            child: None,
         }
     }
 
     /// Gives the process, not yet started, one more flag.
     pub fn flag(&mut self, name: &str, value: impl ToString) {
-        self.command.extend([name.to_owned(), value.to_string()]);
+        self.daemon.flag(name, value);
     }
 
     /// Gives the process, not yet started, a variable of its environment.
     pub fn env(&mut self, name: &str, value: &str) {
-        self.environment.push((name.to_owned(), value.to_owned()));
+        self.daemon.env(name, value);
     }
 
     /// Has the process, not yet started, be started by another program.
     pub fn prefix(&mut self, words: &[&str]) {
-        self.command
-            .splice(0..0, words.iter().map(|&word| word.to_owned()));
+        self.daemon.prefix(words);
+    }
+
+    /// Has another build be started from now on.
+    pub fn program(&mut self, program: &Path) {
+        self.daemon.program(program);
     }
 
     /// Starts the process; returns when its sockets answer.
     pub async fn start(&mut self) -> io::Result<()> {
-        assert!(self.child.is_none(), "{} runs already", self.name);
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
-        let child = Command::new(&self.command[0])
-            .args(&self.command[1..])
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        self.child = Some(child);
+        self.daemon.start()?;
         let deadline = Instant::now() + READY_WITHIN;
         loop {
             let failed = match self.counters().await {
                 Ok(_) => return Ok(()),
                 Err(status) => status,
             };
-            let ended = self
-                .child
-                .as_mut()
-                .and_then(|child| child.try_wait().ok().flatten());
+            let ended = self.daemon.ended();
             if ended.is_some() || Instant::now() > deadline {
                 return Err(io::Error::other(format!(
                     "{} is not ready ({failed}; ended: {ended:?}); its log:\n{}",
@@ -118,7 +109,7 @@ impl Node {
 
     /// What the node wrote to its log so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+        self.daemon.log()
     }
 
     /// The folder of the node's cache.
@@ -135,22 +126,31 @@ impl Node {
         self.folder.join("staging").join(volume)
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.folder.join("node.log")
-    }
-
     /// Kills the process as a crash or an out-of-memory kill would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended by itself; it is reaped either way.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.daemon.kill();
+    }
+
+    /// Asks the process to end, as an upgrade does, and waits until it has.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.daemon.terminate()
     }
 
     /// The socket of the keeper that serves the node's mounts, and outlives it.
     pub fn keeper(&self) -> PathBuf {
         self.cache().join("keeper.sock")
+    }
+
+    /// The process that serves that socket.
+    ///
+    /// # Panics
+    ///
+    /// If none does.
+    pub fn keeper_process(&self) -> Pid {
+        let stream =
+            std::os::unix::net::UnixStream::connect(self.keeper()).expect("the keeper answers");
+        let peer = getsockopt(&stream, PeerCredentials).expect("it is a process");
+        Pid::from_raw(peer.pid())
     }
 
     /// Asks the node's keeper, if it has one, to take its mounts away and end.
@@ -167,7 +167,7 @@ impl Node {
 
     /// The node's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.daemon.pid()
     }
 
     /// Registers what is at `origin` now as the dataset `name`.
@@ -289,8 +289,7 @@ impl Node {
 
     /// Waits for the process to end by itself, and gives its exit status.
     pub fn wait(&mut self) -> Option<i32> {
-        let mut child = self.child.take()?;
-        child.wait().ok()?.code()
+        self.daemon.wait()?.code()
     }
 
     /// Stages and publishes a dataset as kubelet does, and returns the mount for the pod.

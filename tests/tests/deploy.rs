@@ -125,6 +125,38 @@ fn a_monitor_is_there_only_for_those_who_ask_for_it() {
 }
 
 #[test]
+fn daemons_send_traces_only_where_they_are_told_to() {
+    let Some((helm, _)) = manifests::clients() else {
+        return;
+    };
+    let told = |more: &[&str]| {
+        let set = [&EVERYTHING[..], more].concat();
+        let objects = manifests::helm(&helm, None, &set).expect("renders");
+        let pods = objects.values().map(|it| &it["spec"]["template"]["spec"]);
+        let containers = pods
+            .filter_map(|pod| pod["containers"].as_array())
+            .flatten();
+        let told = containers.filter_map(|container| {
+            let env = container["env"].as_array()?;
+            let at = |name: &str| env.iter().position(|it| it["name"] == name);
+            let endpoint = at("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+            // Kubernetes knows of a variable only those above it.
+            assert!(at("HOST_IP") < Some(endpoint), "{env:?}");
+            assert_eq!(env[endpoint]["value"], "http://$(HOST_IP):4317");
+            Some(container["name"].as_str()?.to_owned())
+        });
+        told.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert!(told(&[]).is_empty());
+    let told = told(&[r#"traces.endpoint="http://$(HOST_IP):4317""#]);
+    let daemons = ["agent", "controller", "device-plugin"].map(str::to_owned);
+    assert_eq!(told, daemons.into());
+    let tls = [r#"traces.endpoint="https://collector:4317""#];
+    let refused = manifests::helm(&helm, None, &tls).expect_err("there is no TLS");
+    assert!(refused.contains("endpoint"), "{refused}");
+}
+
+#[test]
 fn kustomize_gives_what_the_chart_does() {
     let Some((helm, kubectl)) = manifests::clients() else {
         return;

@@ -4,30 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use trackbed_apiserver::{ApiServer, Machines};
-use trackbed_controller::api::{CacheNode, Caffe2Job, Dataset, KubeflowCaffe2Job};
 use trackbed_controller::reconcile::ControllerConfig;
-use trackbed_tests::cluster::trackbed;
+use trackbed_tests::controller::{Controller, api_server};
 use trackbed_tests::manifests;
-
-/// Far beyond what anything here takes, as the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-async fn server() -> ApiServer {
-    let definitions = [
-        Dataset::crd(),
-        CacheNode::crd(),
-        Caffe2Job::crd(),
-        KubeflowCaffe2Job::crd(),
-    ];
-    let definitions = definitions.map(|it| serde_json::to_value(it).expect("JSON"));
-    ApiServer::start(&definitions).await.expect("serves")
-}
 
 /// The blocks of YAML on the page about jobs.
 fn examples() -> Vec<Value> {
@@ -38,69 +20,6 @@ fn examples() -> Vec<Value> {
     blocks
         .map(|text| serde_saphyr::from_str(text).expect("YAML"))
         .collect()
-}
-
-/// A controller, as a process; dropping it ends it.
-struct Controller {
-    process: Child,
-    folder: tempfile::TempDir,
-}
-
-impl Controller {
-    fn start(api: &ApiServer) -> Controller {
-        let folder = tempfile::tempdir().expect("a folder");
-        let kubeconfig = folder.path().join("kubeconfig");
-        fs::write(&kubeconfig, api.kubeconfig()).expect("writes");
-        let log = fs::File::create(folder.path().join("log")).expect("a file");
-        let process = Command::new(trackbed())
-            .args(["controller", "run", "--name", "one"])
-            .env("KUBECONFIG", kubeconfig)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn();
-        Controller {
-            process: process.expect("starts"),
-            folder,
-        }
-    }
-
-    /// Runs `trackbed …`; gives its exit status and what it prints or says.
-    async fn command(&self, words: &[&str]) -> (Option<i32>, String) {
-        let mut command = Command::new(trackbed());
-        command.args(words);
-        command.env("KUBECONFIG", self.folder.path().join("kubeconfig"));
-        let ran = tokio::task::spawn_blocking(move || command.output()).await;
-        let ran = ran.expect("no panic").expect("runs");
-        let said = if ran.status.success() {
-            ran.stdout
-        } else {
-            ran.stderr
-        };
-        (
-            ran.status.code(),
-            String::from_utf8_lossy(&said).into_owned(),
-        )
-    }
-
-    async fn until<T>(&self, mut there: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(there) = there() {
-                return there;
-            }
-            let log = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "it did not become so: {}", log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 fn phase(api: &ApiServer, kind: &str, name: &str) -> Value {
@@ -114,7 +33,7 @@ async fn the_documentation_s_example_is_a_job_and_its_configuration_one_of_the_c
     let [job, config] = &examples[..] else {
         panic!("{} examples", examples.len());
     };
-    let stored = server().await.create(job);
+    let stored = api_server().await.create(job);
     // Nothing of it is unknown, which the API server would have dropped.
     fn is_in(part: &Value, whole: &Value) -> bool {
         match part {
@@ -136,10 +55,10 @@ async fn the_documentation_s_example_is_a_job_and_its_configuration_one_of_the_c
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_show_what_runs_and_what_is_in_the_way() {
-    let api = server().await;
+    let api = api_server().await;
     let machines = Machines::start(&api);
     machines.add(&api, "n0", 8);
-    let controller = Controller::start(&api);
+    let controller = Controller::start(&api, "one").expect("starts");
     let template = json!({ "spec": { "containers": [{ "name": "c", "image": "i",
         "resources": { "limits": { "nvidia.com/gpu": "4" } } }] } });
     for (name, replicas) in [("fits", 1), ("wide", 2)] {
@@ -204,7 +123,7 @@ async fn the_commands_show_what_runs_and_what_is_in_the_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_controller_s_role_allows_all_that_it_calls_and_nothing_else() {
-    let api = server().await;
+    let api = api_server().await;
     let machines = Machines::start(&api);
     machines.add(&api, "n0", 8);
     machines.add(&api, "n1", 8);
@@ -217,7 +136,7 @@ async fn the_controller_s_role_allows_all_that_it_calls_and_nothing_else() {
         api.merge_status("Dataset", "vision", "cats", &status);
     };
     cached(0);
-    let controller = Controller::start(&api);
+    let controller = Controller::start(&api, "one").expect("starts");
     // All that a controller does with a job: has its data warmed, starts it with a redis, deletes it.
     let template = json!({ "spec": { "containers": [{ "name": "c", "image": "i" }] } });
     api.create(

@@ -17,13 +17,9 @@ use std::{
 
 use nix::{
     fcntl::{PosixFadviseAdvice, posix_fadvise},
-    sys::{
-        signal::{Signal, kill},
-        socket::{getsockopt, sockopt::PeerCredentials},
-    },
-    unistd::Pid,
+    sys::signal::{Signal, kill},
 };
-use trackbed_tests::{cluster::Cluster, node::Node, privilege, tree};
+use trackbed_tests::{cluster::Cluster, privilege, tree};
 
 /// Longer than anything here takes on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -78,13 +74,6 @@ fn files_of(origin: &Path) -> Vec<PathBuf> {
         .filter(|(_, entry)| matches!(entry, tree::Entry::File(..)))
         .map(|(path, _)| path)
         .collect()
-}
-
-/// The process that serves a node's keeper socket.
-fn keeper_of(node: &Node) -> Pid {
-    let stream = UnixStream::connect(node.keeper()).expect("the keeper answers");
-    let peer = getsockopt(&stream, PeerCredentials).expect("it is a process");
-    Pid::from_raw(peer.pid())
 }
 
 /// A process that ends with its test.
@@ -146,7 +135,7 @@ async fn a_pod_notices_nothing_of_a_node_that_is_killed_again_and_again() {
     let files = files_of(&origin);
     let node = &mut cluster.nodes[0];
     let mount = node.mount("demo").await.expect("a dataset mounts");
-    let keeper = keeper_of(node);
+    let keeper = node.keeper_process();
 
     let (ended, reads) = (
         Arc::new(AtomicBool::new(false)),
@@ -194,7 +183,11 @@ async fn a_pod_notices_nothing_of_a_node_that_is_killed_again_and_again() {
     }
     let reads = reads.load(Ordering::Relaxed);
     println!("{rounds} kills, {reads} reads, none failed or wrong");
-    assert_eq!(keeper_of(node), keeper, "one keeper served all the time");
+    assert_eq!(
+        node.keeper_process(),
+        keeper,
+        "one keeper served all the time"
+    );
     node.unmount("demo").await.expect("the dataset unmounts");
 }
 
@@ -332,7 +325,7 @@ async fn when_the_keeper_is_killed_reads_fail_and_the_next_pod_reads_again() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    kill(keeper_of(node), Signal::SIGKILL).expect("the keeper runs");
+    kill(node.keeper_process(), Signal::SIGKILL).expect("the keeper runs");
     for reader in readers {
         let error = reader.join().expect("right bytes or an error");
         let errno = error.raw_os_error();

@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use trackbed_tests::cluster::{Cluster, trackbed};
-use trackbed_tests::kubelet::Kubelet;
+use trackbed_tests::cluster::Cluster;
+use trackbed_tests::daemon::free_address;
 use trackbed_tests::machine::{Adapter, Machine};
+use trackbed_tests::plugin::DevicePlugin;
 use trackbed_tests::{manifests, privilege, tree};
 
 /// Far beyond what anything here takes, as the machine may be busy.
@@ -27,11 +28,6 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("bound").to_string()
 }
 
 /// The body of what is answered to a GET; `None` if nobody answers.
@@ -61,9 +57,7 @@ struct Scene {
     cluster: Cluster,
     agents: Vec<String>,
     plugin: String,
-    _plugin: Running,
-    _kubelet: Kubelet,
-    _machine: Machine,
+    _plugin: DevicePlugin,
 }
 
 impl Scene {
@@ -85,34 +79,15 @@ impl Scene {
         let machine = Machine::new();
         machine.adapter(&Adapter::ROCE, 0);
         machine.virtual_functions(&Adapter::ROCE, 2, 1);
-        let mut kubelet = Kubelet::new();
-        kubelet.start();
-        let config = cluster.folder().join("pools.yaml");
-        fs::write(&config, "pools: [{name: vf}]").expect("writes");
         let plugin = free_address();
-        let mut command = Command::new(trackbed());
-        command.args([
-            "device-plugin",
-            "run",
-            "--metrics-listen",
-            &plugin,
-            "--config",
-        ]);
-        command.arg(&config).arg("--root").arg(machine.root());
-        command
-            .arg("--state-dir")
-            .arg(cluster.folder().join("plugin"));
-        command.arg("--kubelet-dir").arg(kubelet.folder());
-        command.arg("--pod-resources").arg(kubelet.pod_resources());
-        command.stderr(Stdio::null());
-        let child = Running(command.spawn().expect("starts"));
+        let mut running = DevicePlugin::new(machine).expect("prepares");
+        running.daemon.flag("--metrics-listen", &plugin);
+        running.daemon.start().expect("starts");
         Scene {
             cluster,
             agents,
             plugin,
-            _plugin: child,
-            _kubelet: kubelet,
-            _machine: machine,
+            _plugin: running,
         }
     }
 }

@@ -29,6 +29,12 @@ impl Versions {
     pub(super) fn place(&self, digest: Digest) -> Arc<Place> {
         Arc::clone(self.0.lock().entry(digest).or_default())
     }
+
+    /// The version, if it is open now and not just being opened or evicted.
+    pub(super) fn opened(&self, digest: &Digest) -> Option<Arc<Version>> {
+        let place = self.0.lock().get(digest).map(Arc::clone)?;
+        place.try_lock()?.clone()
+    }
 }
 
 /// Opens the datasets' current versions as far as this node has them, so that upkeep can make them

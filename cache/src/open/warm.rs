@@ -89,6 +89,13 @@ impl OpenVersion {
     }
 
     /// Brings the chunks of a part that are not here yet to this node's disk.
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "dataset.warm",
+        skip_all,
+        fields(version = %self.manifest().digest()),
+        err
+    )]
     pub async fn warm_part(
         &self,
         part: &Part,

@@ -3,6 +3,7 @@
 use super::{STATE_DIR, functions, read_config, show};
 use crate::exit::Failure;
 use crate::node::{engine, metrics};
+use crate::traces::TracesArgs;
 use clap::Args;
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
@@ -48,6 +49,16 @@ pub(crate) struct RunArgs {
     /// Folder below which /sys and /dev lie: another one than / only for trying things out
     #[arg(long, value_name = "FOLDER", default_value = "/")]
     root: PathBuf,
+
+    #[command(flatten)]
+    traces: TracesArgs,
+}
+
+impl RunArgs {
+    /// Where its traces go.
+    pub(super) fn traces(&self) -> &TracesArgs {
+        &self.traces
+    }
 }
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {

@@ -280,6 +280,10 @@ async fn serve_metrics(
     let render = move || {
         let mut text = agent.counters().prometheus_text();
         text.push_str(&metrics::of_disks(&agent.disks()));
+        match agent.datasets_here() {
+            Ok(datasets) => text.push_str(&metrics::of_datasets(&datasets)),
+            Err(error) => tracing::debug!(%error, "how much is here of datasets can't be told"),
+        }
         if let Some(fabric) = agent.fabric() {
             text.push_str(&transport::prometheus_text(&fabric.counters()));
         }

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use trackbed_cache::DiskStatus;
+use trackbed_cache::{DatasetName, DiskStatus, Progress};
 
 /// A scraper that sends its request more slowly than this is left.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,6 +105,33 @@ pub(crate) fn of_disks(disks: &[DiskStatus]) -> String {
     text
 }
 
+/// How much of each dataset is on this node, with the dataset's name as the label.
+pub(crate) fn of_datasets(datasets: &[(DatasetName, Progress)]) -> String {
+    type Value = fn(&Progress) -> u64;
+    let gauges: [(&str, &str, Value); 2] = [
+        (
+            "trackbed_cache_dataset_bytes",
+            "Bytes of a dataset's current version, where this node knows it",
+            |progress| progress.bytes,
+        ),
+        (
+            "trackbed_cache_dataset_present_bytes",
+            "Bytes of a dataset's current version that are on this node's disks",
+            |progress| progress.bytes_present,
+        ),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in gauges {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (dataset, progress) in datasets {
+            let dataset = label(dataset.as_str());
+            let _ = writeln!(text, "{name}{{dataset=\"{dataset}\"}} {}", value(progress));
+        }
+    }
+    text
+}
+
 /// Serves until dropped.
 pub(crate) async fn serve(listener: TcpListener, render: Render) {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
@@ -121,8 +148,8 @@ pub(crate) async fn serve(listener: TcpListener, render: Render) {
         let render = render.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |request| {
-                let response = respond(&request, &render);
-                async { Ok::<_, Infallible>(response) }
+                let render = render.clone();
+                async move { Ok::<_, Infallible>(respond(&request, render).await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -137,9 +164,15 @@ pub(crate) async fn serve(listener: TcpListener, render: Render) {
     }
 }
 
-fn respond<B>(request: &Request<B>, render: &Render) -> Response<Full<Bytes>> {
+async fn respond<B>(request: &Request<B>, render: Render) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, render()),
+        // The numbers of datasets wait for the registry's file system.
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            match tokio::task::spawn_blocking(move || render()).await {
+                Ok(text) => (StatusCode::OK, text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "only /metrics is here\n".to_owned()),
     };

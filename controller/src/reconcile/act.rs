@@ -35,6 +35,13 @@ pub(super) struct Actor<'a> {
 impl Actor<'_> {
     /// Writes the status, and if that is done, does the rest. Gives the first thing that went wrong, having
     /// tried all.
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "job.act",
+        skip_all,
+        fields(namespace = self.job.key.namespace, job = self.job.key.name),
+        err
+    )]
     pub(super) async fn act(&self, step: Step) -> Result<(), CallError> {
         if step.status != self.job.status {
             match self.job.key.kind {

@@ -318,6 +318,7 @@ impl Leader {
         }
     }
 
+    #[tracing::instrument(target = "trackbed_traces", name = "plan", skip_all)]
     fn plan(&mut self) {
         self.planned = Some(Instant::now());
         let now = self.shared.clock.now();

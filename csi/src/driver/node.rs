@@ -131,6 +131,13 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Node for NodeService {
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "csi.stage",
+        skip_all,
+        fields(volume = request.get_ref().volume_id),
+        err
+    )]
     async fn node_stage_volume(
         &self,
         request: Request<NodeStageVolumeRequest>,
@@ -152,6 +159,13 @@ impl Node for NodeService {
         answer("NodeStageVolume", &request.volume_id, result, done)
     }
 
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "csi.unstage",
+        skip_all,
+        fields(volume = request.get_ref().volume_id),
+        err
+    )]
     async fn node_unstage_volume(
         &self,
         request: Request<NodeUnstageVolumeRequest>,
@@ -167,6 +181,13 @@ impl Node for NodeService {
         answer("NodeUnstageVolume", &request.volume_id, result, done)
     }
 
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "csi.publish",
+        skip_all,
+        fields(volume = request.get_ref().volume_id),
+        err
+    )]
     async fn node_publish_volume(
         &self,
         request: Request<NodePublishVolumeRequest>,
@@ -177,6 +198,13 @@ impl Node for NodeService {
         answer("NodePublishVolume", &request.volume_id, result, done)
     }
 
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "csi.unpublish",
+        skip_all,
+        fields(volume = request.get_ref().volume_id),
+        err
+    )]
     async fn node_unpublish_volume(
         &self,
         request: Request<NodeUnpublishVolumeRequest>,

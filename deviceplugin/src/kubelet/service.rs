@@ -86,6 +86,13 @@ impl DevicePlugin for PoolService {
         }))
     }
 
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "deviceplugin.allocate",
+        skip_all,
+        fields(pool = %self.pool),
+        err
+    )]
     async fn allocate(
         &self,
         request: Request<AllocateRequest>,
@@ -100,6 +107,13 @@ impl DevicePlugin for PoolService {
         allocated.map(Response::new)
     }
 
+    #[tracing::instrument(
+        target = "trackbed_traces",
+        name = "deviceplugin.prestart",
+        skip_all,
+        fields(pool = %self.pool),
+        err
+    )]
     async fn pre_start_container(
         &self,
         request: Request<PreStartContainerRequest>,

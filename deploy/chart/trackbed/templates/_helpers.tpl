@@ -46,6 +46,16 @@ readOnlyRootFilesystem: true
 {{- end }}
 {{- end }}
 
+{{- /* Variables of a daemon by which it sends traces, if it is to. */}}
+{{- define "trackbed.traces" -}}
+{{- if .Values.traces.endpoint -}}
+- { name: HOST_IP, valueFrom: { fieldRef: { fieldPath: status.hostIP } } }
+- { name: NODE_NAME, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }
+- { name: OTEL_RESOURCE_ATTRIBUTES, value: k8s.node.name=$(NODE_NAME) }
+- { name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .Values.traces.endpoint | quote }} }
+{{- end -}}
+{{- end }}
+
 {{- /* host:port of an address that an environment variable holds. */}}
 {{- define "trackbed.podAddress" -}}
 {{- if eq .Values.ipFamily "IPv6" }}[$(POD_IP)]{{ else }}$(POD_IP){{ end -}}
