@@ -171,8 +171,8 @@ fn functions(tree: &Tree) -> Result<BTreeMap<PciAddress, Function>, DiscoverErro
 /// One of the network's functions; `None` for another, and for one that is being taken out.
 fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
     let text = |file| tree.text(&function_path(address, file));
-    let number = |file| u32::from_str_radix(text(file)?.strip_prefix("0x")?, 16).ok();
-    if number("class")? >> 16 != NETWORK_CLASS {
+    let identity = identity(tree, address)?;
+    if identity.class >> 16 != NETWORK_CLASS {
         return None;
     }
     let on_the_way = tree.link(&format!("sys/bus/pci/devices/{address}"))?;
@@ -183,11 +183,9 @@ fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
     let mut function = Function {
         address,
         id: String::new(),
-        vendor: u16::try_from(number("vendor")?).ok()?,
-        device: u16::try_from(number("device")?).ok()?,
-        driver: tree
-            .link(&function_path(address, "driver"))
-            .and_then(|driver| Some(driver.file_name()?.to_str()?.to_owned())),
+        vendor: identity.vendor,
+        device: identity.device,
+        driver: identity.driver,
         virtual_of: None,
         pf_names: Vec::new(),
         total_vfs: text("sriov_totalvfs").map_or(0, |n| n.parse().unwrap_or(0)),
@@ -202,6 +200,48 @@ fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
     };
     function.mac = net_device_text(tree, &function, "address");
     Some(function)
+}
+
+/// What a PCI function is, and whose.
+struct Identity {
+    class: u32,
+    vendor: u16,
+    device: u16,
+    driver: Option<String>,
+}
+
+/// From the one file that has it all: with a thousand functions, files are what a look costs. Else from
+/// one each.
+fn identity(tree: &Tree, address: PciAddress) -> Option<Identity> {
+    let text = |file| tree.text(&function_path(address, file));
+    let told = text("uevent").and_then(|told| identity_told(&told));
+    let apart = || {
+        let number = |file| u32::from_str_radix(text(file)?.strip_prefix("0x")?, 16).ok();
+        let driver = tree.link(&function_path(address, "driver"));
+        Some(Identity {
+            class: number("class")?,
+            vendor: u16::try_from(number("vendor")?).ok()?,
+            device: u16::try_from(number("device")?).ok()?,
+            driver: driver.and_then(|driver| Some(driver.file_name()?.to_str()?.to_owned())),
+        })
+    };
+    told.or_else(apart)
+}
+
+/// From what the kernel tells udev of a PCI function (`pci_uevent` in drivers/pci/pci-driver.c).
+fn identity_told(uevent: &str) -> Option<Identity> {
+    let told = |name: &str| {
+        let lines = uevent.lines();
+        let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        values.next()
+    };
+    let (vendor, device) = told("PCI_ID")?.split_once(':')?;
+    Some(Identity {
+        class: u32::from_str_radix(told("PCI_CLASS")?, 16).ok()?,
+        vendor: u16::from_str_radix(vendor, 16).ok()?,
+        device: u16::from_str_radix(device, 16).ok()?,
+        driver: told("DRIVER").map(str::to_owned),
+    })
 }
 
 fn address_of(link: &Path) -> Option<PciAddress> {

@@ -111,16 +111,15 @@ impl Machine {
     fn function(&self, adapter: &Adapter, address: &str, device: &str, driver: &str) -> String {
         let folder = Machine::folder(adapter, address);
         let file = |name: &str, text: &str| self.write(format!("{folder}/{name}"), text);
-        file(
-            "class",
-            if adapter.infiniband {
-                "0x020700\n"
-            } else {
-                "0x020000\n"
-            },
-        );
+        let class = if adapter.infiniband { "20700" } else { "20000" };
+        file("class", &format!("0x0{class}\n"));
         file("vendor", "0x15b3\n");
-        file("device", device);
+        file("device", &format!("0x{device}\n"));
+        let told = format!(
+            "DRIVER={driver}\nPCI_CLASS={class}\nPCI_ID=15B3:{}\nPCI_SLOT_NAME={address}\n",
+            device.to_uppercase()
+        );
+        file("uevent", &told);
         file("numa_node", &format!("{}\n", adapter.numa_node));
         self.link(
             &format!("{folder}/driver"),
@@ -137,7 +136,7 @@ impl Machine {
     /// Adds a physical function.
     pub fn adapter(&self, adapter: &Adapter, number: u32) {
         let address = adapter.address();
-        let folder = self.function(adapter, &address, "0x101d\n", "mlx5_core");
+        let folder = self.function(adapter, &address, "101d", "mlx5_core");
         self.write(format!("{folder}/sriov_totalvfs"), "127\n");
         if let Some(serial) = adapter.serial {
             let mut vpd = vec![0x90, 3 + serial.len() as u8, 0];
@@ -155,7 +154,7 @@ impl Machine {
     pub fn virtual_functions(&self, adapter: &Adapter, count: u32, number: u32) {
         for index in 0..count {
             let address = adapter.vf(index);
-            let folder = self.function(adapter, &address, "0x101e\n", "mlx5_core");
+            let folder = self.function(adapter, &address, "101e", "mlx5_core");
             let pf = Machine::folder(adapter, &adapter.address());
             self.link(&format!("{pf}/virtfn{index}"), &format!("../{address}"));
             self.link(

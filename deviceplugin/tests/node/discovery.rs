@@ -157,3 +157,17 @@ fn a_thousand_virtual_functions_are_each_found_once() {
     let offered = offers(&sorted[0], &mut watched, Instant::now());
     assert_eq!(offered.len(), 1016);
 }
+
+#[test]
+fn a_recording_without_uevents_says_the_same() {
+    let machine = Machine::new();
+    machine.adapter(&IB, 0);
+    machine.virtual_functions(&IB, 2, 1);
+    let told = look(&machine);
+    for function in &told {
+        let folder = format!("sys/bus/pci/devices/{}", function.address);
+        fs::remove_file(machine.at(format!("{folder}/uevent"))).expect("removed");
+    }
+    assert_eq!(look(&machine), told);
+    assert_eq!((told[1].vendor, told[1].device), (0x15b3, 0x101e));
+}

@@ -48,7 +48,8 @@ fn device(root: &Path, name: String, read_gids: ReadGids) -> Result<Device, Inve
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    let parent = text(&folder.join("parent"));
+    // Only what software makes of a net device has one.
+    let parent = (!physical).then(|| text(&folder.join("parent"))).flatten();
     let mut ports: Vec<Port> = numbers
         .iter()
         .filter_map(|number| number.parse().ok())
