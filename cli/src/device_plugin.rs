@@ -1,6 +1,7 @@
 //! The role `trackbed device-plugin`: virtual functions and shared adapters for kubelet.
 
 mod functions;
+mod lock;
 mod run;
 mod show;
 

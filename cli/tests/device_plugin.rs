@@ -211,3 +211,85 @@ fn a_number_of_virtual_functions_is_planned_and_refused_where_it_can_not_be() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("can have 7"), "{}", said(&output));
 }
+
+#[test]
+fn settings_are_planned_with_what_they_are_and_what_they_are_to_be() {
+    let ground = Ground::new(
+        "pools: [{name: vf}]\nvirtual-functions: [{addresses: ['0000:3b:00.0'], count: 1, \
+         settings: {mtu: 9000, vlan: {id: 100}, mac: '02:00:00:00:00:07'}}]\n",
+    );
+    ground.write(
+        "machine/sys/devices/pci0000:3a/0000:3b:00.1/net/eth/mtu",
+        "1500\n",
+    );
+    let plan = |arguments: &[&str]| {
+        let mut command = ground.command(&["plan", "--config"]);
+        command.arg(ground.at("config.yaml"));
+        command.arg("--root").arg(ground.at("machine"));
+        command.arg("--state-dir").arg(ground.at("state"));
+        command.args(arguments).output().expect("runs")
+    };
+    let output = plan(&["--output", "json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let changes = json[0]["changes"].as_array().expect("a list");
+    let mtu = changes.iter().find(|it| it["setting"] == "mtu");
+    let mtu = mtu.expect("it differs");
+    assert_eq!((&mtu["from"], &mtu["to"]), (&"1500".into(), &"9000".into()));
+    // A recorded machine's links can't be asked.
+    let mac = changes.iter().find(|it| it["setting"] == "mac");
+    let mac = mac.expect("it is not known to be right");
+    assert_eq!(
+        (&mac["from"], &mac["to"]),
+        (&Value::Null, &"02:00:00:00:00:07".into())
+    );
+    let table = plan(&[]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    let row = table.lines().find(|line| line.contains("vlan"));
+    assert!(
+        row.is_some_and(|row| row.contains("100 qos 0 802.1q")),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_plugin_that_runs_and_apply_keep_each_other_out() {
+    let ground = Ground::new("pools: [{name: vf}]");
+    let apply = || {
+        let mut command = ground.command(&["apply", "--config"]);
+        command.arg(ground.at("config.yaml"));
+        command.arg("--root").arg(ground.at("machine"));
+        command.arg("--state-dir").arg(ground.at("state"));
+        command.output().expect("runs")
+    };
+    let mut plugin = ground.start();
+    wait_for(&ground.at("state/status.json"));
+    let refused = apply();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        said(&refused).contains("another device plugin runs"),
+        "{}",
+        said(&refused)
+    );
+    assert!(
+        ground.status(&[]).status.success(),
+        "the plugin is still there"
+    );
+    kill(Pid::from_raw(plugin.id().cast_signed()), Signal::SIGTERM).expect("signalled");
+    assert!(plugin.wait().expect("ends").success());
+    assert!(apply().status.success(), "{}", said(&apply()));
+
+    // `apply` in the middle of its work.
+    let lock = fs::OpenOptions::new()
+        .write(true)
+        .open(ground.at("state/in-use"));
+    let lock = lock.expect("apply has left it");
+    lock.lock().expect("nobody has it");
+    let refused = ground.start().wait_with_output().expect("ends");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        said(&refused).contains("apply` is changing"),
+        "{}",
+        said(&refused)
+    );
+    assert_eq!(ground.status(&[]).status.code(), Some(1), "no plugin runs");
+}

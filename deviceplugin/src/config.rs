@@ -66,7 +66,7 @@ pub struct Config {
     #[serde(default = "default_prefix")]
     prefix: Spanned<String>,
     pools: Vec<Spanned<PoolConfig>>,
-    /// How many virtual functions ports are to have; others are left alone.
+    /// How many virtual functions ports are to have and what they are set to; others are left alone.
     #[serde(default)]
     pub virtual_functions: Vec<VirtualFunctions>,
 }

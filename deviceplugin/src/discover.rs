@@ -122,7 +122,11 @@ fn name_by_serial(
                 Some(name) => format!("{name}-vf{index}"),
                 None => format!("{}-vf{index}", by_address(&pf)),
             },
-            None => name(&function.address).unwrap_or(by_address(&function.address)),
+            None => {
+                function.serial = name(&function.address);
+                let serial = function.serial.clone();
+                serial.unwrap_or_else(|| by_address(&function.address))
+            }
         };
     }
 }
@@ -183,6 +187,7 @@ fn function(tree: &Tree, address: PciAddress) -> Option<Function> {
     let mut function = Function {
         address,
         id: String::new(),
+        serial: None,
         vendor: identity.vendor,
         device: identity.device,
         driver: identity.driver,

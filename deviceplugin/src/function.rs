@@ -133,6 +133,9 @@ pub struct Function {
     /// What it is known by for as long as the hardware stays: of the PF's serial number (or its
     /// address, without one) and the VF's index. At most 63 characters of `[a-z0-9-]`.
     pub id: String,
+    /// What names a physical function in the world: its card's serial number, and which device and
+    /// function of the card it is. `None` for a virtual function, and where no card alone has the number.
+    pub serial: Option<String>,
     /// PCI vendor.
     pub vendor: u16,
     /// PCI device.

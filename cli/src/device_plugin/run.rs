@@ -1,23 +1,19 @@
 //! `trackbed device-plugin run`: the daemon.
 
+use super::lock::{User, lock};
 use super::{STATE_DIR, functions, read_config, show};
 use crate::exit::Failure;
 use crate::node::{engine, metrics};
 use crate::traces::TracesArgs;
 use clap::Args;
-use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use trackbed_deviceplugin::kubelet::{FOLDER, POD_RESOURCES};
 use trackbed_deviceplugin::plugin::{Plugin, PluginConfig, PluginError};
 use trackbed_deviceplugin::probe::VerbsProbe;
 use trackbed_deviceplugin::state::State;
-
-/// Held locked by the plugin that uses the folder.
-const LOCK: &str = "in-use";
 
 /// Serve this node's pools to kubelet
 #[derive(Args)]
@@ -42,7 +38,8 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "TRACKBED_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     metrics_listen: Option<SocketAddr>,
 
-    /// First give ports the virtual functions that the configuration wants, as `apply` does
+    /// First give ports the virtual functions that the configuration wants, as `apply` does; nothing is
+    /// changed while a pod has one that the change would reach
     #[arg(long, env = "TRACKBED_APPLY")]
     apply: bool,
 
@@ -62,9 +59,9 @@ impl RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
-    let _lock = lock(&args.state_dir)?;
+    let _lock = lock(&args.state_dir, User::Plugin)?;
     if args.apply {
-        functions::make(&read_config(&args.config)?, &args.root, &args.state_dir)?;
+        functions::make_unless_held(&read_config(&args.config)?, &args.root, &args.state_dir)?;
     }
     let config = PluginConfig {
         config: read_config(&args.config)?,
@@ -129,38 +126,5 @@ async fn serve_metrics(
             }
             None => std::future::pending().await,
         }
-    })
-}
-
-/// Refuses a second plugin: both would give the same devices away.
-fn lock(folder: &Path) -> Result<File, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::usage(format!(
-            "--state-dir {}: {error}: name a folder that this user can write to",
-            folder.display()
-        ))
-    };
-    let mut make = DirBuilder::new();
-    make.recursive(true).mode(0o700);
-    make.create(folder).map_err(|error| failed(&error))?;
-    let file = File::create(folder.join(LOCK)).map_err(|error| failed(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::usage(format!(
-            "--state-dir {}: another device plugin runs with it: end that first",
-            folder.display()
-        ))),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(&error)),
-    }
-}
-
-/// Whether a plugin runs with this folder.
-pub(super) fn is_running(folder: &Path) -> bool {
-    let file = File::open(folder.join(LOCK));
-    file.is_ok_and(|file| {
-        matches!(
-            file.try_lock_shared(),
-            Err(std::fs::TryLockError::WouldBlock)
-        )
     })
 }

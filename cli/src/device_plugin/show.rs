@@ -1,6 +1,6 @@
 //! What is offered, for people and scripts.
 
-use super::run::is_running;
+use super::lock::is_running;
 use crate::exit::Failure;
 use crate::output::{Output, print};
 use crate::rdma::{print_json, table};

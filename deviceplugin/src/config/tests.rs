@@ -17,6 +17,7 @@ fn vf(address: &str, pf: &str, index: u32) -> Function {
     Function {
         address,
         id: address.to_string(),
+        serial: None,
         vendor: 0x15b3,
         device: 0x101e,
         driver: Some("mlx5_core".into()),
@@ -136,4 +137,41 @@ fn what_ports_must_show_is_read_or_refused_with_its_line() {
     );
     let said = refused(&expecting("link-errors-per-minute: -1"));
     assert!(said.contains("line 4"), "{said}");
+}
+
+#[test]
+fn settings_that_can_not_be_are_refused_with_their_line() {
+    let entry = |text: &str| {
+        format!("pools: [{{name: p}}]\nvirtual-functions:\n- pf-names: [a]\n  count: 4\n  {text}\n")
+    };
+    for (text, expected) in [
+        ("settings: {mac: '01:00:00:00:00:00'}", "01:00:00:00:00:00"),
+        ("settings: {mac: '00:00:00:00:00:00'}", "stable"),
+        ("settings: {mac: '02:0:00:00:00:00'}", "02:0:"),
+        ("settings: {node-guid: '02:11'}", "no GUID"),
+        ("settings: {vlan: {id: 4095}}", "4095"),
+        ("settings: {vlan: {id: 1, qos: 8}}", "qos 8"),
+        ("settings: {vlan: {id: 1, proto: '802.1x'}}", "802.1ad"),
+        ("settings: {rate: {min: 10, max: 5}}", "at least 10"),
+        ("settings: {mtu: 67}", "67 is no MTU"),
+        ("settings: {msix: 0}", "0 interrupt vectors"),
+        ("settings: {link-state: up}", "disable"),
+        ("settings: {colour: red}", "colour"),
+        ("functions: [{indexes: '3-1', settings: {}}]", "3-1"),
+        (
+            "functions: [{indexes: '2-4', settings: {}}]",
+            "beyond the 4",
+        ),
+    ] {
+        let said = refused(&entry(text));
+        assert!(
+            said.contains(expected) && said.contains("line"),
+            "{text}\n{said}"
+        );
+    }
+    let accepted = "settings: {mac: stable, node-guid: stable, port-guid: '02:11:22:33:44:55:66:77', \
+        vlan: {id: 100, qos: 3, proto: 802.1ad}, rate: {max: 1000}, spoof-check: true, trust: false, \
+        link-state: enable, mtu: 9000, msix: 16}";
+    let config = Config::parse(&entry(accepted)).expect("valid");
+    assert!(config.virtual_functions[0].has_settings());
 }
