@@ -1,19 +1,18 @@
 //! Virtual functions of an igb adapter, which QEMU emulates with its SR-IOV: in the virtual machine of
-//! `hack/vm`, with `--nic igb` and one test at a time.
+//! `hack/vm`, with `--nic igb`.
+//!
+//! The adapter does what the kernel tells it of its functions. Their own driver is another matter: it mostly
+//! finds the physical function "still in reset state" there, takes a random address and has no carrier, so
+//! what a function is like in a pod is tested on other devices.
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trackbed_deviceplugin::config::Config;
 use trackbed_deviceplugin::discover::Discovery;
 use trackbed_deviceplugin::function::Function;
-use trackbed_deviceplugin::journal::Journal;
-use trackbed_deviceplugin::plugin::{Plugin, PluginConfig};
-use trackbed_deviceplugin::probe::VerbsProbe;
-use trackbed_deviceplugin::sriov::{self, ApplyError, Kernel, PlanError, Step};
-use trackbed_tests::kubelet::Kubelet;
+use trackbed_deviceplugin::sriov::{self, ApplyError, Kernel, Step};
 
 fn found() -> Vec<Function> {
     Discovery::new("/").look().expect("looks")
@@ -68,15 +67,10 @@ fn config(adapter: &str, rest: &str) -> Config {
     Config::parse(&text).expect(&text)
 }
 
-fn plan(config: &Config, journal: &Path) -> Result<Vec<Step>, PlanError> {
-    let (wanted, found) = (&config.virtual_functions, found());
-    let held = Journal::read(journal).expect("reads");
-    let ports = sriov::look(wanted, &found, &kernel())?;
-    sriov::plan(wanted, &found, &held, &ports)
-}
-
 fn planned(config: &Config) -> Vec<Step> {
-    plan(config, Path::new("/nowhere")).expect("planned")
+    let (wanted, found) = (&config.virtual_functions, found());
+    let ports = sriov::look(wanted, &found, &kernel()).expect("looks");
+    sriov::plan(wanted, &found, &[], &ports).expect("planned")
 }
 
 fn apply(config: &Config) -> Result<(), ApplyError> {
@@ -91,7 +85,7 @@ fn functions() -> Vec<Function> {
 }
 
 const SETTINGS: &str = "count: 3, \
-    settings: {mac: stable, trust: true, spoof-check: false, rate: {max: 100}, mtu: 1400}, \
+    settings: {mac: stable, trust: true, spoof-check: false, rate: {max: 100}}, \
     functions: [{indexes: '1', settings: {mac: '02:00:00:00:00:07', vlan: {id: 100, qos: 3}}}]";
 
 #[test]
@@ -101,7 +95,7 @@ fn functions_are_made_and_set_and_a_failure_leaves_all_as_it_was() {
     let wanted = config(&adapter, SETTINGS);
     let steps = planned(&wanted);
     assert_eq!((steps[0].from, steps[0].to), (0, 3));
-    assert_eq!(steps[0].changes.len(), 3 * 5 + 1);
+    assert_eq!(steps[0].changes.len(), 3 * 4 + 1);
     apply(&wanted).expect("applied");
     assert_eq!(
         planned(&wanted),
@@ -109,16 +103,22 @@ fn functions_are_made_and_set_and_a_failure_leaves_all_as_it_was() {
         "what the kernel says is what is wanted"
     );
 
-    // It is what the functions' own driver has as well.
-    let macs = || -> Vec<_> { functions().into_iter().map(|it| it.mac).collect() };
-    let first = macs();
-    assert_eq!(first[1].as_deref(), Some("02:00:00:00:00:07"));
-    let stable: Vec<_> = steps[0]
-        .changes
-        .iter()
-        .filter(|it| it.setting == "mac")
-        .collect();
-    assert_eq!(first[2], Some(stable[2].to.to_string()));
+    let all = functions();
+    assert_eq!(all.len(), 3, "Linux has them: {all:?}");
+    // What `ip` says is asked of the kernel without us.
+    let shown = Command::new("ip").args(["link", "show", &adapter]).output();
+    let shown = String::from_utf8(shown.expect("runs").stdout).expect("text");
+    let second = shown.lines().find(|line| line.contains("vf 1 "));
+    let second = second.unwrap_or_else(|| panic!("{shown}"));
+    for told in [
+        "02:00:00:00:00:07",
+        "vlan 100, qos 3",
+        "max_tx_rate 100Mbps",
+        "spoof checking off",
+        "trust on",
+    ] {
+        assert!(second.contains(told), "{told}: {shown}");
+    }
 
     // Only what differs is changed.
     let distrusted = SETTINGS.replace("qos: 3}", "qos: 3}, trust: false");
@@ -149,68 +149,10 @@ fn functions_are_made_and_set_and_a_failure_leaves_all_as_it_was() {
         "{said}"
     );
     assert_eq!(planned(&wanted), []);
-    assert_eq!(macs(), first);
 
     // They come again as they were, after all of them were gone.
     apply(&config(&adapter, "count: 0")).expect("applied");
     assert!(functions().is_empty());
     apply(&wanted).expect("applied");
-    assert_eq!(macs(), first);
-}
-
-#[test]
-fn a_function_that_was_made_is_given_to_a_pod_and_then_not_changed() {
-    let Some(adapter) = adapter() else { return };
-    apply(&config(&adapter, "count: 0")).expect("applied");
-    let wanted = config(&adapter, SETTINGS);
-    apply(&wanted).expect("applied");
-    for (index, function) in functions().iter().enumerate() {
-        let net_device = &function.net_devices[0];
-        command("ip", &["link", "set", net_device, "up"]);
-        let name = format!("rxev{index}");
-        command(
-            "rdma",
-            &["link", "add", &name, "type", "rxe", "netdev", net_device],
-        );
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("starts");
-    runtime.block_on(async {
-        let mut kubelet = Kubelet::new();
-        kubelet.start();
-        let state_dir = kubelet.folder().with_file_name("state");
-        let settings = PluginConfig {
-            config: wanted.clone(),
-            root: "/".into(),
-            state_dir: state_dir.clone(),
-            kubelet_dir: kubelet.folder(),
-            pod_resources: kubelet.pod_resources(),
-        };
-        let probe = Arc::new(VerbsProbe { root: "/".into() });
-        let (plugin, looker) = Plugin::prepare(settings, probe).await.expect("prepares");
-        let running = tokio::spawn(async move { plugin.run(looker).await });
-        let list = kubelet.healthy("trackbed.io/vf", 3).await;
-        let id = list[1].id.clone();
-        let given = kubelet.admit("trackbed.io/vf", "trainer", &[&id]).await;
-        let given = given.expect("given");
-        assert_eq!(
-            given.envs.get("TRACKBED_VF_RDMA").map(String::as_str),
-            Some("rxev1")
-        );
-
-        assert_eq!(plan(&wanted, &state_dir), Ok(Vec::new()), "as it is to be");
-        for change in ["count: 2", &SETTINGS.replace("id: 100", "id: 101")] {
-            let refused = plan(&config(&adapter, change), &state_dir).expect_err(change);
-            let said = refused.to_string();
-            assert!(
-                said.contains(&id) && matches!(refused, PlanError::Held { .. }),
-                "{said}"
-            );
-        }
-        let third = "functions: [{indexes: '2', settings: {vlan: {id: 5}}}, ";
-        let other = SETTINGS.replace("functions: [", third);
-        let steps = plan(&config(&adapter, &other), &state_dir).expect("another one may change");
-        assert!(steps[0].changes.iter().all(|it| it.function == 2));
-        running.abort();
-        let _ = running.await;
-    });
+    assert_eq!(planned(&wanted), []);
 }
