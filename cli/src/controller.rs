@@ -1,13 +1,15 @@
 //! The role `trackbed controller`: Caffe2 jobs whose pods start together.
 
 use crate::exit::Failure;
-use crate::node::engine;
 use crate::node::kubernetes::connect;
+use crate::node::{engine, metrics};
 use crate::traces::TracesArgs;
 use clap::{Args, Subcommand};
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use trackbed_controller::reconcile::{self, ControllerConfig, LeaseSettings};
+use std::sync::Arc;
+use trackbed_controller::reconcile::{self, ControllerConfig, LeaseSettings, Metrics};
 
 /// The largest configuration that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -63,6 +65,11 @@ struct RunArgs {
     #[arg(long, env = "TRACKBED_NAME", value_name = "NAME")]
     name: String,
 
+    /// Where to answer Prometheus (/metrics) and kubelet's probes (/healthz, /readyz), such as 0.0.0.0:7424
+    /// [default: nowhere]
+    #[arg(long, env = "TRACKBED_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+
     #[command(flatten)]
     traces: TracesArgs,
 }
@@ -89,12 +96,29 @@ pub(crate) fn run(args: ControllerArgs) -> Result<(), Failure> {
         let mut ending = engine::ending()?;
         let client = connect().await?;
         let lease = LeaseSettings::new(&args.namespace, &args.name);
+        let listener = metrics::listen(args.metrics_listen).await?;
+        let numbers = Arc::new(Metrics::default());
+        let serving = metrics::serve_at(listener, pages(&numbers));
         let stop = async {
-            ending.recv().await;
+            tokio::select! {
+                _ = ending.recv() => {}
+                () = serving => {}
+            }
         };
-        reconcile::run(client, config, lease, stop).await;
+        reconcile::run(client, config, lease, numbers, stop).await;
         Ok(())
     })
+}
+
+fn pages(numbers: &Arc<Metrics>) -> metrics::Pages {
+    let (text, alive, ready) = (numbers.clone(), numbers.clone(), numbers.clone());
+    metrics::Pages {
+        metrics: Arc::new(move || text.text()),
+        checks: vec![
+            ("/healthz", Arc::new(move || alive.is_alive())),
+            ("/readyz", Arc::new(move || ready.is_ready())),
+        ],
+    }
 }
 
 /// The configuration in a file, or the default.

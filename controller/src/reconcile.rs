@@ -13,6 +13,7 @@ mod explain;
 mod fetch;
 mod lead;
 mod lease;
+mod metrics;
 mod requests;
 mod snapshot;
 mod watch;
@@ -24,6 +25,7 @@ pub use explain::{HardwareRoom, RoleRoom, explain, rooms};
 pub use fetch::list_all;
 pub use lead::run;
 pub use lease::LeaseSettings;
+pub use metrics::Metrics;
 pub use snapshot::{Picture, picture};
 pub use world::{World, job_of, kubeflow_job_of};
 

@@ -10,7 +10,10 @@ use kube::CustomResourceExt;
 use trackbed_apiserver::ApiServer;
 use trackbed_controller::api::{CacheNode, Caffe2Job, Dataset, KubeflowCaffe2Job};
 
-use crate::{cluster::trackbed, daemon::Daemon};
+use crate::{
+    cluster::trackbed,
+    daemon::{Daemon, free_address},
+};
 
 /// Far beyond what anything here takes, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -31,6 +34,8 @@ pub async fn api_server() -> ApiServer {
 pub struct Controller {
     /// The process. Dropped before its folder.
     pub daemon: Daemon,
+    /// Where it answers Prometheus.
+    pub metrics: String,
     folder: tempfile::TempDir,
 }
 
@@ -45,8 +50,14 @@ impl Controller {
         let mut daemon = Daemon::new(command, folder.path().join("log"));
         daemon.env("TRACKBED_NAME", name);
         daemon.env("KUBECONFIG", &kubeconfig.display().to_string());
+        let metrics = free_address();
+        daemon.env("TRACKBED_METRICS_LISTEN", &metrics);
         daemon.start()?;
-        Ok(Controller { daemon, folder })
+        Ok(Controller {
+            daemon,
+            metrics,
+            folder,
+        })
     }
 
     /// Runs `trackbed …` as a user of the same API server; gives its exit status and what it prints or

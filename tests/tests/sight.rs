@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use trackbed_apiserver::{ApiServer, Machines};
 use trackbed_tests::cluster::Cluster;
+use trackbed_tests::controller::{Controller, api_server};
 use trackbed_tests::daemon::free_address;
 use trackbed_tests::machine::{Adapter, Machine};
 use trackbed_tests::plugin::DevicePlugin;
@@ -58,6 +60,9 @@ struct Scene {
     agents: Vec<String>,
     plugin: String,
     _plugin: DevicePlugin,
+    controller: Controller,
+    _machines: Machines,
+    _api: ApiServer,
 }
 
 impl Scene {
@@ -83,11 +88,19 @@ impl Scene {
         let mut running = DevicePlugin::new(machine).expect("prepares");
         running.daemon.flag("--metrics-listen", &plugin);
         running.daemon.start().expect("starts");
+
+        let api = api_server().await;
+        let machines = Machines::start(&api);
+        machines.add(&api, "node-1", 8);
+        let controller = Controller::start(&api, "one").expect("starts");
         Scene {
             cluster,
             agents,
             plugin,
             _plugin: running,
+            controller,
+            _machines: machines,
+            _api: api,
         }
     }
 }
@@ -112,7 +125,7 @@ fn described(text: &str) -> BTreeMap<String, (String, String)> {
     found
 }
 
-fn page(agent: &str, plugin: &str) -> String {
+fn page(agent: &str, plugin: &str, controller: &str) -> String {
     let mut page =
         "# Reference: metrics\n\n<!-- Made by `TRACKBED_WRITE=1 cargo test -p trackbed-tests \
                     --test sight` of what running daemons say. -->\n"
@@ -120,6 +133,7 @@ fn page(agent: &str, plugin: &str) -> String {
     for (title, text) in [
         ("`trackbed node --metrics-listen`", agent),
         ("`trackbed device-plugin run --metrics-listen`", plugin),
+        ("`trackbed controller run --metrics-listen`", controller),
     ] {
         page.push_str(&format!(
             "\n## {title}\n\n| Metric | Kind | Meaning |\n|---|---|---|\n"
@@ -139,7 +153,17 @@ async fn the_reference_of_metrics_is_what_running_daemons_say() {
     let scene = Scene::new().await;
     let agent = until("metrics of a node", || get(&scene.agents[0], "/metrics"));
     let plugin = until("metrics of the plugin", || get(&scene.plugin, "/metrics"));
-    for (name, (kind, help)) in described(&agent).into_iter().chain(described(&plugin)) {
+    let controller = &scene.controller.metrics;
+    until("a controller that is well", || {
+        let well = |path| get(controller, path).filter(|said| said == "ok\n");
+        well("/healthz").and(well("/readyz"))
+    });
+    // With a plan's numbers.
+    let controller = until("metrics of the controller", || {
+        get(controller, "/metrics").filter(|text| text.contains("_fragmentation_ratio{"))
+    });
+    let all = [&agent, &plugin, &controller].map(|text| described(text));
+    for (name, (kind, help)) in all.into_iter().flatten() {
         assert!(name.starts_with("trackbed_"), "{name}");
         assert!(
             !kind.is_empty() && !help.is_empty(),
@@ -152,7 +176,7 @@ async fn the_reference_of_metrics_is_what_running_daemons_say() {
         );
     }
     let file = manifests::folder().join("../docs/metrics.md");
-    let page = page(&agent, &plugin);
+    let page = page(&agent, &plugin, &controller);
     if std::env::var_os("TRACKBED_WRITE").is_some() {
         fs::write(&file, &page).expect("writes");
     }

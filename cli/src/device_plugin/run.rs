@@ -9,11 +9,9 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use trackbed_deviceplugin::kubelet::{FOLDER, POD_RESOURCES};
 use trackbed_deviceplugin::plugin::{Plugin, PluginConfig, PluginError};
 use trackbed_deviceplugin::probe::VerbsProbe;
-use trackbed_deviceplugin::state::State;
 
 /// Serve this node's pools to kubelet
 #[derive(Args)]
@@ -90,7 +88,12 @@ async fn serve(config: PluginConfig, metrics_listen: Option<SocketAddr>) -> Resu
             "a pool"
         );
     }
-    let serving_metrics = serve_metrics(metrics_listen, Arc::clone(&plugin.state)).await?;
+    let state = Arc::clone(&plugin.state);
+    let pages = metrics::Pages {
+        metrics: Arc::new(move || trackbed_deviceplugin::metrics::text(&state)),
+        checks: Vec::new(),
+    };
+    let serving_metrics = metrics::serve_at(metrics::listen(metrics_listen).await?, pages);
     tokio::select! {
         error = plugin.run(looker) => Err(failure(error)),
         () = show::keep_written(&state_dir, &plugin.state) => Ok(()),
@@ -104,27 +107,4 @@ fn failure(error: PluginError) -> Failure {
         PluginError::Config(_) | PluginError::Socket(_) => Failure::usage(error),
         _ => Failure::failed(error),
     }
-}
-
-async fn serve_metrics(
-    address: Option<SocketAddr>,
-    state: Arc<State>,
-) -> Result<impl Future<Output = ()>, Failure> {
-    let listener = match address {
-        None => None,
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-            Failure::usage(format!(
-                "--metrics-listen {address}: {error}: choose another"
-            ))
-        })?),
-    };
-    Ok(async move {
-        match listener {
-            Some(listener) => {
-                let render = move || trackbed_deviceplugin::metrics::text(&state);
-                metrics::serve(listener, Arc::new(render)).await;
-            }
-            None => std::future::pending().await,
-        }
-    })
 }

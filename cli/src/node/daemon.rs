@@ -292,9 +292,13 @@ async fn serve_metrics(
         }
         text
     };
+    let pages = metrics::Pages {
+        metrics: Arc::new(render),
+        checks: Vec::new(),
+    };
     serving.spawn(async move {
         tokio::select! {
-            () = metrics::serve(listener, Arc::new(render)) => {}
+            () = metrics::serve(listener, pages) => {}
             () = stopping(stopped) => {}
         }
         Ok(())

@@ -1,5 +1,7 @@
-//! `/metrics` in the Prometheus text format over plain HTTP, for whoever scrapes.
+//! `/metrics` in the Prometheus text format over plain HTTP, for whoever scrapes, and beside it what a
+//! daemon is asked by probes.
 
+use crate::exit::Failure;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -8,6 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -21,6 +24,17 @@ const MAX_CONNECTIONS: usize = 16;
 
 /// Gives the current text of all metrics.
 pub(crate) type Render = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Says whether a daemon is well in some respect, or why not.
+pub(crate) type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// What is served.
+#[derive(Clone)]
+pub(crate) struct Pages {
+    pub(crate) metrics: Render,
+    /// By their paths, such as `/healthz`.
+    pub(crate) checks: Vec<(&'static str, Check)>,
+}
 
 /// One metric: its name, what it means, and its current value.
 pub(crate) struct Metric {
@@ -132,8 +146,29 @@ pub(crate) fn of_datasets(datasets: &[(DatasetName, Progress)]) -> String {
     text
 }
 
+/// Where metrics are to be served, if anywhere.
+pub(crate) async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, Failure> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|error| {
+        Failure::usage(format!(
+            "--metrics-listen {address}: {error}: choose another"
+        ))
+    })
+}
+
+/// Serves until dropped, if there is a listener; else waits for ever.
+pub(crate) async fn serve_at(listener: Option<TcpListener>, pages: Pages) {
+    match listener {
+        Some(listener) => serve(listener, pages).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Serves until dropped.
-pub(crate) async fn serve(listener: TcpListener, render: Render) {
+pub(crate) async fn serve(listener: TcpListener, pages: Pages) {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = places.clone().acquire_owned().await;
@@ -145,11 +180,11 @@ pub(crate) async fn serve(listener: TcpListener, render: Render) {
                 continue;
             }
         };
-        let render = render.clone();
+        let pages = pages.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |request| {
-                let render = render.clone();
-                async move { Ok::<_, Infallible>(respond(&request, render).await) }
+                let pages = pages.clone();
+                async move { Ok::<_, Infallible>(respond(&request, pages).await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -164,17 +199,23 @@ pub(crate) async fn serve(listener: TcpListener, render: Render) {
     }
 }
 
-async fn respond<B>(request: &Request<B>, render: Render) -> Response<Full<Bytes>> {
-    let (status, body) = match (request.method(), request.uri().path()) {
+async fn respond<B>(request: &Request<B>, pages: Pages) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let check = pages.checks.iter().find(|(known, _)| *known == path);
+    let (status, body) = match (request.method(), path) {
         // The numbers of datasets wait for the registry's file system.
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            match tokio::task::spawn_blocking(move || render()).await {
+            match tokio::task::spawn_blocking(move || (pages.metrics)()).await {
                 Ok(text) => (StatusCode::OK, text),
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
         }
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "only /metrics is here\n".to_owned()),
+        _ => match check.map(|(_, check)| check()) {
+            Some(Ok(())) => (StatusCode::OK, "ok\n".to_owned()),
+            Some(Err(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            None => (StatusCode::NOT_FOUND, "only /metrics is here\n".to_owned()),
+        },
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -198,10 +239,14 @@ mod tests {
     async fn ask(request: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(
-            listener,
-            Arc::new(|| text(&[METRIC], &[("node", "a\"b")])),
-        ));
+        let pages = Pages {
+            metrics: Arc::new(|| text(&[METRIC], &[("node", "a\"b")])),
+            checks: vec![
+                ("/healthz", Arc::new(|| Ok(()))),
+                ("/readyz", Arc::new(|| Err("not yet".to_owned()))),
+            ],
+        };
+        tokio::spawn(serve(listener, pages));
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -219,6 +264,17 @@ mod tests {
         );
         assert!(
             answer.contains("trackbed_cache_origin_bytes{node=\"a\\\"b\"} 7\n"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_told_whether_all_is_well_or_why_not() {
+        let answer = ask("GET /healthz HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let answer = ask("GET /readyz HTTP/1.1\r\nhost: n\r\nconnection: close\r\n\r\n").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("not yet"),
             "{answer}"
         );
     }

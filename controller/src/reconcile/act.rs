@@ -48,6 +48,9 @@ impl Actor<'_> {
                 JobKind::Trackbed => self.write_status::<Caffe2Job>(&step).await?,
                 JobKind::Kubeflow => self.write_status::<KubeflowCaffe2Job>(&step).await?,
             }
+            let shared = self.shared;
+            let now = shared.clock.now();
+            shared.metrics.wrote(&self.job.status, &step, now);
         }
         let told = step.events.into_iter().map(|event| self.tell(event));
         let acts = step
@@ -63,10 +66,11 @@ impl Actor<'_> {
         if !self.shared.leadership.is_sure() {
             return Err(CallError::NotLeading);
         }
-        match timeout(ANSWER_WITHIN, call).await {
-            Ok(answer) => Ok(answer?),
+        let answer = match timeout(ANSWER_WITHIN, call).await {
+            Ok(answer) => answer.map_err(CallError::Refused),
             Err(_) => Err(CallError::Late),
-        }
+        };
+        answer.inspect_err(|error| self.shared.metrics.call_failed(error))
     }
 
     fn api<T>(&self) -> Api<T>

@@ -15,6 +15,7 @@ use super::clock::SteadyClock;
 use super::config::ControllerConfig;
 use super::explain::explain;
 use super::lease::{Elector, Leadership, LeaseSettings};
+use super::metrics::Metrics;
 use super::snapshot::{picture, placed};
 use super::world::World;
 use super::{CallError, watch};
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     changed: Notify,
     pub(super) leadership: Arc<Leadership>,
     pub(super) clock: SteadyClock,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -60,11 +62,12 @@ pub async fn run(
     client: Client,
     config: ControllerConfig,
     lease: LeaseSettings,
+    metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
 ) {
     let clock = SteadyClock::start();
     let leadership = Arc::new(Leadership::default());
-    let mut elector = Elector::new(client.clone(), lease);
+    let mut elector = Elector::new(client.clone(), lease, metrics.clone());
     let mut stop = std::pin::pin!(stop);
     loop {
         let term = tokio::select! {
@@ -72,11 +75,13 @@ pub async fn run(
             () = &mut stop => return,
         };
         tracing::info!(term, "leading");
+        metrics.leads(true);
         let shared = Arc::new(Shared {
             world: Mutex::default(),
             changed: Notify::new(),
             leadership: leadership.clone(),
             clock,
+            metrics: metrics.clone(),
         });
         // Whoever acts is a task of the loop, and ends with it.
         let leader = Leader::new(client.clone(), config.clone(), shared, term);
@@ -88,6 +93,7 @@ pub async fn run(
                 return;
             }
         }
+        metrics.leads(false);
     }
 }
 
@@ -143,7 +149,9 @@ impl Leader {
         let _watches = watch::all(&self.client, &self.shared);
         let mut plan_wanted = true;
         loop {
-            if self.shared.look(|world| world.is_whole()) {
+            let whole = self.shared.look(|world| world.is_whole());
+            self.shared.metrics.turned(whole);
+            if whole {
                 self.look_at_changes();
                 plan_wanted |= self.shared.look(World::take_changed);
                 plan_wanted |= std::mem::take(&mut self.replan);
@@ -320,7 +328,8 @@ impl Leader {
 
     #[tracing::instrument(target = "trackbed_traces", name = "plan", skip_all)]
     fn plan(&mut self) {
-        self.planned = Some(Instant::now());
+        let began = Instant::now();
+        self.planned = Some(began);
         let now = self.shared.clock.now();
         let picture = self
             .shared
@@ -331,6 +340,11 @@ impl Leader {
             now.as_millisecond(),
             &Discipline::default(),
         );
+        self.shared.look(|world| {
+            let phases = world.jobs().map(|job| job.status.phase);
+            let metrics = &self.shared.metrics;
+            metrics.planned(&picture, phases, began.elapsed());
+        });
         self.review = plan
             .review_at
             .and_then(|at| Timestamp::from_millisecond(at).ok());

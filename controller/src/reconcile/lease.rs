@@ -4,6 +4,7 @@
 //! watch of who looks and not by the holder's, may be taken. The holder stops acting well before others may
 //! take it, by its own watch, so that clocks that differ or jump do no harm.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -14,7 +15,7 @@ use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::CallError;
+use super::{CallError, Metrics};
 
 /// Where the Lease is, and its times.
 #[derive(Clone, Debug)]
@@ -77,14 +78,16 @@ struct Sighting {
 pub(super) struct Elector {
     api: Api<Lease>,
     settings: LeaseSettings,
+    metrics: Arc<Metrics>,
     seen: Option<Sighting>,
 }
 
 impl Elector {
-    pub(super) fn new(client: Client, settings: LeaseSettings) -> Elector {
+    pub(super) fn new(client: Client, settings: LeaseSettings, metrics: Arc<Metrics>) -> Elector {
         Elector {
             api: Api::namespaced(client, &settings.namespace),
             settings,
+            metrics,
             seen: None,
         }
     }
@@ -138,6 +141,7 @@ impl Elector {
     ) -> Result<Option<i64>, CallError> {
         let began = Instant::now();
         let found = self.get().await?;
+        self.metrics.heard();
         let mut lease = found.unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
                 name: Some(self.settings.name.clone()),

@@ -2,5 +2,6 @@
 
 mod gangs;
 mod leaders;
+mod metrics;
 mod support;
 mod trouble;

@@ -1,5 +1,6 @@
 //! A cluster with controllers.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use trackbed_apiserver::{ApiServer, Machines};
 use trackbed_controller::api::{CacheNode, Caffe2Job, Dataset, KubeflowCaffe2Job};
-use trackbed_controller::reconcile::{self, ControllerConfig, LeaseSettings};
+use trackbed_controller::reconcile::{self, ControllerConfig, LeaseSettings, Metrics};
 
 /// Far beyond what anything here takes, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -19,6 +20,8 @@ pub(crate) struct Cluster {
     pub(crate) machines: Machines,
     pub(crate) config: ControllerConfig,
     controllers: Vec<JoinHandle<()>>,
+    /// Of the controllers, in the order in which they were started.
+    pub(crate) metrics: Vec<Arc<Metrics>>,
 }
 
 impl Cluster {
@@ -45,6 +48,7 @@ impl Cluster {
             machines,
             config,
             controllers: Vec::new(),
+            metrics: Vec::new(),
         }
     }
 
@@ -75,7 +79,10 @@ impl Cluster {
             renew_every: Duration::from_millis(200),
             ..LeaseSettings::new("trackbed", name)
         };
-        let run = reconcile::run(client, self.config.clone(), lease, std::future::pending());
+        let metrics = Arc::new(Metrics::default());
+        self.metrics.push(metrics.clone());
+        let forever = std::future::pending();
+        let run = reconcile::run(client, self.config.clone(), lease, metrics, forever);
         self.controllers.push(tokio::spawn(run));
     }
 
