@@ -256,18 +256,11 @@ impl Filler {
                 .any(|&asks| self.flights.has(&(key.0, chunk, asks)))
     }
 
-    /// The chunk, if it is on its way to this node already and arrives within that time.
-    pub(crate) async fn arrival(
-        &self,
-        version: &Version,
-        chunk: u32,
-        patience: Duration,
-    ) -> Option<Arc<Filled>> {
+    /// Waits for a chunk that is on its way to this node already, for so long at most.
+    pub(crate) async fn arrival(&self, version: &Version, chunk: u32, patience: Duration) {
         let under_way = |asks| self.flights.join_if_any(&(version.digest(), chunk, asks));
-        let arrival = under_way(true).or_else(|| under_way(false))?;
-        match future::select(arrival, Delay::new(patience)).await {
-            Either::Left((Ok(Ok(arrived)), _)) => Some(arrived.filled),
-            _ => None,
+        if let Some(arrival) = under_way(true).or_else(|| under_way(false)) {
+            future::select(arrival, Delay::new(patience)).await;
         }
     }
 

@@ -90,8 +90,20 @@ impl FromStr for FabricKind {
     }
 }
 
+/// What a request waits for.
+pub type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What the layer above serves to peers.
 pub trait ChunkSource: Send + Sync + 'static {
+    /// What is to be waited for before the request is worth serving, if anything. It holds up nothing else,
+    /// as it takes none of [`FabricConfig::serves_per_peer`]; so it must not hold a slot.
+    ///
+    /// Called and awaited as [`ChunkSource::serve`] is.
+    fn before(&self, peer: &str, request: ChunkRequest) -> Option<Wait> {
+        let _ = (peer, request);
+        None
+    }
+
     /// Brings the chunk into a lease, trailer included, or says why not. `peer` is the name that
     /// the control plane has authenticated. The slot must be of the shard's slot size.
     ///

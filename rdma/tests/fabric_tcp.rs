@@ -10,8 +10,8 @@ use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::join_all;
 use peers::{
-    CAPACITY, GATED, Harm, Node, PANICS, REFUSALS, REFUSED, Wire, behind_a_wire, chunk, fetch_all,
-    is_right, length_of, loopback, pair, wait_until,
+    CAPACITY, EARLY, GATED, Harm, Node, PANICS, REFUSALS, REFUSED, Wire, behind_a_wire, chunk,
+    fetch_all, is_right, length_of, loopback, pair, wait_until,
 };
 use trackbed_rdma::fabric::{
     FabricConfig, FabricError, FetchError, GreetingError, Refusal, TRAILER_BYTES,
@@ -115,6 +115,37 @@ fn several_links_share_a_server() {
         join_all(links.iter().map(|link| fetch_all(link, 0..40))).await;
     });
     assert_eq!(server.fabric.counters().peers_accepted, 3);
+}
+
+#[test]
+fn what_waits_for_something_else_holds_up_nothing() {
+    let client = Node::new("client", 16, loopback());
+    let serves_per_peer = 2;
+    let server = Node::new(
+        "server",
+        16,
+        FabricConfig {
+            serves_per_peer,
+            ..loopback()
+        },
+    );
+    block_on(async {
+        let link = client.link_to(&server).await.unwrap();
+        let mut early: Vec<_> = (EARLY..EARLY + 5)
+            .map(|number| Box::pin(link.fetch(chunk(number))))
+            .collect();
+        for fetch in &mut early {
+            assert!(fetch.as_mut().now_or_never().is_none());
+        }
+        wait_until(|| server.fabric.counters().requests_received == 5);
+        fetch_all(&link, 0..20).await;
+        for _ in &early {
+            server.source.gate.0.try_send(()).unwrap();
+        }
+        for (number, payload) in (EARLY..).zip(join_all(early).await) {
+            assert!(is_right(&chunk(number), &payload.unwrap()));
+        }
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use trackbed_rdma::fabric::{ChunkRequest, ChunkSource, Payload, Refusal};
+use trackbed_rdma::fabric::{ChunkRequest, ChunkSource, Payload, Refusal, Wait};
 use trackbed_rdma::slab::Lease;
 
 use super::Inner;
@@ -29,6 +29,17 @@ impl Source {
 }
 
 impl ChunkSource for Source {
+    fn before(&self, _: &str, request: ChunkRequest) -> Option<Wait> {
+        (request.flags & ChunkRequest::NAMED != 0).then(|| {
+            let inner = self.0.upgrade();
+            Box::pin(async move {
+                if let Some(inner) = inner {
+                    arrival(&inner, request).await;
+                }
+            }) as Wait
+        })
+    }
+
     fn serve(
         &self,
         peer: &str,
@@ -121,30 +132,43 @@ async fn serve(inner: &Arc<Inner>, peer: &str, request: ChunkRequest) -> Result<
     let filled = match inner.filler.in_memory(&version, chunk) {
         Some(filled) => filled,
         None => {
-            if let Some(payload) = from_disk(inner, &version, chunk).await {
-                return Ok(payload);
+            if version.store().has(chunk) {
+                let lease = inner.filler.slab.lease().await;
+                if let Some(payload) = from_disk(&version, chunk, lease).await {
+                    return Ok(payload);
+                }
             }
-            if request.flags & ChunkRequest::NAMED != 0 {
-                let arrival = inner.filler.arrival(&version, chunk, NAMED_WAIT);
-                arrival.await.ok_or(Refusal::NotHere)?
-            } else if request.flags & ChunkRequest::FORWARDED != 0 {
+            if request.flags & ChunkRequest::FORWARDED != 0 {
                 return Err(Refusal::NotHere);
-            } else {
-                let filled = inner.filler.fill(&version, chunk, For::Peer).await;
-                // The fill has logged why.
-                filled.map_err(|_| Refusal::Failed)?
             }
+            let filled = inner.filler.fill(&version, chunk, For::Peer).await;
+            // The fill has logged why.
+            filled.map_err(|_| Refusal::Failed)?
         }
     };
-    let (lease, len) = owned(inner, filled).await;
-    Ok(Payload { lease, len })
+    match owned(inner, filled) {
+        Some(payload) => Ok(payload),
+        None => when_there_is_room(inner, &version, chunk).await,
+    }
 }
 
-async fn from_disk(inner: &Inner, version: &Version, chunk: u32) -> Option<Payload> {
+/// Waits for a chunk that is on its way to us, if it is.
+async fn arrival(inner: &Arc<Inner>, request: ChunkRequest) {
+    let digest = Digest::from(request.version);
+    // Serving it says what is wrong.
+    if let Ok(version) = inner.version(digest, None).await
+        && request.chunk < version.manifest().chunks()
+    {
+        let filler = &inner.filler;
+        filler.arrival(&version, request.chunk, NAMED_WAIT).await;
+    }
+}
+
+/// The chunk, read into a slot.
+async fn from_disk(version: &Version, chunk: u32, lease: Lease) -> Option<Payload> {
     if !version.store().has(chunk) {
         return None;
     }
-    let lease = inner.filler.slab.lease().await;
     let (lease, read) = version.store().read_whole(chunk, lease).await;
     read.ok()?;
     Some(Payload {
@@ -153,19 +177,39 @@ async fn from_disk(inner: &Inner, version: &Version, chunk: u32) -> Option<Paylo
     })
 }
 
-/// A slot of our own slab to send from. The fill's slot if nobody else needs it; a copy if others
-/// do, or if it is a slot of an arena, which is in another peer's protection domain.
-async fn owned(inner: &Inner, filled: Arc<Filled>) -> (Lease, u32) {
+/// The chunk in a slot of our own slab to send from: the fill's slot if nobody else needs it, a copy if
+/// others do, or if it is a slot of an arena, which is in another peer's protection domain. `None` if no
+/// slot is free.
+fn owned(inner: &Inner, filled: Arc<Filled>) -> Option<Payload> {
     let alone = if Arc::ptr_eq(filled.slab(), &inner.filler.slab) {
         Arc::try_unwrap(filled).and_then(|alone| alone.into_lease().map_err(Arc::new))
     } else {
         Err(filled)
     };
-    let shared = match alone {
-        Ok(owned) => return owned,
-        Err(shared) => shared,
-    };
-    let mut lease = inner.filler.slab.lease().await;
-    lease.copy_from_slice(shared.slot());
-    (lease, shared.len() as u32)
+    match alone {
+        Ok((lease, len)) => Some(Payload { lease, len }),
+        Err(shared) => Some(copy(inner.filler.slab.try_lease()?, &shared)),
+    }
+}
+
+fn copy(mut lease: Lease, from: &Filled) -> Payload {
+    lease.copy_from_slice(from.slot());
+    let len = from.len() as u32;
+    Payload { lease, len }
+}
+
+/// The chunk, which was here a moment ago, in the next slot that is free. Nothing is held while it is waited
+/// for: those who wait for a slot and hold another would wait for each other.
+async fn when_there_is_room(
+    inner: &Inner,
+    version: &Version,
+    chunk: u32,
+) -> Result<Payload, Refusal> {
+    let lease = inner.filler.slab.lease().await;
+    if let Some(filled) = inner.filler.in_memory(version, chunk) {
+        return Ok(copy(lease, &filled));
+    }
+    // One that the disk did not take is brought anew when it is asked for again.
+    let payload = from_disk(version, chunk, lease).await;
+    payload.ok_or(Refusal::Busy)
 }

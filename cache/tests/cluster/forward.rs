@@ -1,6 +1,7 @@
 //! Chunks that pass from node to node, where one owns them and many want them.
 
 use std::thread;
+use std::time::Duration;
 
 use futures::executor::block_on;
 
@@ -17,6 +18,8 @@ fn an_owner_that_many_ask_at_once_has_those_who_have_a_chunk_pass_it_on() {
         member.weight = u32::from(member.name == "owner");
     }
     cluster.register(&owner);
+    // Nodes ask for the members once a second, and may have done so before all were there.
+    thread::sleep(Duration::from_millis(1100));
     thread::scope(|scope| {
         for node in &others {
             scope.spawn(|| {

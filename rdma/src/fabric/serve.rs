@@ -5,12 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::join_all;
+use futures::future::{Either, join, join_all, select};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
 use super::counters::Counters;
 use super::frame::{Entry, TRAILER_BYTES};
-use super::{ChunkRequest, ChunkSource, Payload, Refusal, chunk_capacity};
+use super::{ChunkRequest, ChunkSource, Payload, Refusal, Wait, chunk_capacity};
 
 /// The most slots a peer's arena may have; bounds what one peer can have queued here.
 pub(super) const MAX_PEER_SLOTS: usize = 1024;
@@ -78,6 +79,11 @@ pub(super) struct Desk {
     owed: RefCell<Vec<bool>>,
     owing: Cell<usize>,
     queue: (async_channel::Sender<Entry>, async_channel::Receiver<Entry>),
+    /// Requests that are not yet worth a turn.
+    early: (
+        async_channel::Sender<(Entry, Wait)>,
+        async_channel::Receiver<(Entry, Wait)>,
+    ),
     answers: (
         async_channel::Sender<Served>,
         async_channel::Receiver<Served>,
@@ -97,6 +103,7 @@ impl Desk {
             owed: RefCell::new(vec![false; slots]),
             owing: Cell::new(0),
             queue: async_channel::bounded(slots),
+            early: async_channel::bounded(slots),
             // As many as there are turns at most.
             answers: async_channel::unbounded(),
             turns,
@@ -134,7 +141,11 @@ impl Desk {
             }
             self.owing.set(self.owing.get() + 1);
             // One place a slot, and one entry a slot at most: there is room.
-            if self.queue.0.try_send(entry).is_err() {
+            let taken = match self.server.source.before(&self.peer, entry.request) {
+                Some(wait) => self.early.0.try_send((entry, wait)).is_ok(),
+                None => self.queue.0.try_send(entry).is_ok(),
+            };
+            if !taken {
                 return Err("more was asked for than there are slots".to_owned());
             }
         }
@@ -143,7 +154,34 @@ impl Desk {
 
     /// Serves what was taken in, some at a time, until dropped.
     pub(super) async fn work(&self) {
-        join_all((0..self.server.serves_per_peer.max(1)).map(|_| self.serve_in_turn())).await;
+        let turns = (0..self.server.serves_per_peer.max(1)).map(|_| self.serve_in_turn());
+        join(join_all(turns), self.wait_for_others()).await;
+    }
+
+    /// Queues requests when what they wait for has come.
+    async fn wait_for_others(&self) {
+        let mut waiting = FuturesUnordered::new();
+        // One that panics is over, too.
+        let wait = |(entry, wait): (Entry, Wait)| {
+            AssertUnwindSafe(wait).catch_unwind().map(move |_| entry)
+        };
+        loop {
+            if waiting.is_empty() {
+                let Ok(early) = self.early.1.recv().await else {
+                    return;
+                };
+                waiting.push(wait(early));
+            }
+            let came = std::pin::pin!(self.early.1.recv());
+            match select(came, waiting.next()).await {
+                Either::Left((Ok(early), _)) => waiting.push(wait(early)),
+                Either::Left((Err(_), _)) => return,
+                Either::Right((over, _)) => {
+                    // There is room, as for those that need not wait.
+                    over.map(|entry| self.queue.0.try_send(entry));
+                }
+            }
+        }
     }
 
     async fn serve_in_turn(&self) {

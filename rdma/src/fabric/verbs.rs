@@ -187,7 +187,7 @@ impl Verbs {
         let place = Place::take(&self.peers).ok_or_else(|| FabricError::Busy {
             peer: peer.to_owned(),
         })?;
-        let connection = server::connect(
+        let connected = server::connect(
             &self.context,
             self.port,
             &self.serving,
@@ -201,7 +201,7 @@ impl Verbs {
             chunk_capacity: self.capacity(),
             slots: 0,
             heartbeat: Duration::ZERO,
-            endpoint: Endpoint::Verbs(connection.endpoint()),
+            endpoint: Endpoint::Verbs(connected.endpoint()),
         };
         let desk = Desk::new(Arc::clone(&self.server), peer, slots);
         let patience = server::Patience {
@@ -216,7 +216,7 @@ impl Verbs {
         self.shard.spawn(move || async move {
             let _place = place;
             let ring = Ring::current().expect("this runs on a shard");
-            server::drive(ring, connection, desk, slab, patience, closed).await;
+            server::drive(ring, connected, desk, slab, patience, closed).await;
         });
         Ok(answer.encode())
     }

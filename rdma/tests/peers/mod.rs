@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use trackbed_rdma::fabric::{
     ChunkRequest, ChunkSource, Fabric, FabricConfig, FabricError, Payload, PeerLink, Refusal,
-    TRAILER_BYTES, chunk_capacity, trailer_at,
+    TRAILER_BYTES, Wait, chunk_capacity, trailer_at,
 };
 use trackbed_rdma::shard::{Shard, ShardConfig};
 use trackbed_rdma::slab::{PAGE_BYTES, Slab};
@@ -40,6 +40,8 @@ pub(crate) const REFUSALS: [Refusal; 6] = [
 pub(crate) const PANICS: u32 = 2_000_000;
 /// Serving this chunk or a later one waits for [`Source::gate`].
 pub(crate) const GATED: u32 = 3_000_000;
+/// This chunk or a later one is not worth serving before [`Source::gate`] lets it through.
+pub(crate) const EARLY: u32 = 4_000_000;
 
 /// A chunk's length: 0 and the capacity are among the first.
 pub(crate) fn length_of(chunk: u32) -> usize {
@@ -103,6 +105,15 @@ impl Source {
 }
 
 impl ChunkSource for Source {
+    fn before(&self, _peer: &str, request: ChunkRequest) -> Option<Wait> {
+        (request.chunk >= EARLY).then(|| {
+            let gate = self.gate.1.clone();
+            Box::pin(async move {
+                let _ = gate.recv().await;
+            }) as Wait
+        })
+    }
+
     fn serve(
         &self,
         _peer: &str,
@@ -114,10 +125,10 @@ impl ChunkSource for Source {
         Box::pin(async move {
             match request.chunk {
                 PANICS => panic!("on purpose"),
-                chunk if chunk >= GATED => {
+                chunk if (GATED..EARLY).contains(&chunk) => {
                     let _ = gate.recv().await;
                 }
-                chunk if chunk >= REFUSED => {
+                chunk if (REFUSED..GATED).contains(&chunk) => {
                     return Err(REFUSALS[(chunk - REFUSED) as usize % REFUSALS.len()]);
                 }
                 _ => {}

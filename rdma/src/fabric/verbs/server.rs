@@ -67,6 +67,13 @@ pub(super) struct Patience {
     pub(super) first_frame: Duration,
 }
 
+/// Our end of a connected link.
+pub(super) struct Connected {
+    connection: Connection<Outgoing, Lease>,
+    /// Pages for frames: one for each receive, and for each answer that is nothing else.
+    frames: Arc<Slab>,
+}
+
 /// Makes a queue pair for a peer, with a receive posted for each of its slots and room for `answers`
 /// of so many pieces, and connects it.
 pub(super) fn connect(
@@ -77,11 +84,11 @@ pub(super) fn connect(
     answers: usize,
     pieces: usize,
     peer: &Endpoint,
-) -> Result<Connection<Outgoing, Lease>, FabricError> {
+) -> Result<Connected, FabricError> {
     let pd = serving.protection_domain();
     // One frame a slot is the most a peer can have under way; one more is being looked at.
     let receives = slots + 1;
-    let frames = Slab::new("requests of a peer", PAGE_BYTES, receives)?;
+    let frames = Slab::new("frames of a peer", PAGE_BYTES, receives + answers)?;
     let region = MemoryRegion::register(pd, Arc::clone(&frames) as _, Access::LocalWrite)?;
     // Answers that may be under way, and a sign of life.
     let sends = work_per_answer(pieces) * answers as u32 + 1;
@@ -99,7 +106,7 @@ pub(super) fn connect(
     let mut queue_pair = UnconnectedQueuePair::new(pd, &queue, port, &config)?;
     queue_pair.attach(serving)?;
     queue_pair.attach(&region)?;
-    while let Some(lease) = frames.try_lease() {
+    for lease in (0..receives).map_while(|_| frames.try_lease()) {
         queue_pair
             .post_receive(lease, &[Segment::new(0, PAGE_BYTES as u32)])
             .map_err(|rejected| FabricError::Post {
@@ -109,33 +116,36 @@ pub(super) fn connect(
     let queue_pair = queue_pair
         .connect(peer, &connect_options())
         .map_err(|failed| failed.error)?;
-    Connection::new(queue_pair, queue).map_err(|error| FabricError::Post {
+    let connection = Connection::new(queue_pair, queue).map_err(|error| FabricError::Post {
         reason: error.to_string(),
-    })
+    })?;
+    Ok(Connected { connection, frames })
 }
 
-impl Connection<Outgoing, Lease> {
+impl Connected {
     /// What the peer needs to know to connect.
     pub(super) fn endpoint(&self) -> Endpoint {
-        self.queue_pair.borrow().endpoint()
+        self.connection.queue_pair.borrow().endpoint()
     }
 }
 
 /// Serves the peer until it goes, breaks the protocol or the fabric closes.
 pub(super) async fn drive(
     ring: Rc<Ring>,
-    connection: Connection<Outgoing, Lease>,
+    connected: Connected,
     desk: Desk,
     slab: Arc<Slab>,
     patience: Patience,
     closed: async_channel::Receiver<Infallible>,
 ) {
     desk.counters().peers_accepted.increment();
+    let Connected { connection, frames } = connected;
     let server = PeerServer {
         desk,
         piece_bytes: piece_bytes(chunk_capacity(&slab)),
         work_per_answer: work_per_answer(pieces(chunk_capacity(&slab))),
         slab,
+        frames,
         connection,
         silence: Silence::new(),
         last_heard: Cell::new(Instant::now()),
@@ -179,9 +189,9 @@ fn immediate(reply: &Reply) -> u32 {
     .encode()
 }
 
-/// Puts the reply's frame where the requester looks for it: behind the trailer.
-fn put_frame(slot: &mut Lease, trailer: usize, reply: &Reply) {
-    slot[trailer + TRAILER_BYTES..][..HEADER_BYTES].copy_from_slice(&encode_reply(reply));
+/// Puts the reply's frame at the beginning; the requester looks for it behind the trailer.
+fn put_frame(bytes: &mut [u8], reply: &Reply) {
+    bytes[..HEADER_BYTES].copy_from_slice(&encode_reply(reply));
 }
 
 /// Why the link ended.
@@ -203,6 +213,7 @@ struct PeerServer {
     connection: Connection<Outgoing, Lease>,
     desk: Desk,
     slab: Arc<Slab>,
+    frames: Arc<Slab>,
     piece_bytes: usize,
     work_per_answer: u32,
     /// For how long nothing of what is outstanding was acknowledged, and nothing asked for.
@@ -255,7 +266,7 @@ impl PeerServer {
     ) -> Result<(), End> {
         let Payload { mut lease, len } = self.in_registered_memory(payload).await;
         let trailer = trailer_at(&self.slab);
-        put_frame(&mut lease, trailer, reply);
+        put_frame(&mut lease[trailer + TRAILER_BYTES..], reply);
         let tail_bytes = TRAILER_BYTES + HEADER_BYTES;
         let tail = [Segment::new(trailer as u32, tail_bytes as u32)];
         let last =
@@ -289,11 +300,7 @@ impl PeerServer {
         refusal: Refusal,
         leaving: Leaving,
     ) -> Result<(), End> {
-        let trailer = trailer_at(&self.slab);
-        let frame = [Segment::new(
-            (trailer + TRAILER_BYTES) as u32,
-            HEADER_BYTES as u32,
-        )];
+        let frame = [Segment::new(0, HEADER_BYTES as u32)];
         let mut outgoing = Outgoing {
             lease: None,
             what: What::Answer(Err(refusal), leaving),
@@ -301,11 +308,12 @@ impl PeerServer {
             bytes: 0,
         };
         let work = if let Refusal::AskInstead(_) = refusal {
-            let mut lease = self.slab.lease().await;
-            put_frame(&mut lease, trailer, reply);
+            // None of the slots, which the payloads behind it may hold: there is a page for each answer.
+            let mut lease = self.frames.lease().await;
+            put_frame(&mut lease, reply);
             outgoing.lease = Some(lease);
             outgoing.bytes = HEADER_BYTES as u64;
-            let at = remote.offset(u64::from(frame[0].offset));
+            let at = remote.offset((trailer_at(&self.slab) + TRAILER_BYTES) as u64);
             Work::write_with_immediate(at, immediate(reply), &frame)
         } else {
             Work::write_with_immediate(remote, immediate(reply), &[])
