@@ -69,6 +69,9 @@ impl Drop for Turn {
     }
 }
 
+/// A request, and what it waits for.
+type Early = (Entry, Wait);
+
 /// One peer's requests: from its frames to answers. Lives on the shard's thread, driven by
 /// [`Desk::work`]; dropping that ends the serves under way.
 pub(super) struct Desk {
@@ -80,10 +83,7 @@ pub(super) struct Desk {
     owing: Cell<usize>,
     queue: (async_channel::Sender<Entry>, async_channel::Receiver<Entry>),
     /// Requests that are not yet worth a turn.
-    early: (
-        async_channel::Sender<(Entry, Wait)>,
-        async_channel::Receiver<(Entry, Wait)>,
-    ),
+    early: (async_channel::Sender<Early>, async_channel::Receiver<Early>),
     answers: (
         async_channel::Sender<Served>,
         async_channel::Receiver<Served>,
@@ -162,9 +162,7 @@ impl Desk {
     async fn wait_for_others(&self) {
         let mut waiting = FuturesUnordered::new();
         // One that panics is over, too.
-        let wait = |(entry, wait): (Entry, Wait)| {
-            AssertUnwindSafe(wait).catch_unwind().map(move |_| entry)
-        };
+        let wait = |(entry, wait): Early| AssertUnwindSafe(wait).catch_unwind().map(move |_| entry);
         loop {
             if waiting.is_empty() {
                 let Ok(early) = self.early.1.recv().await else {
