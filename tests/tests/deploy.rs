@@ -121,7 +121,7 @@ fn a_monitor_is_there_only_for_those_who_ask_for_it() {
                 .all(|(label, value)| &object["metadata"]["labels"][label] == value)
             && object["spec"]["ports"][0]["name"] == monitor["spec"]["endpoints"][0]["port"]
     });
-    assert_eq!(found.count(), 2, "agent and device plugin");
+    assert_eq!(found.count(), 3, "agent, device plugin and controller");
 }
 
 #[test]
